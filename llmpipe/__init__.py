@@ -1,0 +1,399 @@
+"""llmpipe: a middleware pipeline for calls to language models.
+
+Every concern of a call (validation, redaction, caching, limits, fallback, retry, breaker,
+timeout, tracing, cost) is one priority-ordered middleware in an onion round a provider.
+Names load on first use, so that importing the package costs almost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmpipe import dialects
+    from llmpipe.config import presets
+    from llmpipe.errors import (
+        AuthenticationFailed,
+        BadReply,
+        BudgetExceeded,
+        CircuitOpen,
+        ConfigError,
+        ConnectFailed,
+        ConnectTimeout,
+        ContentFiltered,
+        ContextTooLong,
+        DeadlineExceeded,
+        FeatureDisabled,
+        FirstTokenTimeout,
+        IdleTimeout,
+        InvalidRequest,
+        LLMError,
+        LimitReached,
+        ModelNotFound,
+        NetworkError,
+        Overloaded,
+        PermissionDenied,
+        QuotaExceeded,
+        RateLimited,
+        ReplyClosed,
+        RequestTooLarge,
+        ServiceUnavailable,
+        StreamBroken,
+        UnknownError,
+        Unsupported,
+    )
+    from llmpipe.middleware.breaker import (
+        Breaker,
+        CircuitBreaker,
+    )
+    from llmpipe.middleware.cache import (
+        Cache,
+    )
+    from llmpipe.middleware.coalesce import (
+        Coalesce,
+    )
+    from llmpipe.middleware.cost import (
+        Cost,
+    )
+    from llmpipe.middleware.fallback import (
+        Fallback,
+    )
+    from llmpipe.middleware.hooks import (
+        Hooks,
+    )
+    from llmpipe.middleware.log import (
+        Log,
+    )
+    from llmpipe.middleware.metrics import (
+        Metrics,
+    )
+    from llmpipe.middleware.rate_limit import (
+        RateLimit,
+    )
+    from llmpipe.middleware.redact import (
+        Redact,
+    )
+    from llmpipe.middleware.retry import (
+        Retry,
+        RetryExecutor,
+    )
+    from llmpipe.middleware.timeout import (
+        Timeout,
+    )
+    from llmpipe.middleware.trace import (
+        Trace,
+    )
+    from llmpipe.middleware.validate import (
+        Validate,
+    )
+    from llmpipe.pipeline.call import (
+        Call,
+    )
+    from llmpipe.pipeline.chain import (
+        Chain,
+    )
+    from llmpipe.pipeline.function import (
+        layer,
+    )
+    from llmpipe.pipeline.linker import (
+        Handler,
+        Middleware,
+    )
+    from llmpipe.pipeline.outcome import (
+        Outcome,
+    )
+    from llmpipe.pipeline.provider import (
+        Capabilities,
+        Provider,
+    )
+    from llmpipe.pipeline.pump import (
+        Stage,
+    )
+    from llmpipe.pipeline.reply import (
+        Reply,
+    )
+    from llmpipe.providers.factory import (
+        provider,
+    )
+    from llmpipe.providers.mock import (
+        MockProvider,
+        Wait,
+    )
+    from llmpipe.runtime import (
+        Runtime,
+    )
+    from llmpipe.secret import (
+        Secret,
+    )
+    from llmpipe.types.events import (
+        Extra,
+        Finish,
+        Ping,
+        ReasoningDelta,
+        RefusalDelta,
+        Start,
+        TextDelta,
+        ToolDelta,
+        UsageUpdate,
+    )
+    from llmpipe.types.fold import (
+        fold,
+        unfold,
+    )
+    from llmpipe.types.messages import (
+        Audio,
+        Document,
+        Image,
+        Message,
+        Opaque,
+        Reasoning,
+        Refusal,
+        Text,
+        ToolCall,
+        ToolResult,
+    )
+    from llmpipe.types.replies import (
+        Completion,
+        Embeddings,
+        ModelInfo,
+        Usage,
+    )
+    from llmpipe.types.requests import (
+        EmbeddingRequest,
+        NamedTool,
+        ReasoningOptions,
+        Request,
+        RerankRequest,
+        ResponseFormat,
+        Tool,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = (
+    "Audio",
+    "AuthenticationFailed",
+    "BadReply",
+    "Breaker",
+    "BudgetExceeded",
+    "Cache",
+    "Call",
+    "Capabilities",
+    "Chain",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "Coalesce",
+    "Completion",
+    "ConfigError",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "ContentFiltered",
+    "ContextTooLong",
+    "Cost",
+    "DeadlineExceeded",
+    "Document",
+    "EmbeddingRequest",
+    "Embeddings",
+    "Extra",
+    "Fallback",
+    "FeatureDisabled",
+    "Finish",
+    "FirstTokenTimeout",
+    "Handler",
+    "Hooks",
+    "IdleTimeout",
+    "Image",
+    "InvalidRequest",
+    "LLMError",
+    "LimitReached",
+    "Log",
+    "Message",
+    "Metrics",
+    "Middleware",
+    "MockProvider",
+    "ModelInfo",
+    "ModelNotFound",
+    "NamedTool",
+    "NetworkError",
+    "Opaque",
+    "Outcome",
+    "Overloaded",
+    "PermissionDenied",
+    "Ping",
+    "Provider",
+    "QuotaExceeded",
+    "RateLimit",
+    "RateLimited",
+    "Reasoning",
+    "ReasoningDelta",
+    "ReasoningOptions",
+    "Redact",
+    "Refusal",
+    "RefusalDelta",
+    "Reply",
+    "ReplyClosed",
+    "Request",
+    "RequestTooLarge",
+    "RerankRequest",
+    "ResponseFormat",
+    "Retry",
+    "RetryExecutor",
+    "Runtime",
+    "Secret",
+    "ServiceUnavailable",
+    "Stage",
+    "Start",
+    "StreamBroken",
+    "Text",
+    "TextDelta",
+    "Timeout",
+    "Tool",
+    "ToolCall",
+    "ToolDelta",
+    "ToolResult",
+    "Trace",
+    "UnknownError",
+    "Unsupported",
+    "Usage",
+    "UsageUpdate",
+    "Validate",
+    "Wait",
+    "dialects",
+    "fold",
+    "layer",
+    "presets",
+    "provider",
+    "unfold",
+)
+
+_HOME = {
+    "llmpipe.errors": (
+        "AuthenticationFailed",
+        "BadReply",
+        "BudgetExceeded",
+        "CircuitOpen",
+        "ConfigError",
+        "ConnectFailed",
+        "ConnectTimeout",
+        "ContentFiltered",
+        "ContextTooLong",
+        "DeadlineExceeded",
+        "FeatureDisabled",
+        "FirstTokenTimeout",
+        "IdleTimeout",
+        "InvalidRequest",
+        "LLMError",
+        "LimitReached",
+        "ModelNotFound",
+        "NetworkError",
+        "Overloaded",
+        "PermissionDenied",
+        "QuotaExceeded",
+        "RateLimited",
+        "ReplyClosed",
+        "RequestTooLarge",
+        "ServiceUnavailable",
+        "StreamBroken",
+        "UnknownError",
+        "Unsupported",
+    ),
+    "llmpipe.middleware.breaker": (
+        "Breaker",
+        "CircuitBreaker",
+    ),
+    "llmpipe.middleware.cache": ("Cache",),
+    "llmpipe.middleware.coalesce": ("Coalesce",),
+    "llmpipe.middleware.cost": ("Cost",),
+    "llmpipe.middleware.fallback": ("Fallback",),
+    "llmpipe.middleware.hooks": ("Hooks",),
+    "llmpipe.middleware.log": ("Log",),
+    "llmpipe.middleware.metrics": ("Metrics",),
+    "llmpipe.middleware.rate_limit": ("RateLimit",),
+    "llmpipe.middleware.redact": ("Redact",),
+    "llmpipe.middleware.retry": (
+        "Retry",
+        "RetryExecutor",
+    ),
+    "llmpipe.middleware.timeout": ("Timeout",),
+    "llmpipe.middleware.trace": ("Trace",),
+    "llmpipe.middleware.validate": ("Validate",),
+    "llmpipe.pipeline.call": ("Call",),
+    "llmpipe.pipeline.chain": ("Chain",),
+    "llmpipe.pipeline.function": ("layer",),
+    "llmpipe.pipeline.linker": (
+        "Handler",
+        "Middleware",
+    ),
+    "llmpipe.pipeline.outcome": ("Outcome",),
+    "llmpipe.pipeline.provider": (
+        "Capabilities",
+        "Provider",
+    ),
+    "llmpipe.pipeline.pump": ("Stage",),
+    "llmpipe.pipeline.reply": ("Reply",),
+    "llmpipe.providers.factory": ("provider",),
+    "llmpipe.providers.mock": (
+        "MockProvider",
+        "Wait",
+    ),
+    "llmpipe.runtime": ("Runtime",),
+    "llmpipe.secret": ("Secret",),
+    "llmpipe.types.events": (
+        "Extra",
+        "Finish",
+        "Ping",
+        "ReasoningDelta",
+        "RefusalDelta",
+        "Start",
+        "TextDelta",
+        "ToolDelta",
+        "UsageUpdate",
+    ),
+    "llmpipe.types.fold": (
+        "fold",
+        "unfold",
+    ),
+    "llmpipe.types.messages": (
+        "Audio",
+        "Document",
+        "Image",
+        "Message",
+        "Opaque",
+        "Reasoning",
+        "Refusal",
+        "Text",
+        "ToolCall",
+        "ToolResult",
+    ),
+    "llmpipe.types.replies": (
+        "Completion",
+        "Embeddings",
+        "ModelInfo",
+        "Usage",
+    ),
+    "llmpipe.types.requests": (
+        "EmbeddingRequest",
+        "NamedTool",
+        "ReasoningOptions",
+        "Request",
+        "RerankRequest",
+        "ResponseFormat",
+        "Tool",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_MODULES = {"dialects": "llmpipe.dialects", "presets": "llmpipe.config.presets"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'llmpipe' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

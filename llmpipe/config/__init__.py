@@ -1,0 +1,1 @@
+"""Chains from files, and the standard ones."""

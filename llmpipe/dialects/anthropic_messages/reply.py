@@ -1,0 +1,142 @@
+"""A full reply's JSON body as our completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from llmpipe.dialects.anthropic_messages.blocks import DIALECT
+from llmpipe.dialects.anthropic_messages.errors import error_in_body
+from llmpipe.dialects.anthropic_messages.usage import decode_usage
+from llmpipe.dialects.headers import headers_of_interest, request_id
+from llmpipe.errors import BadReply
+from llmpipe.types import Completion, FinishReason, Message, Opaque, Part, Reasoning, Text, ToolCall
+
+__all__ = ("arguments", "decode_finish", "decode_reply", "encode_finish", "leftover")
+
+_FINISH: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",  # a long server-tool turn was paused; sent back as it is, it goes on
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "refusal",
+}
+_STOP_REASON: dict[str, str] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "refusal": "refusal",
+    "content_filter": "refusal",  # the wire has one word for both
+}
+_MESSAGE = frozenset(("id", "type", "role", "model", "content", "stop_reason", "usage"))
+
+
+def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Completion:
+    """The completion in the body of a 200.
+
+    What the wire has beyond our fields stands in `extra` under its own names, where it is not
+    null: `stop_reason` (only where it says more than `finish_reason`), `stop_sequence`,
+    `stop_details`, `container`, `context_management`, … Blocks we do not model, such as server
+    tools and their results, are `Opaque` parts in their place.
+
+    Raises: the classified error where the body is one in spite of the 200; BadReply where it is
+        neither a message nor an error.
+    """
+    if body.get("type") == "error" or ("error" in body and "content" not in body):
+        raise error_in_body(body, headers)
+    blocks = body.get("content")
+    if not isinstance(blocks, list):
+        raise BadReply("the reply is no message: it has no content", code="no_content", phase="body")
+    finish, extra = decode_finish(body.get("stop_reason"))
+    extra.update(leftover(body, _MESSAGE))
+    return Completion(
+        id=_text(body.get("id")),
+        model=_text(body.get("model")),
+        message=Message("assistant", [_part(block, index) for index, block in enumerate(blocks)]),
+        finish_reason=finish,
+        usage=decode_usage(body.get("usage")),
+        request_id=request_id(headers),
+        headers=headers_of_interest(headers),
+        extra=extra,
+    )
+
+
+def decode_finish(stop_reason: object) -> tuple[FinishReason | None, dict[str, Any]]:
+    """Our finish reason, and the wire's for `extra` where ours does not tell it."""
+    if not isinstance(stop_reason, str):
+        return None, {}
+    # The versioning policy allows new reasons; one we do not know ended the turn all the same.
+    finish = _FINISH.get(stop_reason, "stop")
+    return finish, {} if _STOP_REASON[finish] == stop_reason else {"stop_reason": stop_reason}
+
+
+def encode_finish(finish: FinishReason | None, told: object) -> str | None:
+    """The wire's stop reason: the one `told` in `extra` where it still means `finish`."""
+    if finish is None:
+        return None
+    if isinstance(told, str) and _FINISH.get(told, "stop") == finish:
+        return told
+    return _STOP_REASON[finish]
+
+
+def leftover(wire: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """What `wire` has beyond the `known` names, nulls and empty citation lists left out.
+
+    Whether a server sends null or nothing differs between full replies and streams.
+    """
+    return {
+        name: value
+        for name, value in wire.items()
+        if name not in known and value is not None and not (name == "citations" and value == [])
+    }
+
+
+def arguments(tool_input: object) -> str:
+    """The JSON text of a tool call's `input`."""
+    if isinstance(tool_input, str):  # what `blocks.tool_input` puts where there is no object
+        return tool_input
+    return "{}" if tool_input is None else orjson.dumps(tool_input).decode()
+
+
+_TEXT = frozenset(("type", "text"))
+_THINKING = frozenset(("type", "thinking", "signature"))
+_REDACTED = frozenset(("type", "data"))
+_TOOL_USE = frozenset(("type", "id", "name", "input"))
+
+
+def _part(block: object, index: int) -> Part:
+    if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+        raise BadReply(f"content.{index} of the reply is no block", code="bad_block", phase="body")
+    kind = block["type"]
+    try:
+        if kind == "text":
+            return Text(_need(block, "text"), leftover(block, _TEXT))
+        if kind == "tool_use":
+            call_id, name = _need(block, "id"), _need(block, "name")
+            return ToolCall(call_id, name, arguments(block.get("input")), leftover(block, _TOOL_USE))
+        if kind == "thinking":
+            # An empty signature is none: it could not be sent back.
+            signature = block.get("signature") or None
+            return Reasoning(_need(block, "thinking"), signature, None, leftover(block, _THINKING))
+        if kind == "redacted_thinking":
+            return Reasoning("", None, _need(block, "data"), leftover(block, _REDACTED))
+    except KeyError as missing:
+        raise BadReply(
+            f"content.{index} of the reply, {kind}, has no {missing.args[0]}", code="bad_block", phase="body"
+        ) from None
+    return Opaque(DIALECT, block)
+
+
+def _need(block: Mapping[str, Any], name: str) -> str:
+    value = block.get(name)
+    if not isinstance(value, str):
+        raise KeyError(name)
+    return value
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

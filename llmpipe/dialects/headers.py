@@ -1,0 +1,58 @@
+"""The response headers that mean something to us, whatever mapping they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ("headers_of_interest", "lower_case", "request_id")
+
+# In order of preference: a gateway in front of a provider adds its own id beside the provider's.
+_REQUEST_IDS = (
+    "x-request-id",  # OpenAI and most who speak its protocol
+    "request-id",  # Anthropic
+    "x-ms-request-id",  # Azure
+    "apim-request-id",  # Azure API Management
+    "x-amzn-requestid",  # AWS
+    "x-generation-id",  # OpenRouter
+    "mistral-correlation-id",
+    "x-vercel-id",
+    "cf-ray",  # Cloudflare, in front of many
+)
+_NAMES = frozenset(
+    (
+        *_REQUEST_IDS,
+        "date",
+        "retry-after",
+        "retry-after-ms",
+        "x-ms-retry-after-ms",
+        "x-should-retry",
+        "openai-model",
+        "openai-processing-ms",
+        "openai-version",
+    )
+)
+_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "ratelimit-")
+
+
+def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
+    """`headers` by lower-case name; values of a repeated header joined by commas (RFC 9110, 5.3)."""
+    result: dict[str, str] = {}
+    for name, value in headers.items():
+        low = name.lower()
+        result[low] = f"{result[low]}, {value}" if low in result else value
+    return result
+
+
+def headers_of_interest(headers: Mapping[str, str]) -> dict[str, str]:
+    """Request ids, rate limits, retry hints and the server's date, by lower-case name."""
+    return {
+        name: value
+        for name, value in lower_case(headers).items()
+        if name in _NAMES or name.startswith(_PREFIXES)
+    }
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The id under which the provider knows this exchange, or None."""
+    low = lower_case(headers)
+    return next((low[name] for name in _REQUEST_IDS if low.get(name)), None)

@@ -1,0 +1,50 @@
+"""JSON from a peer: an object, or one typed error that shows what came instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from llmpipe.errors import BadReply, scrub
+
+__all__ = ("excerpt", "parse_object")
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def parse_object(body: bytes, what: str, *, phase: str = "body") -> dict[str, Any]:
+    """The JSON object in `body`, which is UTF-8; a byte order mark before it is tolerated.
+
+    orjson refuses what would harm later: NaN, invalid UTF-8, lone surrogates, numbers past
+    a double, nesting of more than 1024 levels (without recursion, so 100,000 levels cost nothing).
+
+    Args: what names the body in the error, such as ``"the reply"``.
+    Raises: BadReply for anything else, with the position and the first characters, scrubbed.
+    """
+    body = body.removeprefix(_BOM)
+    if not body.strip():
+        raise BadReply(f"{what} is empty; a JSON object was expected", code="empty_reply", phase=phase)
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadReply(
+            f"{what} is not JSON: {error.msg} at character {error.pos}; it begins {excerpt(body)!r}",
+            code="reply_not_json",
+            phase=phase,
+        ) from None
+    if type(value) is not dict:
+        raise BadReply(
+            f"{what} is a JSON {type(value).__name__}, not an object; it begins {excerpt(body)!r}",
+            code="reply_not_object",
+            phase=phase,
+        )
+    return value
+
+
+def excerpt(body: bytes, *, max_chars: int = 200) -> str:
+    """The first characters of `body`, fit for an error: credentials and control characters replaced."""
+    text = body[: 8 * max_chars].decode("utf-8", "replace").strip()
+    text = scrub(text, max_chars=4 * max_chars)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -1,0 +1,174 @@
+"""Errors of OpenAI-compatible servers: from their many spellings to one, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from llmpipe.dialects.jsonbody import excerpt
+from llmpipe.dialects.retry_after import parse_duration
+from llmpipe.dialects.status import error_for_status
+from llmpipe.errors import LLMError, scrub
+
+__all__ = ("decode_error", "encode_error", "encode_error_body", "error_in")
+
+_MAX_DETAIL_CHARS = 500
+
+
+def decode_error(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
+) -> LLMError:
+    """The classified error of a reply whose status is not 200. Never raises.
+
+    The message is the provider's own, scrubbed; for a body that is not JSON (a proxy's HTML
+    page), its first 512 characters.
+    """
+    try:
+        wire = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return error_for_status(
+            status, message=excerpt(body, max_chars=512), headers=headers, now=now, phase="headers"
+        )
+    return _classify(wire, status=status, headers=headers, now=now, phase="headers")
+
+
+def error_in(wire: object, *, headers: Mapping[str, str] | None = None, phase: str) -> LLMError:
+    """The classified error that stands where a reply should: in a 200, or in a stream."""
+    return _classify(wire, status=None, headers=headers, now=None, phase=phase)
+
+
+def encode_error(error: LLMError) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Status, headers and JSON body of an error, as OpenAI would send it.
+
+    ``x-should-retry`` is sent where the status alone would mislead: OpenAI's SDKs repeat every
+    408, 409, 429 and 5xx without it.
+    """
+    status = error.status if 400 <= error.status < 600 else error.default_status
+    headers: dict[str, str] = {}
+    if error.retry_after is not None and math.isfinite(error.retry_after) and error.retry_after >= 0:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
+    looks_retryable = status in {408, 409, 429} or status >= 500
+    if looks_retryable != error.retryable:
+        headers["x-should-retry"] = "true" if error.retryable else "false"
+    return status, headers, encode_error_body(error)
+
+
+def encode_error_body(error: LLMError) -> dict[str, Any]:
+    """``{"error": {…}}``, the same in a body and in a stream."""
+    return {
+        "error": {
+            "message": scrub(error.message),
+            "type": error.wire_type,
+            "param": error.metadata.get("param"),
+            "code": error.code,
+        }
+    }
+
+
+def _classify(
+    wire: object, *, status: int | None, headers: Mapping[str, str] | None, now: float | None, phase: str
+) -> LLMError:
+    error = _error_object(wire)
+    details = error.get("metadata") if isinstance(error.get("metadata"), dict) else {}
+    upstream = _upstream(details)
+    inner = error.get("innererror") or error.get("inner_error")
+    inner = inner if isinstance(inner, dict) else {}
+    message = _text(error, "message", "msg", "error_msg", "detail", "details", "error", "title", "type")
+    if upstream:
+        # OpenRouter: "Provider returned error" alone helps nobody.
+        message = f"{message}: {_text(upstream, 'message', 'msg', 'error', 'detail') or 'no details'}"
+    codes = [error.get("code"), inner.get("code"), error.get("status"), upstream.get("code")]
+    codes += [error.get("type"), upstream.get("type")]
+    if "flagged_input" in details or "reasons" in details:
+        codes.insert(0, "content_filter")  # OpenRouter says only 403 when moderation flags the input
+    return error_for_status(
+        status,
+        codes=tuple(scrub(str(code), max_chars=100) for code in codes if isinstance(code, (str, int))),
+        message=message,
+        headers=headers,
+        now=now,
+        phase=phase,
+        metadata=_metadata(error, inner, details),
+        retry_after=_retry_delay(error.get("details")),
+    )
+
+
+def _error_object(wire: object) -> dict[str, Any]:
+    """The object that describes the error, wherever a server puts it."""
+    if isinstance(wire, list):  # Google's endpoints send a list of one
+        wire = wire[0] if wire else {}
+    if not isinstance(wire, dict):
+        return {"message": str(wire)}
+    error = wire.get("error")
+    if isinstance(error, dict):
+        nested = error.get("error")
+        return nested if isinstance(nested, dict) and "message" not in error else error
+    if isinstance(error, str) and error:  # xAI, Ollama, TGI: {"error": "words", "code" or "error_type": …}
+        return {**wire, "message": error, "type": wire.get("type") or wire.get("error_type")}
+    errors = wire.get("errors")
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):  # Cloudflare
+        return errors[0]
+    return wire  # vLLM, Mistral: {"object": "error", "message": …}; FastAPI: {"detail": …}
+
+
+def _upstream(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The error of the provider behind OpenRouter, which passes its body on as text."""
+    raw = details.get("raw")
+    if isinstance(raw, str) and raw:
+        try:
+            raw = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            return {"message": raw}
+    return _error_object(raw) if isinstance(raw, (dict, list)) else {}
+
+
+def _text(error: Mapping[str, Any], *names: str) -> str:
+    """The first of the fields that says something, as text."""
+    for name in names:
+        value = error.get(name)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        if isinstance(value, (dict, list)) and value:  # FastAPI's list of what failed validation
+            return _dump(value)[:_MAX_DETAIL_CHARS]
+    return ""
+
+
+def _dump(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # orjson reads 1024 levels of nesting and writes 254
+        return "(nested too deeply)"
+
+
+def _metadata(
+    error: Mapping[str, Any], inner: Mapping[str, Any], details: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What else helps to understand the error: short, scrubbed, safe to print."""
+    found = {
+        "param": error.get("param"),
+        "type": error.get("type"),
+        "provider_name": details.get("provider_name"),
+        "reasons": details.get("reasons"),
+        "content_filter_result": inner.get("content_filter_result"),
+        "failed_generation": error.get("failed_generation"),  # Groq: what the model wrote instead
+        "n_prompt_tokens": error.get("n_prompt_tokens"),  # llama.cpp
+        "n_ctx": error.get("n_ctx"),
+    }
+    return {
+        name: scrub(value if isinstance(value, str) else _dump(value), max_chars=_MAX_DETAIL_CHARS)
+        for name, value in found.items()
+        if value not in (None, "", [], {})
+    }
+
+
+def _retry_delay(details: object) -> float | None:
+    """Google's ``RetryInfo`` in the body: seconds."""
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str):
+            return parse_duration(delay)
+    return None

@@ -1,0 +1,162 @@
+"""One logical call, and what all its copies share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from attrs import Factory, define, evolve, field, frozen
+
+from llmpipe.runtime import Runtime
+from llmpipe.types import Cost, EmbeddingRequest, Request, RerankRequest, Usage
+from llmpipe.types.copying import replace
+
+if TYPE_CHECKING:
+    from llmpipe.pipeline.provider import Target
+    from llmpipe.pipeline.outcome import Outcome
+
+__all__ = ("AnyRequest", "Attempt", "Call", "Ledger", "Note")
+
+AnyRequest = Request | EmbeddingRequest | RerankRequest
+C = TypeVar("C")
+
+
+@frozen
+class Note:
+    """Something that happened on the way, at monotonic loop time `at`, such as ``retry.wait``."""
+
+    at: float
+    kind: str
+    detail: Mapping[str, Any]
+
+
+@define(eq=False)
+class Attempt:
+    """One request to one provider: begun by the chain, ended when its reply is over.
+
+    Times are monotonic loop seconds. `error` says why it failed, `outcome` how its reply ended
+    (None where there was none); `charge` is set by whoever knows prices.
+    """
+
+    number: int
+    provider: str
+    asked_model: str
+    request: AnyRequest = field(repr=False)
+    started_at: float
+    committed_at: float | None = None
+    ended_at: float | None = None
+    status: str = "open"
+    error: BaseException | None = None
+    outcome: Outcome | None = None
+    charge: Cost | None = None
+
+    def fail(self, error: BaseException, now: float) -> None:
+        """The attempt ended without a reply."""
+        self.ended_at, self.error = now, error
+        self.status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
+
+    def settle(self, outcome: Outcome) -> None:
+        """The attempt's reply is over."""
+        self.ended_at, self.error, self.status = outcome.ended_at, outcome.error, outcome.status
+        self.outcome = outcome
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of this attempt, told or estimated; None where no reply had begun."""
+        return None if self.outcome is None else self.outcome.usage
+
+    @property
+    def model(self) -> str:
+        """The model that answered, or else the one that was asked."""
+        return (self.outcome.completion.model if self.outcome is not None else "") or self.asked_model
+
+
+@define(eq=False)
+class Ledger:
+    """What all copies of one call share: its attempts, and notes of what happened, in order."""
+
+    attempts: list[Attempt] = field(factory=list)
+    notes: list[Note] = field(factory=list)
+
+    def note(self, kind: str, **detail: Any) -> None:
+        """Write down that `kind` happened now. Metrics, traces and logs read it at the end."""
+        self.notes.append(Note(asyncio.get_running_loop().time(), kind, detail))
+
+
+@frozen(eq=False)
+class Call:
+    """A request on its way through a chain. Immutable: `evolve` makes a changed copy.
+
+    Attributes:
+        request: what is asked.
+        runtime: clock, randomness, ids, tasks and state.
+        id: unique for each logical call; retries and fallbacks share it.
+        started_at: monotonic loop seconds.
+        tenant: whose data this is; caches and limits never mix tenants.
+        user: who asks, within the tenant.
+        priority: higher is served first where calls queue.
+        deadline: monotonic loop time at which the call must be over, or None.
+        tags: labels for logs, metrics and routing.
+        options: settings changed for this call only: middleware class to changed fields.
+        without: names of middlewares this call skips.
+        target: the provider to use instead of the chain's own; set by routing.
+        provider: the chain's own provider.
+        connect_timeout: seconds a new connection may take; None leaves it to the provider.
+        spare: whether another target stands ready, so that waiting for this one is pointless.
+        ledger: attempts and notes, shared by all copies.
+    """
+
+    request: AnyRequest
+    runtime: Runtime = field(repr=False)
+    id: str = ""
+    started_at: float = 0.0
+    tenant: str = ""
+    user: str = ""
+    priority: int = 0
+    deadline: float | None = None
+    tags: Mapping[str, str] = Factory(dict)
+    options: Mapping[type, Mapping[str, Any]] = Factory(dict)
+    without: frozenset[str] = frozenset()
+    target: Target | None = None
+    provider: Target | None = field(default=None, repr=False)
+    spare: bool = False
+    connect_timeout: float | None = None
+    ledger: Ledger = field(factory=Ledger, repr=False)
+
+    @property
+    def stream(self) -> bool:
+        """Whether the caller wants a stream. Never a reason for a middleware to fork."""
+        return self.request.stream
+
+    @property
+    def target_key(self) -> tuple[str, str, str]:
+        """Provider, endpoint and model this call is going to now: the key of breakers and limits."""
+        target = self.target or self.provider
+        if target is None:
+            return ("", "", self.request.model)
+        return (target.name, target.endpoint, self.request.model or target.model)
+
+    def evolve(self, **changes: Any) -> Call:
+        """A copy with `changes`, sharing the ledger."""
+        return replace(self, **changes)
+
+    def remaining(self) -> float:
+        """Seconds to the deadline; infinite without one, never below zero."""
+        if self.deadline is None:
+            return float("inf")
+        return max(0.0, self.deadline - self.runtime.now())
+
+    def opt(self, config: C) -> C:
+        """`config`, a middleware, with the fields this call changes in it."""
+        if not self.options:
+            return config
+        changes = self.options.get(type(config))
+        if not changes:
+            return config
+        changed: C = evolve(config, **changes)  # type: ignore[misc]  # middlewares are attrs classes
+        return changed
+
+    def note(self, kind: str, **detail: Any) -> None:
+        """Write `kind` into the ledger, with the loop's time."""
+        self.ledger.notes.append(Note(self.runtime.now(), kind, detail))

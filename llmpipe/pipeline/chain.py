@@ -1,0 +1,281 @@
+"""The chain: middlewares in order round a provider, and the front door to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, fields
+
+from llmpipe.errors import ConfigError, InvalidRequest
+from llmpipe.pipeline.call import AnyRequest, Attempt, Call
+from llmpipe.pipeline.linker import Handler, Middleware, link
+from llmpipe.pipeline.reply import Reply
+from llmpipe.runtime import Runtime
+from llmpipe.types import Completion, EmbeddingRequest, Embeddings, Message, Request
+
+if TYPE_CHECKING:
+    from llmpipe.pipeline.explain import Explanation, Finding
+    from llmpipe.pipeline.provider import Target
+
+__all__ = ("Chain",)
+
+Prompt = str | Request | Message | Mapping[str, Any] | Iterable[Any]
+
+_REQUEST_FIELDS = frozenset(a.name for a in fields(Request))
+_CALL_FIELDS = ("tenant", "user", "priority", "tags", "options", "without")
+
+
+class Chain:
+    """Middlewares in order of priority round a provider. Itself a handler, so chains nest.
+
+    Args:
+        provider: what answers in the end: a provider, or another chain.
+        middleware: in any order; each has a `name`, unique in the chain, and a `priority`.
+        runtime: clock, randomness and state; by default the chain's own.
+
+    Raises: ConfigError for two middlewares of one name, or something that is no middleware.
+    """
+
+    def __init__(self, provider: Target, *middleware: Middleware, runtime: Runtime | None = None) -> None:
+        if not callable(provider):
+            raise ConfigError(f"a chain needs a provider at its core, not a {type(provider).__name__}")
+        self.provider = provider
+        self.runtime = runtime or Runtime()
+        self._middleware: tuple[Middleware, ...] = ()
+        self._arrange(middleware)
+
+    @property
+    def middleware(self) -> tuple[Middleware, ...]:
+        """The middlewares, outermost first."""
+        return self._middleware
+
+    def use(self, middleware: Middleware) -> Chain:
+        """Add `middleware` where its priority puts it; calls under way are not touched.
+
+        Returns the chain itself. Raises ConfigError if the name is taken.
+        """
+        self._arrange((*self._middleware, middleware))
+        return self
+
+    def without(self, *names: str) -> Chain:
+        """A chain like this one, on the same runtime, that lacks the middlewares of these names.
+
+        Raises: ConfigError for a name the chain does not have.
+        """
+        known = {m.name for m in self._middleware}
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"the chain has no middleware {name!r}; it has: {', '.join(sorted(known))}")
+        kept = [m for m in self._middleware if m.name not in names]
+        return Chain(self.provider, *kept, runtime=self.runtime)
+
+    def _arrange(self, middleware: Iterable[Middleware]) -> None:
+        layers: list[Middleware] = []
+        for item in middleware:
+            rings = getattr(item, "rings", None)
+            layers.extend(rings() if callable(rings) else (item,))
+        names: dict[str, Middleware] = {}
+        for item in layers:
+            _check(item)
+            if item.name in names:
+                raise ConfigError(
+                    f"two middlewares are called {item.name!r}: {_kind(names[item.name])} and {_kind(item)}; "
+                    f"give one of them another name"
+                )
+            names[item.name] = item
+        self._middleware = tuple(sorted(layers, key=lambda m: m.priority))  # stable: ties keep their order
+        self._handlers = {frozenset[str](): self._linked(frozenset())}
+
+    def _linked(self, without: frozenset[str]) -> Handler:
+        handler: Handler = self._terminal
+        for item in reversed(self._middleware):
+            if item.name not in without:
+                handler = link(item, handler)
+        return handler
+
+    async def _terminal(self, call: Call) -> Reply:
+        """The core: one attempt at the call's target."""
+        provider = call.target or self.provider
+        if isinstance(provider, Chain):
+            return await provider(call.evolve(target=None, provider=provider.provider))
+        attempts, now = call.ledger.attempts, call.runtime.now
+        request = call.request
+        attempt = Attempt(len(attempts) + 1, provider.name, request.model or provider.model, request, now())
+        attempts.append(attempt)
+        try:
+            reply = await provider(call)
+        except BaseException as error:  # goes on; the attempt must know how it ended
+            attempt.fail(error, now())
+            raise
+        if type(reply) is not Reply:
+            raise TypeError(f"provider {provider.name!r} gave a {type(reply).__name__} instead of a Reply")
+        reply.attempted(attempt, call)
+        return reply
+
+    # ------------------------------------------------------------ the front door
+
+    @property
+    def name(self) -> str:
+        """The provider's name; with the next two, what makes a chain a target like a provider."""
+        return self.provider.name
+
+    @property
+    def endpoint(self) -> str:
+        """The provider's endpoint."""
+        return self.provider.endpoint
+
+    @property
+    def model(self) -> str:
+        """The provider's default model."""
+        return self.provider.model
+
+    async def __call__(self, call: Call) -> Reply:
+        """Answer `call`, committed. For those who nest chains; others use `complete` and `stream`."""
+        handler = self._handlers.get(call.without)
+        if handler is None:
+            handler = self._handlers[call.without] = self._linked(call.without)
+        return await handler(call)
+
+    async def complete(self, prompt: Prompt, /, **options: Any) -> Completion:
+        """The whole reply to `prompt`: a `Request`, a string, a message or a list of messages.
+
+        Keywords: any field of `Request` (``max_tokens=20``); of the call: ``tenant``, ``user``,
+        ``priority``, ``tags``, ``timeout`` (seconds for the whole call), ``options`` (settings changed
+        for this call: ``{Retry: {"attempts": 1}}``), ``without`` (names of middlewares to skip).
+
+        Raises: LLMError.
+        """
+        reply = await self(self._call(prompt, options, stream=False))
+        done = await reply.full()
+        assert isinstance(done, Completion)
+        return done
+
+    def stream(self, prompt: Prompt, /, **options: Any) -> Streaming:
+        """The reply to `prompt` as it comes: ``async with chain.stream(...) as reply: async for event in reply``.
+
+        Takes what `complete` takes. Entering waits for the first content and raises LLMError.
+        """
+        return Streaming(self, self._call(prompt, options, stream=True))
+
+    async def embed(self, inputs: str | Iterable[str] | EmbeddingRequest, /, **options: Any) -> Embeddings:
+        """Vectors for `inputs`, through the same chain. Keywords: ``model``, ``dimensions``, ``extra``, and the call's."""
+        call_options = {key: options.pop(key) for key in (*_CALL_FIELDS, "timeout") if key in options}
+        if isinstance(inputs, EmbeddingRequest):
+            request = evolve(inputs, **options) if options else inputs
+        else:
+            request = EmbeddingRequest(inputs=inputs, **options)
+        if not request.inputs:
+            raise InvalidRequest("embed needs at least one input", sent=False, phase="validate")
+        reply = await self(self.new_call(request, **call_options))
+        done = await reply.full()
+        assert isinstance(done, Embeddings)
+        return done
+
+    def _call(self, prompt: Prompt, options: dict[str, Any], *, stream: bool) -> Call:
+        changes: dict[str, Any] = {}
+        if options:
+            changes = {key: options.pop(key) for key in tuple(options) if key in _REQUEST_FIELDS}
+        if isinstance(prompt, Request):
+            if prompt.stream is not stream:
+                changes["stream"] = stream
+            request = evolve(prompt, **changes) if changes else prompt
+        else:
+            changes["stream"] = stream
+            request = Request(messages=prompt, **changes)
+        return self.new_call(request, **options)
+
+    def new_call(self, request: AnyRequest, *, timeout: float | None = None, **fields: Any) -> Call:  # noqa: ASYNC109
+        """A fresh call for `request`, as the front door makes it; `timeout` in seconds.
+
+        Raises: ConfigError for a keyword that neither a request nor a call has.
+        """
+        if unknown := [key for key in fields if key not in _CALL_FIELDS]:
+            raise ConfigError(
+                f"unknown keyword {', '.join(map(repr, unknown))}; a call takes {', '.join(_CALL_FIELDS)}, timeout, "
+                f"and the fields of {type(request).__name__}"
+            )
+        if "without" in fields:
+            fields["without"] = frozenset(fields["without"])
+            if wrong := fields["without"] - {m.name for m in self._middleware}:
+                raise ConfigError(f"without names {sorted(wrong)}, which the chain does not have")
+        runtime = self.runtime
+        now = runtime.now()
+        if timeout is not None:
+            fields["deadline"] = now + timeout
+        return Call(request, runtime, runtime.new_id("call-"), now, provider=self.provider, **fields)
+
+    # ------------------------------------------------------------ looking at it
+
+    def explain(self) -> Explanation:
+        """What runs in which order and why, with settings and worst cases; print it."""
+        from llmpipe.pipeline.explain import explain
+
+        return explain(self)
+
+    def lint(self) -> list[Finding]:
+        """Dangerous orders and settings, each with what to do about it; empty when there are none."""
+        from llmpipe.pipeline.explain import lint
+
+        return lint(self)
+
+    async def aclose(self) -> None:
+        """End background work and close the provider's and the middlewares' connections."""
+        await self.runtime.aclose()
+        for part in (*self._middleware, self.provider):
+            close = getattr(part, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def __aenter__(self) -> Chain:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"Chain({self.provider!r}, {', '.join(m.name for m in self._middleware)})"
+
+
+class Streaming:
+    """A stream to be entered: ``async with`` gives its `Reply` and closes it."""
+
+    __slots__ = ("_call", "_chain", "_reply")
+
+    def __init__(self, chain: Chain, call: Call) -> None:
+        self._chain = chain
+        self._call = call
+
+    @property
+    def call(self) -> Call:
+        """The call, with its ledger."""
+        return self._call
+
+    async def __aenter__(self) -> Reply:
+        self._reply = await self._chain(self._call)
+        return self._reply
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._reply.__aexit__(kind, error, trace)
+
+
+def _kind(item: object) -> str:
+    return getattr(item, "__qualname__", type(item).__qualname__)
+
+
+def _check(item: object) -> None:
+    if not callable(item):
+        raise ConfigError(f"{item!r} is no middleware: it cannot be called with (call, call_next)")
+    name, priority = getattr(item, "name", None), getattr(item, "priority", None)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"middleware {_kind(item)} has no name; give it `name` and `priority`, "
+            f"or decorate a function with @middleware(priority=...)"
+        )
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise ConfigError(f"middleware {name!r} has no integer priority; see llmpipe.pipeline.bands")

@@ -1,0 +1,1 @@
+"""What answers in the end: dialects over HTTP, and a mock."""

@@ -1,0 +1,297 @@
+"""A provider over HTTP: a dialect, an endpoint, a key and a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Literal, Protocol, cast
+
+import orjson
+from attrs import evolve
+
+from llmpipe import dialects
+from llmpipe.dialects import Dialect, StreamDecoder
+from llmpipe.dialects.headers import headers_of_interest, request_id
+from llmpipe.dialects.jsonbody import parse_object
+from llmpipe.errors import AuthenticationFailed, BadReply, ConfigError, LLMError, Unsupported, scrub
+from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.provider import Capabilities
+from llmpipe.pipeline.reply import Reply
+from llmpipe.providers.profiles import Profile
+from llmpipe.providers.transport import Exchange, Transport
+from llmpipe.secret import Secret
+from llmpipe.types import (
+    EmbeddingRequest,
+    Embeddings,
+    Event,
+    ModelInfo,
+    Ping,
+    Request,
+    Start,
+    is_content,
+)
+from llmpipe.types.copying import replace
+
+__all__ = ("HTTPProvider",)
+
+_JSON = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "gzip"}
+_STREAM = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
+
+
+class _Embedding(Protocol):
+    """The embeddings half of a dialect that has one."""
+
+    def encode_embedding_request(self, request: EmbeddingRequest) -> dict[str, Any]: ...
+    def decode_embeddings(self, body: dict[str, Any], headers: Mapping[str, str]) -> Embeddings: ...
+
+
+class _Models(Protocol):
+    """The models half of a dialect that has one."""
+
+    def decode_models(self, body: dict[str, Any]) -> tuple[ModelInfo, ...]: ...
+
+
+class HTTPProvider:
+    """Sends each call once, in its dialect, and never retries.
+
+    Args:
+        profile: the provider's data.
+        api_key: kept as a `Secret`; sent in a header and never elsewhere.
+        base_url: overrides the profile's; the host is never the caller's choice.
+        model: for requests that name none.
+        wire: ``"auto"`` asks for a stream only when the caller wants one; ``"stream"`` always.
+        headers: sent with every request, over the profile's.
+        dialect: overrides the profile's, with quirks of one's own.
+        transport: keywords of `Transport`.
+
+    Raises: ConfigError for a missing key, or a base URL that is not plain http or https.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        api_key: str | Secret | None = None,
+        base_url: str | None = None,
+        model: str = "",
+        name: str | None = None,
+        wire: Literal["auto", "stream"] = "auto",
+        headers: Mapping[str, str] | None = None,
+        dialect: Dialect | None = None,
+        transport: Mapping[str, Any] | None = None,
+    ) -> None:
+        from yarl import URL  # aiohttp's; costs 20 ms that a chain over mocks need not pay
+
+        self.profile = profile
+        self.name = name or profile.name
+        self.version = profile.version
+        self.model = model
+        self.capabilities: Capabilities = profile.capabilities
+        if wire not in ("auto", "stream"):
+            raise ConfigError(f"wire must be 'auto' or 'stream', not {wire!r}")
+        self.wire = wire
+        self.dialect = dialect or evolve(cast(Any, dialects.get(profile.dialect)), **profile.quirks)
+        url = _checked(base_url or profile.base_url, profile)
+        self.endpoint = url.partition("://")[2].partition("/")[0]
+        self._urls = {
+            path: URL(url + path, encoded=True)
+            for path in (profile.chat_path, profile.embeddings_path, profile.models_path)
+            if path
+        }
+        self._key = None if api_key is None else Secret(api_key)
+        if self._key is None and profile.key_required:
+            raise ConfigError(
+                f"provider {profile.name!r} needs an API key: pass api_key=… or set {profile.key_env}"
+            )
+        sent = {**profile.headers, **(headers or {})}
+        if self._key is not None:
+            sent[profile.key_header] = profile.key_prefix + self._key.reveal()
+        self._transport = Transport(sent, **(transport or {}))
+
+    async def __call__(self, call: Call) -> Reply:
+        """One exchange. Returns when the first content is in hand; raises LLMError."""
+        request = call.request
+        try:
+            if isinstance(request, Request):
+                return await self._chat(call, request)
+            if isinstance(request, EmbeddingRequest):
+                return await self._embed(call, request)
+        except LLMError as error:
+            error.provider = error.provider or self.name
+            error.model = error.model or request.model or self.model
+            raise
+        raise Unsupported(f"provider {self.name!r} does not take a {type(request).__name__}")
+
+    async def _chat(self, call: Call, request: Request) -> Reply:
+        if not request.model:
+            request = replace(request, model=self._default_model())
+        stream = request.stream or self.wire == "stream"
+        if stream is not request.stream:
+            request = replace(request, stream=stream)
+        body = orjson.dumps(self.dialect.encode_request(request))
+        headers = _STREAM if stream else _JSON
+        exchange = await self._transport.send(
+            "POST", self._urls[self.profile.chat_path], body, headers, call.connect_timeout
+        )
+        try:
+            if exchange.status != 200:
+                raise await self._refusal(exchange)
+            if not stream or exchange.content_type == "application/json":
+                return Reply.of(self._signed(await self._json(exchange, self.dialect.decode_reply), exchange))
+            return await self._stream(exchange)
+        except BaseException:  # cancelled or failed: goes on when the connection is given up
+            exchange.drop()
+            raise
+
+    async def _stream(self, exchange: Exchange) -> Reply:
+        if exchange.content_type not in ("text/event-stream", ""):
+            raise await self._wrong_type(exchange, "an event stream")
+        source = _EventSource(exchange, self.dialect.decoder(exchange.content_type))
+        first: list[Event] = []
+        while not any(map(is_content, first)):
+            events = await source.read()
+            if not events:
+                break
+            first.extend(events)
+        found = headers_of_interest(exchange.headers)
+        for place, event in enumerate(first):
+            if type(event) is Start:
+                ident = event.request_id or request_id(found)
+                first[place] = replace(event, provider=self.name, headers=found, request_id=ident)
+                break
+        else:
+            first.insert(0, Start(provider=self.name, headers=found, request_id=request_id(found)))
+        return Reply.stream(source, first)
+
+    async def _embed(self, call: Call, request: EmbeddingRequest) -> Reply:
+        path = self.profile.embeddings_path
+        if not path or not hasattr(self.dialect, "encode_embedding_request"):
+            raise Unsupported(f"provider {self.name!r} has no embeddings")
+        dialect = cast(_Embedding, self.dialect)
+        if not request.model:
+            request = replace(request, model=self._default_model())
+        body = orjson.dumps(dialect.encode_embedding_request(request))
+        exchange = await self._transport.send("POST", self._urls[path], body, _JSON, call.connect_timeout)
+        try:
+            if exchange.status != 200:
+                raise await self._refusal(exchange)
+            return Reply.of(self._signed(await self._json(exchange, dialect.decode_embeddings), exchange))
+        except BaseException:  # cancelled or failed: goes on when the connection is given up
+            exchange.drop()
+            raise
+
+    async def _json(self, exchange: Exchange, decode: Any) -> Any:
+        if "json" not in exchange.content_type:
+            raise await self._wrong_type(exchange, "JSON")
+        return decode(parse_object(await exchange.body(), "the reply"), exchange.headers)
+
+    def _signed(self, done: Any, exchange: Exchange) -> Any:
+        return replace(done, provider=self.name)
+
+    async def _refusal(self, exchange: Exchange) -> LLMError:
+        """The error that a status other than 200 stands for."""
+        status, headers = exchange.status, exchange.headers
+        return self.dialect.decode_error(status, headers, await exchange.error_body())
+
+    async def _wrong_type(self, exchange: Exchange, expected: str) -> LLMError:
+        kind = exchange.content_type or "no content type"
+        text = scrub((await exchange.error_body())[:512].decode("utf-8", "replace"))
+        return BadReply(f"expected {expected} and got {kind}: {text}", phase="headers")
+
+    def _default_model(self) -> str:
+        if not self.model:
+            raise Unsupported(
+                f"the request names no model and provider {self.name!r} has no default; "
+                f"pass model=… to the call or to the provider",
+                rescue="none",
+            )
+        return self.model
+
+    async def get_models(self) -> tuple[ModelInfo, ...]:
+        """The models this key may use, as the provider lists them. Raises LLMError."""
+        if not self.profile.models_path or not hasattr(self.dialect, "decode_models"):
+            raise Unsupported(f"provider {self.name!r} lists no models")
+        exchange = await self._transport.send("GET", self._urls[self.profile.models_path], None, _JSON, None)
+        try:
+            if exchange.status != 200:
+                raise await self._refusal(exchange)
+            body = parse_object(await exchange.body(), "the list of models")
+        except BaseException:  # cancelled or failed: goes on when the connection is given up
+            exchange.drop()
+            raise
+        return cast(_Models, self.dialect).decode_models(body)
+
+    async def validate_api_key(self) -> bool:
+        """Whether the provider accepts the key, asked at the free list of models. Raises LLMError if it cannot tell."""
+        try:
+            await self.get_models()
+        except AuthenticationFailed:
+            return False
+        return True
+
+    def estimate_cost(self, request: AnyRequest) -> Decimal | None:
+        """USD this request costs at most; None where the price is unknown."""
+        from llmpipe.pricing import worst_case_cost
+
+        charge = worst_case_cost(self.profile.prices or self.name, request.model or self.model, request)
+        return None if charge is None else charge.usd
+
+    @property
+    def connections_in_use(self) -> int:
+        """Connections that carry an exchange now; 0 when nothing is under way."""
+        return self._transport.in_use
+
+    async def aclose(self) -> None:
+        """Close all connections; the next call opens new ones."""
+        await self._transport.aclose()
+
+    def __repr__(self) -> str:
+        return f"<provider {self.name} at {self.endpoint}, model {self.model or 'as asked'}>"
+
+
+class _EventSource:
+    """The events of one exchange, batch by batch."""
+
+    __slots__ = ("_decoder", "_exchange", "_over")
+
+    def __init__(self, exchange: Exchange, decoder: StreamDecoder) -> None:
+        self._exchange = exchange
+        self._decoder = decoder
+        self._over = False
+
+    async def read(self) -> Sequence[Event]:
+        if self._over:
+            return ()
+        decoder = self._decoder
+        if decoder.finished:
+            self._over = True
+            await self._exchange.finish()
+            return ()
+        data = await self._exchange.read()
+        if data:
+            # Bytes that complete no event yet are a sign of life all the same.
+            return decoder.feed(data) or (Ping(),)
+        self._over = True
+        events = decoder.close()
+        self._exchange.release()
+        return events
+
+    async def aclose(self) -> None:
+        self._over = True
+        self._exchange.drop()
+
+
+def _checked(url: str | None, profile: Profile) -> str:
+    """`url` without a trailing slash, or a ConfigError that says what is wrong with it."""
+    from urllib.parse import urlsplit
+
+    if not url:
+        raise ConfigError(f"provider {profile.name!r} needs base_url=…, such as 'http://localhost:8000/v1'")
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ConfigError(f"base_url must be http(s)://host/…, not {scrub(url)!r}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            "base_url must have no user, password, query or fragment: keys travel in headers only"
+        )
+    return url.rstrip("/")
