@@ -75,7 +75,8 @@ _PER_TOOL_PART = 12
 # Anthropic: at most 1,600 for a picture of the size it does not shrink; OpenAI: 1,445 at detail
 # high, 85 at low; Google: 258 a tile of 768 pixels.
 _IMAGE, _IMAGE_LOW = 1600, 300
-# Google: 32 a second of sound (OpenAI: 10). A second is 64 kB of base64 as WAV at 24 kHz, 5 kB as MP3 at 32 kbit/s.
+# Google: 32 a second of sound (OpenAI: 10). A second is 64 kB of base64 as WAV at 24 kHz, 5 kB as MP3
+# at 32 kbit/s.
 _AUDIO_BYTES_PER_TOKEN = {"wav": 2000, "pcm16": 2000}
 _AUDIO_BYTES_PER_TOKEN_COMPRESSED = 160
 # Anthropic: 1,500 to 3,000 a page of PDF; a page seldom has less than 24 kB of base64.
@@ -153,9 +154,8 @@ def _message(message: Message, count: Callable[[str], int]) -> int:
 def _parts(parts: Iterable[Part], count: Callable[[str], int]) -> int:
     total = 0
     for part in parts:
-        kind = type(part)
-        if kind is Text or kind is Refusal:
-            total += count(part.text)  # type: ignore[union-attr]  # `kind` says it, and is the fast way to ask
+        if isinstance(part, Text | Refusal):
+            total += count(part.text)
         elif isinstance(part, ToolCall):
             total += _PER_TOOL_PART + count(part.name) + count(part.arguments)
         elif isinstance(part, ToolResult):

@@ -1,1 +1,61 @@
-"""The command line."""
+"""The command line: ``llmpipe demo | chat | explain | simulate-provider | doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from llmpipe.errors import ConfigError, LLMError
+
+__all__ = ("main",)
+
+_COMMANDS = {
+    "demo": ("llmpipe.cli.demo", "send a few hundred calls through a chain over two misbehaving providers"),
+    "chat": ("llmpipe.cli.chat", "talk to a model; to a mock without a key"),
+    "explain": ("llmpipe.cli.explain", "say what the chain in a file does, in which order and why"),
+    "simulate-provider": ("llmpipe.cli.simulate", "run a provider that misbehaves on cue"),
+    "doctor": ("llmpipe.cli.doctor", "check this installation and its environment"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: 0 well, 1 a promise broken, 2 wrong use."""
+    from llmpipe import __version__
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((word for word in given if word in _COMMANDS), None)
+    parser = argparse.ArgumentParser(
+        prog="llmpipe", description="A middleware pipeline for calls to language models."
+    )
+    parser.add_argument("--version", action="version", version=f"llmpipe {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, summary) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        command.set_defaults(module=module)
+        if name == chosen:  # only the module of the command that runs is imported
+            _load(module, "add_arguments")(command)
+    options = parser.parse_args(given)
+    run: Callable[[argparse.Namespace], int] = _load(options.module, "run")
+    try:
+        return run(options)
+    except ConfigError as error:
+        print(f"llmpipe {options.command}: {error}", file=sys.stderr)
+        return 2
+    except LLMError as error:
+        print(f"llmpipe {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+
+
+def _load(module: str, name: str) -> Callable[..., int]:
+    try:
+        found: Callable[..., int] = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "llmpipe":
+            raise
+        raise SystemExit(f"llmpipe: this command needs {error.name!r}: pip install 'llmpipe[cli]'") from None
+    return found

@@ -8,7 +8,7 @@ import orjson
 
 from llmpipe.errors import BadReply, scrub
 
-__all__ = ("excerpt", "parse_object")
+__all__ = ("excerpt", "json_text", "parse_object")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -48,3 +48,14 @@ def excerpt(body: bytes, *, max_chars: int = 200) -> str:
     text = scrub(text, max_chars=4 * max_chars)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def json_text(value: object, what: str) -> str:
+    """`value`, which came out of JSON, as the text of JSON.
+
+    Raises: BadReply if it is nested more than 254 levels deep: orjson reads 1024, and writes that.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise BadReply(f"{what} cannot be written as JSON: {error}", code="reply_not_json") from None

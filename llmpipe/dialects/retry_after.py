@@ -58,7 +58,7 @@ def parse_retry_after(
         waits = list(_waits(low["retry-after"], origin))
     if not waits and status == 429:
         waits = [wait for value in _exhausted(low) for wait in _waits(value, origin)]
-    return min(max(max(waits), 0.0), MAX_WAIT) if waits else None
+    return min(max(*waits, 0.0), MAX_WAIT) if waits else None
 
 
 def should_retry(headers: Mapping[str, str]) -> bool | None:

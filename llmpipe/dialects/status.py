@@ -221,13 +221,15 @@ def error_for_status(
         told_to_retry = False
     return kind(
         message or f"the provider answered with status {status or 'unknown'} and no message",
-        status=status if status is not None and status >= 400 else None,
+        status=status if status is not None and 400 <= status < 600 else None,
         code=next((word for word in words if not word.isdecimal()), words[0] if words else None),
         request_id=request_id(low),
         retryable=told_to_retry,
         retry_after=max(hints, default=None),
         phase=phase,
         metadata=metadata,
+        # Whatever was answered before an error inside a stream was work, and may be on the bill.
+        billed="unknown" if phase == "stream" else None,
     )
 
 

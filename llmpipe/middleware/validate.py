@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from attrs import frozen
 
@@ -29,12 +29,19 @@ from llmpipe.errors import (
     RequestTooLarge,
     scrub,
 )
-from llmpipe.middleware.rules import Limits, Problem, embedding_problems, problems_of, rerank_problems, texts_of
+from llmpipe.middleware.request_rules import (
+    SIZE,
+    Problem,
+    chat_problems,
+    embedding_problems,
+    rerank_problems,
+    texts_of,
+)
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.reply import Reply
-from llmpipe.types import EmbeddingRequest, Request, RerankRequest
+from llmpipe.types import EmbeddingRequest, Request
 
 __all__ = ("Filter", "Finding", "Validate")
 
@@ -42,7 +49,7 @@ Finding = str | Iterable[str] | None
 """What a filter says of a text: None (or nothing) to let it pass, else why not."""
 
 Filter = Callable[[str], Finding | Awaitable[Finding]]
-"""A content filter, plain or async. What it raises ends the call: a filter that fails lets nothing through."""
+"""A content filter, plain or async. What it raises ends the call: one that fails lets nothing through."""
 
 _NAMED = 10  # problems spelled out in the message; metadata has up to a hundred
 _LISTED = 100
@@ -81,7 +88,8 @@ class Validate:
         for field in ("max_bytes", "max_media_bytes", "max_stop"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"validate: {field} must be at least 1, not {getattr(self, field)}")
-        if isinstance(self.blocked, str) or not all(self.blocked):
+        blocked: object = self.blocked
+        if isinstance(blocked, str) or not all(self.blocked):
             raise ConfigError("validate: blocked is a list of phrases, none of them empty")
         for check in self.filters:
             if not callable(check):
@@ -107,7 +115,7 @@ class Validate:
                 raise _disabled("streaming")
             if request.tools and not self.tools:
                 raise _disabled("tools")
-            problems, vision = problems_of(request, self)
+            problems, vision = chat_problems(request, self)
             if vision and not self.vision:
                 raise _disabled("vision")
             return problems
@@ -142,7 +150,7 @@ class Validate:
 
 
 def _refusal(problems: Sequence[Problem]) -> InvalidRequest:
-    only_size = all(path == Limits.TOO_LARGE for path, _ in problems)
+    only_size = all(path == SIZE for path, _ in problems)
     return (RequestTooLarge if only_size else InvalidRequest)(
         f"the request is not valid: {_listing(problems)}",
         sent=False,

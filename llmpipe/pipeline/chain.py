@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +107,12 @@ class Chain:
         attempts.append(attempt)
         try:
             reply = await provider(call)
+            if type(reply) is not Reply or reply.over:
+                given = "a reply that is over" if isinstance(reply, Reply) else f"a {type(reply).__name__}"
+                raise TypeError(f"provider {provider.name!r} gave {given} instead of a new Reply")
         except BaseException as error:  # goes on; the attempt must know how it ended
             attempt.fail(error, now())
             raise
-        if type(reply) is not Reply:
-            raise TypeError(f"provider {provider.name!r} gave a {type(reply).__name__} instead of a Reply")
         reply.attempted(attempt, call)
         return reply
 
@@ -222,11 +224,11 @@ class Chain:
 
     async def aclose(self) -> None:
         """End background work and close the provider's and the middlewares' connections."""
-        await self.runtime.aclose()
-        for part in (*self._middleware, self.provider):
-            close = getattr(part, "aclose", None)
-            if close is not None:
-                await close()
+        async with AsyncExitStack() as stack:  # one that fails to close keeps no other from closing
+            for part in (self.provider, *reversed(self._middleware), self.runtime):
+                close = getattr(part, "aclose", None)
+                if close is not None:
+                    stack.push_async_callback(close)
 
     async def __aenter__(self) -> Chain:
         return self

@@ -5,9 +5,11 @@ The laws, which `tests/pipeline/test_linker.py` holds:
 1. A middleware returns its reply, or yields it exactly once. What yielded is resumed exactly once
    with an `Outcome` when the reply is over: finished, failed, cancelled or abandoned.
 2. A reply that a middleware opened and did not hand on is closed as soon as the middleware is done,
-   however it is done.
+   however it is done. One opened later belongs to the task that opened it.
 3. Frames are resumed innermost first. What happens in them never replaces the outcome.
 4. Resuming is not interrupted by cancellation, and bounded in time.
+5. A reply that a middleware has read to its end can be handed on, and read again; one that was
+   closed before its end cannot.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import lru_cache
 from types import CodeType
@@ -50,9 +53,9 @@ class Middleware(Protocol):
         """Where it sits: lower runs further out. See `llmpipe.pipeline.bands`."""
         ...
 
-    def __call__(
-        self, call: Call, call_next: Handler
-    ) -> Awaitable[Reply] | AsyncGenerator[Reply, Outcome]: ...
+    def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply] | AsyncGenerator[Reply, Outcome]:
+        """The reply to `call`, for which `call_next` asks the rest of the chain, as often as need be."""
+        ...
 
 
 def link(middleware: Middleware, inner: Handler) -> Handler:
@@ -60,7 +63,8 @@ def link(middleware: Middleware, inner: Handler) -> Handler:
     name, anything = middleware.name, cast("Any", middleware)
     function = anything if inspect.isfunction(anything) else type(anything).__call__
     if inspect.isasyncgenfunction(function):
-        return _yielding(name, middleware, inner, settles_at_once(function.__code__))
+        code = getattr(function, "__code__", None)  # a partialmethod has none
+        return _yielding(name, middleware, inner, code is not None and settles_at_once(code))
     if inspect.iscoroutinefunction(function):
         return _returning(name, middleware, inner)
     return _either(name, middleware, inner)
@@ -81,14 +85,16 @@ def _returning(name: str, middleware: Any, inner: Handler) -> Handler:
             if opened:
                 await _close(opened, None, error)
             raise
-        if len(opened) != 1 or opened[0] is not reply:
-            await _hand_on(name, opened, reply)
-        return reply  # type: ignore[no-any-return]
+        if len(opened) != 1 or opened[0] is not reply or reply.over:
+            return await _hand_on(name, opened, reply)
+        return reply
 
     return run
 
 
 def _yielding(name: str, middleware: Any, inner: Handler, at_once: bool) -> Handler:
+    get_hooks, set_hooks = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
+
     async def run(call: Call) -> Reply:
         opened: list[Reply] = []
 
@@ -98,8 +104,12 @@ def _yielding(name: str, middleware: Any, inner: Handler, at_once: bool) -> Hand
             return reply
 
         frame = middleware(call, call_next)
+        hooks = get_hooks()
+        set_hooks(None, _left_to_its_reply)
+        first = frame.__anext__()
+        set_hooks(*hooks)
         try:
-            reply = await frame.__anext__()
+            reply = await first
         except StopAsyncIteration:
             await _close(opened, None, None)
             raise TypeError(f"middleware {name!r} ended without yielding a reply") from None
@@ -107,43 +117,91 @@ def _yielding(name: str, middleware: Any, inner: Handler, at_once: bool) -> Hand
             if opened:
                 await _close(opened, None, error)
             raise
-        if len(opened) != 1 or opened[0] is not reply:
-            await _hand_on(name, opened, reply)
+        if len(opened) != 1 or opened[0] is not reply or reply.over:
+            return await _hand_on(name, opened, reply, (frame, at_once, call))
         reply.hold(frame, at_once, call)
-        return reply  # type: ignore[no-any-return]
+        return reply
 
     return run
+
+
+def _left_to_its_reply(frame: AsyncGenerator[Reply, Outcome]) -> None:
+    """Instead of asyncio's finaliser: a dropped reply resumes its frames itself.
+
+    asyncio's would close a frame that is dropped together with its reply behind the reply's back.
+    """
 
 
 def _either(name: str, middleware: Any, inner: Handler) -> Handler:
     """For callables that only their result tells apart, such as a `functools.partial`."""
 
     async def run(call: Call) -> Reply:
-        probe = middleware(call, inner)  # neither a coroutine nor a generator runs before it is awaited
-        if hasattr(probe, "__anext__"):
-            return await _yielding(name, middleware, inner, at_once=False)(call)
-        probe.close()
-        return await _returning(name, middleware, inner)(call)
+        tracked: Handler | None = None
+
+        async def relay(call: Call) -> Reply:
+            assert tracked is not None
+            return await tracked(call)
+
+        begun = middleware(call, relay)
+
+        def begin(_: Call, call_next: Handler) -> Any:
+            nonlocal tracked
+            tracked = call_next
+            return begun
+
+        if hasattr(begun, "asend"):
+            return await _yielding(name, begin, inner, at_once=False)(call)
+        if not inspect.isawaitable(begun):
+            raise TypeError(
+                f"middleware {name!r} gave a {type(begun).__name__} at once; make it an `async def`"
+            )
+        return await _returning(name, begin, inner)(call)
 
     return run
 
 
-async def _hand_on(name: str, opened: list[Reply], reply: Any) -> None:
-    """Close what `name` opened and does not hand on; refuse what is no reply."""
+async def _hand_on(name: str, opened: list[Reply], reply: Any, held: Any = None) -> Reply:
+    """What `name` hands on, when that is not simply the reply it opened.
+
+    Closes the other replies, refuses what is no reply, renews one that was read to its end.
+    `held` are the arguments of `Reply.hold` for a middleware that yielded.
+    """
     if not isinstance(reply, Reply):
-        await _close(opened, None, None)
+        try:
+            await _close(opened, None, None)
+        finally:
+            if held is not None:
+                await held[0].aclose()
         raise TypeError(
             f"middleware {name!r} gave a {type(reply).__name__} instead of a Reply; "
             f"it should `return await call_next(call)` or `yield await call_next(call)`"
         )
-    await _close(opened, reply, None)
+    closed = reply.closed_early
+    handed: Reply = Reply.of(reply.completion) if reply.over else reply
+    if held is not None:
+        handed.hold(*held)
+    try:
+        await _close(opened, handed, None)
+        if closed is not None:
+            raise closed
+    except BaseException as error:  # goes on; nobody gets the reply
+        await _close([handed], None, error)
+        raise
+    return handed
 
 
 async def _close(opened: list[Reply], keep: Reply | None, error: BaseException | None) -> None:
-    cancelled = isinstance(error, asyncio.CancelledError)
+    """Close every reply of `opened` but `keep`, even when cancelled meanwhile."""
+    cancelled = error if isinstance(error, asyncio.CancelledError) else None
+    late: asyncio.CancelledError | None = None
     for reply in opened:
         if reply is not keep:
-            await reply.aclose("cancelled" if cancelled else "abandoned")
+            try:
+                await reply.aclose("abandoned" if cancelled is None else "cancelled")
+            except asyncio.CancelledError as another:
+                cancelled = late = another
+    if late is not None:
+        raise late
 
 
 @lru_cache(maxsize=512)
@@ -152,21 +210,24 @@ def settles_at_once(code: CodeType) -> bool:
 
     Such a frame is resumed on the spot. Any other is resumed in a task of its own, which shields it
     from cancellation and costs 5 µs (measured). Read off the byte code, erring towards False: after
-    the first yield of a value there must be no SEND (the heart of every await) and no way back.
+    the first yield of a value there must be no SEND (the heart of every await), no second yield and
+    no way back.
     """
     instructions = list(dis.get_instructions(code))
-    for place, (before, here) in enumerate(zip(instructions, instructions[1:], strict=False)):
-        wrapped = before.opname == "ASYNC_GEN_WRAP" or (
-            before.opname == "CALL_INTRINSIC_1" and "ASYNC_GEN_WRAP" in before.argrepr
-        )
-        if wrapped and here.opname == "YIELD_VALUE":
-            break
-    else:
+    place = next((at for at, here in enumerate(instructions) if _wraps_a_value(here)), None)
+    if place is None:
         return False
     for before, here in zip(instructions[place + 1 :], instructions[place + 2 :], strict=False):
-        if here.opname == "SEND":
+        if here.opname == "SEND" or _wraps_a_value(here):
             return False
         # Python 3.12 jumps back from CLEANUP_THROW, which belongs to an await before the yield.
         if here.opname.startswith("JUMP_BACKWARD") and before.opname != "CLEANUP_THROW":
             return False
     return True
+
+
+def _wraps_a_value(here: dis.Instruction) -> bool:
+    """Whether `here` prepares a value for an async generator to yield; an await yields without it."""
+    return here.opname == "ASYNC_GEN_WRAP" or (
+        here.opname == "CALL_INTRINSIC_1" and "ASYNC_GEN_WRAP" in here.argrepr
+    )

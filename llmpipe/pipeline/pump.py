@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
+
+from attrs import evolve
 
 from llmpipe.errors import LLMError, StreamBroken
 from llmpipe.pipeline.watch import Watch
 from llmpipe.runtime import Alarm
-from llmpipe.types import Completion, Event, Finish, fold, is_content
+from llmpipe.types import Completion, Event, Finish, fold, is_content, unfold
 
-__all__ = ("Pump", "Source", "Stage")
+__all__ = ("Iterated", "Pump", "Source", "Stage", "through")
 
 _DRAIN_SECONDS = 1.0  # for the usage that follows the last content of an OpenAI stream
 
@@ -61,8 +63,8 @@ class Pump:
         "_interruption",
         "_mark",
         "_tapes",
-        "exhausted",
         "amends",
+        "exhausted",
         "reader",
         "ready",
         "source",
@@ -79,9 +81,15 @@ class Pump:
         self.watch: Watch | None = None
         self.reader: asyncio.Task[object] | None = None
         self._first: Sequence[Event] | None = first
-        self._tapes: dict[int, list[Event]] = {0: []}
+        self._tapes: dict[int, list[Event]] = {0: [*first]}
         self._mark: Mark = (0, 0)
         self._interruption: LLMError | None = None
+
+    def add(self, stage: Stage) -> None:
+        """Put `stage` above those there are. Raises RuntimeError when reading has begun."""
+        if self._first is None:
+            raise RuntimeError("a reply that is being read takes no further stages")
+        self.stages.append(stage)
 
     def mark(self) -> Mark:
         """The place above all stages and amendments so far; what passes it from now on is noted."""
@@ -107,15 +115,13 @@ class Pump:
         else:
             batch = await self._read()
             if not batch:
-                self.exhausted = True
                 self.ready.extend(self._flush())
                 return False
         self.ready.extend(self._run(batch))
         return True
 
     async def _read(self) -> Sequence[Event]:
-        if self.reader is not None:
-            raise RuntimeError("a reply has one consumer; a second task is reading it")
+        """One read of the source, which may be interrupted; what came is noted."""
         watch = self.watch
         task = asyncio.current_task()
         assert task is not None
@@ -125,14 +131,23 @@ class Pump:
             watch.begin()
         try:
             batch = await self.source.read()
-        except asyncio.CancelledError:
-            if self._interruption is not None and task.uncancel() <= cancelling:
-                raise self._interruption from None
-            raise
+        except BaseException as error:  # goes on, unless it is our own interruption
+            if self._interruption is None:
+                raise
+            if task.uncancel() > cancelling and isinstance(error, asyncio.CancelledError):
+                raise
+            raise self._interruption from None
         finally:
             self.reader = None
             if watch is not None:
                 watch.end(any(map(is_content, batch)))
+        if self._interruption is not None:  # the source has swallowed it
+            task.uncancel()
+            raise self._interruption
+        if batch:
+            self._tapes[0].extend(batch)
+        else:
+            self.exhausted = True
         return batch
 
     def interrupt(self, error: LLMError) -> None:
@@ -144,7 +159,6 @@ class Pump:
     def _run(self, batch: Sequence[Event]) -> Sequence[Event]:
         """A batch through the stages, noting at each depth where somebody will ask what passed."""
         tapes = self._tapes
-        tapes[0].extend(batch)
         for depth, stage in enumerate(self.stages, 1):
             feed = stage.feed
             batch = [later for event in batch for later in feed(event)]
@@ -154,7 +168,7 @@ class Pump:
 
     def _flush(self) -> Sequence[Event]:
         """What the stages still hold, at the end. Raises StreamBroken if the source never finished."""
-        if not self.finished():
+        if not any(type(event) is Finish for event in reversed(self._tapes[0])):
             raise StreamBroken("the stream ended without a finish", phase="stream")
         batch: list[Event] = []
         for depth, stage in enumerate(self.stages, 1):
@@ -164,13 +178,14 @@ class Pump:
                 self._tapes[depth].extend(batch)
         return batch
 
-    def finished(self) -> bool:
-        """Whether the source has said that the model is done."""
-        return any(type(event) is Finish for event in reversed(self._tapes[0]))
-
     def delivered(self) -> bool:
         """Whether the consumer has had all content, the finish included."""
-        return not any(map(is_content, self.ready)) and self.finished()
+        passed = self._tapes[self._mark[0]]
+        return (
+            self._first is None
+            and not any(map(is_content, self.ready))
+            and any(type(event) is Finish for event in reversed(passed))
+        )
 
     async def drain(self) -> None:
         """Read what follows the last content, so that the usage is known; give up after a second."""
@@ -178,6 +193,35 @@ class Pump:
             with Alarm(asyncio.get_running_loop().time() + _DRAIN_SECONDS, TimeoutError):
                 while batch := await self._read():
                     self._run(batch)
-            self.exhausted = True
+                self._flush()
         except (LLMError, TimeoutError):
             pass  # all content was delivered: the usage is estimated, the call stays a success
+
+
+class Iterated:
+    """A source over any async iterator of events."""
+
+    __slots__ = ("_events",)
+
+    def __init__(self, events: AsyncIterator[Event]) -> None:
+        self._events = events
+
+    async def read(self) -> Sequence[Event]:
+        """The next event; empty where the iterator ends."""
+        try:
+            return (await self._events.__anext__(),)
+        except StopAsyncIteration:
+            return ()
+
+    async def aclose(self) -> None:
+        """Close the iterator, if it can be."""
+        close = getattr(self._events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def through(stage: Stage, completion: Completion) -> Completion:
+    """A whole completion through a stage; what no event carries is kept."""
+    events = [later for event in unfold(completion) for later in stage.feed(event)]
+    events.extend(stage.flush())
+    return evolve(fold(events), charge=completion.charge, warnings=completion.warnings)

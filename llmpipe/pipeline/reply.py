@@ -13,23 +13,18 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from llmpipe.errors import LLMError, ReplyClosed
+from llmpipe.pipeline.ending import HARMLESS, Frame, close, resume
 from llmpipe.pipeline.outcome import Outcome, Result, Status
-from llmpipe.pipeline.pump import Pump, Source, Stage
+from llmpipe.pipeline.pump import Iterated, Pump, Source, Stage, through
 from llmpipe.pipeline.watch import Watch
 from llmpipe.runtime import Runtime, shielded
-from llmpipe.types import Completion, Event, TextDelta, fold, is_content, unfold
+from llmpipe.types import Completion, Event, TextDelta, is_content, unfold
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.call import Attempt, Call
 
 __all__ = ("Reply",)
-
-_Frame = tuple[AsyncGenerator["Reply", Outcome], bool, Any]
-"""A middleware that yielded: its generator, whether resuming it cannot suspend, and what passed
-it: the result of a full reply, a place in the pump of a streamed one."""
 
 
 class Reply:
@@ -38,12 +33,16 @@ class Reply:
     Made by `Reply.of` and `Reply.stream`. Whoever opens a reply and does not return it need not
     close it: the linker does. A reply that is iterated by hand is closed with `aclose`, or by
     ``async with``.
+
+    Attributes:
+        over: whether it has ended: read to its end, broken or closed.
     """
 
     __slots__ = (
         "__weakref__",
         "_attempt",
         "_call",
+        "_cleaner",
         "_committed_at",
         "_ended",
         "_ended_at",
@@ -51,18 +50,18 @@ class Reply:
         "_frames",
         "_loop",
         "_origin",
-        "_over",
         "_pump",
         "_rest",
         "_result",
         "_status",
+        "over",
     )
 
     def __init__(self, result: Result | None, pump: Pump | None) -> None:
         self._result = result
         self._pump = pump
-        self._over = False
-        self._frames: list[_Frame] = []
+        self.over = False
+        self._frames: list[Frame] = []
         self._call: Call | None = None
         self._attempt: Attempt | None = None
         self._origin: Any = None
@@ -70,7 +69,8 @@ class Reply:
         self._status: Status = "ok"
         self._error: BaseException | None = None
         self._rest: list[Event] | None = None  # of a full reply that is read as a stream, last first
-        self._ended: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None  # done when the clean-up is
+        self._cleaner: asyncio.Task[Any] | None = None
 
     # ------------------------------------------------------------ making and shaping
 
@@ -82,17 +82,18 @@ class Reply:
     @classmethod
     def stream(cls, source: Source | AsyncIterator[Event], first: Sequence[Event] = ()) -> Reply:
         """The reply whose events are `first`, already in hand, and then those of `source`."""
-        return cls(None, Pump(source if isinstance(source, Source) else _Iterated(source), first))
+        return cls(None, Pump(source if isinstance(source, Source) else Iterated(source), first))
 
     def pipe(self, stage: Stage) -> Reply:
         """Run the reply through `stage`, after the stages it has; returns the reply itself.
 
-        Raises: whatever the stage raises, at once for a full reply, from the pump for a stream.
+        Raises: whatever the stage raises, at once for a full reply, from the pump for a stream;
+        RuntimeError for a stream that is already being read.
         """
         if self._pump is not None:
-            self._pump.stages.append(stage)
+            self._pump.add(stage)
         elif isinstance(self._result, Completion):
-            self._result = _through(stage, self._result)
+            self._result = through(stage, self._result)
         return self
 
     def amend(self, change: Callable[[Completion], Completion]) -> Reply:
@@ -148,15 +149,15 @@ class Reply:
         """The whole reply. Raises what a stream broke with; `error.partial` has what had come."""
         pump = self._pump
         if pump is None:
-            if not self._over and not self._settled("ok"):
+            if not self.over and not self._settled("ok"):
                 await self._wind_down()
             assert self._result is not None
             return self._result
-        while not self._over:
+        while not self.over:
             await self._advance(pump)
             pump.ready.clear()
-        if self._error is not None:
-            raise self._error
+        if self._status != "ok":
+            raise self._failure()
         return pump.completion(pump.mark())
 
     async def texts(self) -> AsyncIterator[str]:
@@ -173,20 +174,24 @@ class Reply:
         if pump is None:
             if self._rest is None:
                 self._rest = [*unfold(self._result)][::-1] if isinstance(self._result, Completion) else []
-            if self._rest and not self._over:
+            if self._rest and not self.over:
                 return self._rest.pop()
             await self._end("ok")
+            if self._status != "ok":
+                raise self._failure()
             raise StopAsyncIteration
         while not pump.ready:
-            if self._over:
-                if self._error is None or isinstance(self._error, asyncio.CancelledError):
-                    raise StopAsyncIteration
-                raise self._error
+            if self.over:
+                if self._status != "ok":
+                    raise self._failure()
+                raise StopAsyncIteration
             await self._advance(pump)
         return pump.ready.popleft()
 
     async def _advance(self, pump: Pump) -> None:
         """Run the pump once, and end the reply where the stream ends or breaks."""
+        if pump.reader is not None:
+            raise RuntimeError("a reply has one consumer; a second task is reading it")
         try:
             if await pump.advance():
                 return
@@ -194,6 +199,16 @@ class Reply:
             await self._break(error)
             raise
         await self._end("ok")
+
+    @property
+    def closed_early(self) -> Exception | None:
+        """Why the reply ended before its end: what it broke with, or ReplyClosed; else None."""
+        return self._failure() if self._status != "ok" else None
+
+    def _failure(self) -> Exception:
+        if isinstance(self._error, Exception):
+            return self._error
+        return ReplyClosed("the reply was closed before its end", partial=self._partial())
 
     # ------------------------------------------------------------ ending
 
@@ -212,11 +227,12 @@ class Reply:
     async def aclose(self, status: Status = "abandoned") -> None:
         """End the reply here. After its last content this is a success, before it `status`.
 
-        May be called from any task, and more than once; a reader in another task gets ReplyClosed.
+        Returns when the clean-up is done. May be called from any task, and more than once; a reader
+        in another task gets ReplyClosed.
         """
         pump = self._pump
-        if self._over:
-            if self._ended is not None:
+        if self.over:
+            if self._ended is not None and self._cleaner is not asyncio.current_task():
                 await asyncio.shield(self._ended)
             return
         if pump is None:
@@ -228,12 +244,14 @@ class Reply:
             await asyncio.shield(self._ended)
             return
         elif pump.delivered():
+            status = "ok"
             try:
                 await pump.drain()
             except asyncio.CancelledError:
-                await self._end("ok")
+                await self._end(status)
                 raise
-            status = "ok"
+            except Exception as error:  # noqa: BLE001  reported: all content was delivered before
+                self._runtime().report("reading what follows the last content", error)
         await self._end(status)
 
     async def _break(self, error: BaseException) -> None:
@@ -242,32 +260,42 @@ class Reply:
             if isinstance(error, ReplyClosed):
                 status = "abandoned"
             if error.partial is None:
-                error.partial = self.completion
+                error.partial = self._partial()
             if self._attempt is not None and not error.attempt:
                 error.attempt = self._attempt.number
+                error.provider = error.provider or self._attempt.provider
+                error.model = error.model or self._attempt.asked_model
         await self._end(status, error)
+
+    def _partial(self) -> Result | None:
+        try:
+            return self.completion
+        except Exception as error:  # noqa: BLE001  an amendment that cannot take half a reply changes no outcome
+            self._runtime().report("amending a partial reply", error)
+            return None
 
     async def _end(self, status: Status, error: BaseException | None = None) -> None:
         """The reply is over: close the source, settle the attempt, resume the frames. Once."""
-        if self._over:
+        if self.over:
             return
-        try:
-            if not self._settled(status, error):
-                await self._wind_down()
-        finally:
-            if self._ended is not None and not self._ended.done():
-                self._ended.set_result(None)
+        if not self._settled(status, error):
+            await self._wind_down()
+        elif self._ended is not None:
+            self._ended.set_result(None)
 
     def _settled(self, status: Status, error: BaseException | None = None) -> bool:
         """Do of the end what cannot suspend; whether that was all.
 
         What cannot suspend cannot be cancelled half-way either, so it needs no task of its own.
         """
-        self._over, self._status, self._error = True, status, error
+        self.over, self._status, self._error = True, status, error
         self._ended_at = asyncio.get_running_loop().time()
         pump, frames = self._pump, self._frames
-        if pump is not None and pump.watch is not None:
-            pump.watch.stop()
+        if pump is not None:
+            if pump.watch is not None:
+                pump.watch.stop()
+            if status != "ok":
+                pump.ready.clear()
         place, outcome = self._origin, None
         if self._attempt is not None:
             outcome = self._outcome(place)
@@ -284,9 +312,7 @@ class Reply:
                 frame.asend(outcome).send(None)
             except StopAsyncIteration:
                 continue
-            except StopIteration:
-                self._report(frame, _YIELDED_TWICE)
-            except Exception as problem:  # noqa: BLE001  reported: clean-up never replaces the outcome
+            except HARMLESS as problem:  # reported: clean-up never replaces the outcome
                 self._report(frame, problem)
         frames.clear()
         return True
@@ -294,25 +320,18 @@ class Reply:
     async def _wind_down(self) -> None:
         """Do the rest of the end in a task that no cancellation reaches."""
         runtime = self._runtime()
-        await shielded(self._resume(runtime), runtime, "clean-up of a reply")
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        try:
+            await shielded(self._resume(runtime), runtime, "clean-up of a reply")
+        finally:
+            self._ended.set_result(None)
 
     async def _resume(self, runtime: Runtime) -> None:
-        """Close the source and resume the frames, whatever any of them raises."""
+        self._cleaner = asyncio.current_task()
         if self._pump is not None and not self._pump.exhausted:
-            try:
-                await self._pump.source.aclose()
-            except Exception as error:  # noqa: BLE001  reported: clean-up never replaces the outcome
-                runtime.report("closing a stream", error)
-        for frame, _, place in self._frames:
-            try:
-                await frame.asend(self._outcome(place))
-            except StopAsyncIteration:
-                continue
-            except Exception as error:  # noqa: BLE001  reported: clean-up never replaces the outcome
-                self._report(frame, error)
-            else:
-                self._report(frame, _YIELDED_TWICE)
-                await frame.aclose()
+            await close(self._pump.source, runtime.cleanup_seconds / 2, runtime.report)
+        await resume(self._frames, self._outcome, self._report)
         self._frames.clear()
 
     def _outcome(self, place: Any) -> Outcome:
@@ -336,47 +355,17 @@ class Reply:
         self._runtime().report(f"{name}, after its reply was over", error)
 
     def __del__(self) -> None:
-        if self._over or (self._pump is None and not self._frames):
+        if self.over or (self._pump is None and not self._frames):
             return
+        if self._call is not None and not self._loop.is_closed():  # first: the warning may be an error
+            self._loop.call_soon_threadsafe(_close_orphan, self)
         warnings.warn(
             "a reply was never closed: use `async with chain.stream(...)`",
             ResourceWarning,
             stacklevel=2,
             source=self,
         )
-        if self._call is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_close_orphan, self)
-
-
-_YIELDED_TWICE = RuntimeError("the middleware yielded twice; it must yield exactly one reply")
-
-
-class _Iterated:
-    """A source over any async iterator of events."""
-
-    __slots__ = ("_events",)
-
-    def __init__(self, events: AsyncIterator[Event]) -> None:
-        self._events = events
-
-    async def read(self) -> Sequence[Event]:
-        try:
-            return (await self._events.__anext__(),)
-        except StopAsyncIteration:
-            return ()
-
-    async def aclose(self) -> None:
-        close = getattr(self._events, "aclose", None)
-        if close is not None:
-            await close()
 
 
 def _close_orphan(reply: Reply) -> None:
     _ = reply._runtime().spawn(reply.aclose(), "closing a reply that nobody closed")
-
-
-def _through(stage: Stage, completion: Completion) -> Completion:
-    """A whole completion through a stage; what no event carries is kept."""
-    events = [later for event in unfold(completion) for later in stage.feed(event)]
-    events.extend(stage.flush())
-    return evolve(fold(events), charge=completion.charge, warnings=completion.warnings)

@@ -33,6 +33,9 @@ class Watch:
         self.idle = min(self.idle, inf if idle is None else idle)
         self.stall = min(self.stall, inf if stall is None else stall)
         self.deadline = min(self.deadline, inf if deadline is None else deadline)
+        if self._waiting is not None:  # already being read: the timer that runs may be too late
+            self.stop()
+            self._check()
 
     def begin(self) -> None:
         """The consumer starts to wait for the provider."""
@@ -64,10 +67,13 @@ class Watch:
         if due == inf:
             return
         if due <= self._loop.time():
-            # One turn later, so that bytes which are already in hand win over the timer.
-            self._handle = self._loop.call_soon(self._judge, self._waiting)
+            # Two turns later, so that bytes which are already in hand win over the timer.
+            self._handle = self._loop.call_soon(self._put_off, self._waiting)
         else:
             self._handle = self._loop.call_at(due, self._check)
+
+    def _put_off(self, waiting: float | None) -> None:
+        self._handle = self._loop.call_soon(self._judge, waiting)
 
     def _judge(self, waiting: float | None) -> None:
         self._handle = None

@@ -34,9 +34,6 @@ from llmpipe.types.copying import replace
 
 __all__ = ("HTTPProvider",)
 
-_JSON = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "gzip"}
-_STREAM = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
-
 
 class _Embedding(Protocol):
     """The embeddings half of a dialect that has one."""
@@ -98,6 +95,7 @@ class HTTPProvider:
             for path in (profile.chat_path, profile.embeddings_path, profile.models_path)
             if path
         }
+        self._chat_url = self._urls[profile.chat_path]
         self._key = None if api_key is None else Secret(api_key)
         if self._key is None and profile.key_required:
             raise ConfigError(
@@ -129,10 +127,7 @@ class HTTPProvider:
         if stream is not request.stream:
             request = replace(request, stream=stream)
         body = orjson.dumps(self.dialect.encode_request(request))
-        headers = _STREAM if stream else _JSON
-        exchange = await self._transport.send(
-            "POST", self._urls[self.profile.chat_path], body, headers, call.connect_timeout
-        )
+        exchange = await self._transport.send("POST", self._chat_url, body, call.connect_timeout)
         try:
             if exchange.status != 200:
                 raise await self._refusal(exchange)
@@ -171,7 +166,7 @@ class HTTPProvider:
         if not request.model:
             request = replace(request, model=self._default_model())
         body = orjson.dumps(dialect.encode_embedding_request(request))
-        exchange = await self._transport.send("POST", self._urls[path], body, _JSON, call.connect_timeout)
+        exchange = await self._transport.send("POST", self._urls[path], body, call.connect_timeout)
         try:
             if exchange.status != 200:
                 raise await self._refusal(exchange)
@@ -211,7 +206,7 @@ class HTTPProvider:
         """The models this key may use, as the provider lists them. Raises LLMError."""
         if not self.profile.models_path or not hasattr(self.dialect, "decode_models"):
             raise Unsupported(f"provider {self.name!r} lists no models")
-        exchange = await self._transport.send("GET", self._urls[self.profile.models_path], None, _JSON, None)
+        exchange = await self._transport.send("GET", self._urls[self.profile.models_path], None, None)
         try:
             if exchange.status != 200:
                 raise await self._refusal(exchange)

@@ -13,14 +13,20 @@ Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import frozen
 
 from llmpipe.dialects import StreamDecoder, StreamEncoder
-from llmpipe.dialects.anthropic_messages import count_tokens, errors, models, reply, request, server
+from llmpipe.dialects.anthropic_messages.count_tokens import decode_count_tokens, encode_count_tokens
 from llmpipe.dialects.anthropic_messages.encoder import MessageEncoder
+from llmpipe.dialects.anthropic_messages.errors import decode_error, encode_error
+from llmpipe.dialects.anthropic_messages.models import decode_models, encode_models
+from llmpipe.dialects.anthropic_messages.reply import decode_reply
+from llmpipe.dialects.anthropic_messages.request import encode_request
+from llmpipe.dialects.anthropic_messages.server import decode_request, encode_reply
 from llmpipe.dialects.anthropic_messages.stream import MessageDecoder
+from llmpipe.dialects.anthropic_messages.whole import WholeReplyDecoder
 from llmpipe.errors import LLMError
 from llmpipe.types import Completion, ModelInfo, Request
 
@@ -29,9 +35,9 @@ __all__ = ("AnthropicMessages",)
 
 @frozen
 class AnthropicMessages:
-    """The wire format of Anthropic's Messages API.
+    """The dialect ``anthropic.messages``. Its fields are the quirks of one server, as data.
 
-    Args:
+    Attributes:
         default_max_tokens: sent where a request names no `max_tokens`, which this wire requires;
             a thinking budget is added to it.
         system_in_messages: whether a system message in the middle of a conversation is sent where
@@ -40,21 +46,20 @@ class AnthropicMessages:
         replay_unsigned_thinking: whether reasoning without a signature is sent back as a thinking
             block. Anthropic refuses that, so it is left out; some compatible servers sign
             nothing and want it back.
+        max_event_bytes: the bound of one event of a stream.
     """
 
     default_max_tokens: int = 4096
     system_in_messages: bool = True
     replay_unsigned_thinking: bool = False
+    max_event_bytes: int = 8 * 1024 * 1024
 
-    @property
-    def name(self) -> str:
-        """``"anthropic.messages"``."""
-        return "anthropic.messages"
+    name: ClassVar[str] = "anthropic.messages"
 
-    def encode_request(self, request_: Request) -> dict[str, Any]:
+    def encode_request(self, request: Request) -> dict[str, Any]:
         """The JSON body for ``POST /v1/messages``. See `request.encode_request`."""
-        return request.encode_request(
-            request_,
+        return encode_request(
+            request,
             default_max_tokens=self.default_max_tokens,
             system_in_messages=self.system_in_messages,
             unsigned_thinking=self.replay_unsigned_thinking,
@@ -62,23 +67,27 @@ class AnthropicMessages:
 
     def decode_reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Completion:
         """The completion in a reply's body. See `reply.decode_reply`."""
-        return reply.decode_reply(body, headers)
+        return decode_reply(body, headers)
 
     def decoder(self, content_type: str = "text/event-stream") -> StreamDecoder:
-        """A fresh decoder for one stream of server-sent events; there is no other framing."""
-        return MessageDecoder()
+        """A fresh decoder for one stream, or for the whole JSON body that some send instead."""
+        if content_type.partition(";")[0].strip().lower() == "application/json":
+            return WholeReplyDecoder(self.max_event_bytes)
+        return MessageDecoder(self.max_event_bytes)
 
-    def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
+    def decode_error(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
+    ) -> LLMError:
         """The classified error of a reply that is not a success. See `errors.decode_error`."""
-        return errors.decode_error(status, headers, body)
+        return decode_error(status, headers, body, now=now)
 
     def decode_request(self, body: dict[str, Any]) -> Request:
         """A caller's body of ``POST /v1/messages``. See `server.decode_request`."""
-        return server.decode_request(body)
+        return decode_request(body)
 
     def encode_reply(self, completion: Completion) -> dict[str, Any]:
         """The JSON body of a full reply. See `server.encode_reply`."""
-        return server.encode_reply(completion)
+        return encode_reply(completion)
 
     def encoder(self, request: Request) -> StreamEncoder:
         """A fresh encoder for one stream, which names the request's model unless a `Start` names one."""
@@ -86,20 +95,20 @@ class AnthropicMessages:
 
     def encode_error(self, error: LLMError) -> tuple[int, dict[str, str], dict[str, Any]]:
         """Status, headers and JSON body of an error. See `errors.encode_error`."""
-        return errors.encode_error(error)
+        return encode_error(error)
 
-    def encode_count_tokens(self, request_: Request) -> dict[str, Any]:
+    def encode_count_tokens(self, request: Request) -> dict[str, Any]:
         """The JSON body for ``POST /v1/messages/count_tokens``."""
-        return count_tokens.encode_count_tokens(self.encode_request(request_))
+        return encode_count_tokens(self.encode_request(request))
 
     def decode_count_tokens(self, body: Mapping[str, Any]) -> int:
         """The input tokens that a reply to ``count_tokens`` tells. Raises BadReply where it does not."""
-        return count_tokens.decode_count_tokens(body)
+        return decode_count_tokens(body)
 
-    def decode_models(self, body: Mapping[str, Any]) -> tuple[ModelInfo, ...]:
+    def decode_models(self, body: object) -> tuple[ModelInfo, ...]:
         """The models of one page of ``GET /v1/models``."""
-        return models.decode_models(body)
+        return decode_models(body)
 
     def encode_models(self, listed: Iterable[ModelInfo]) -> dict[str, Any]:
         """The server's side of ``GET /v1/models``: all of them on one page."""
-        return models.encode_models(listed)
+        return encode_models(listed)

@@ -30,7 +30,9 @@ _MAGIC = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif
 
 def invalid(path: str, problem: str) -> InvalidRequest:
     """An InvalidRequest that names the field, as the API's own messages do."""
-    return InvalidRequest(f"{path}: {problem}", sent=False, phase="validate", metadata={"field": path})
+    return InvalidRequest(
+        f"{path}: {problem}", phase="validate", sent=False, health="ignore", metadata={"param": path}
+    )
 
 
 def encode_parts(

@@ -8,6 +8,7 @@ from typing import Any
 from llmpipe.dialects.anthropic_messages.blocks import DIALECT, invalid
 from llmpipe.dialects.anthropic_messages.fields import Fields
 from llmpipe.dialects.anthropic_messages.reply import arguments
+from llmpipe.errors import BadReply
 from llmpipe.types import Document, Image, Message, Opaque, Part, Reasoning, Text, ToolCall, ToolResult
 
 __all__ = ("decode_content", "decode_messages")
@@ -16,8 +17,10 @@ _ROLES = ("user", "assistant", "system")
 
 
 def decode_messages(wire: list[Any]) -> list[Message]:
-    """The messages. Each tool result becomes a tool message; what stands beside it in the wire's
-    user message is a user message before or after it.
+    """Our messages for the wire's.
+
+    Each tool result becomes a tool message; what stands beside it in the wire's user message is
+    a user message before or after it.
 
     Raises: InvalidRequest that names the field.
     """
@@ -76,7 +79,11 @@ def _text(fields: Fields) -> Text:
 
 def _tool_use(fields: Fields) -> ToolCall:
     call_id, name = fields.text("id"), fields.text("name")
-    return ToolCall(call_id, name, arguments(fields.object("input")), fields.rest)
+    try:
+        given = arguments(fields.mapping("input"))
+    except BadReply as error:  # it is this caller's JSON that is nested too deep
+        raise invalid(fields.at("input"), error.message) from None
+    return ToolCall(call_id, name, given, fields.rest)
 
 
 def _tool_result(fields: Fields) -> ToolResult:

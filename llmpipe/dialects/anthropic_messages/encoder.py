@@ -82,7 +82,8 @@ class MessageEncoder:
     that the usage of the input, where it is known by then, is in it. The last usage and the
     finish go into the one `message_delta` that `close` sends.
 
-    What the wire has no form for is left out: audio, opaque parts of other dialects.
+    What the wire has no form for is left out: audio, opaque parts of other dialects, and `extra` of
+    a part that comes after its first event, citations excepted.
     """
 
     __slots__ = (
@@ -192,11 +193,10 @@ class MessageEncoder:
             citations = extra["citations"]
             extra = {name: value for name, value in extra.items() if name != "citations"}
         if block is None:
-            shown = {"citations": []} if citations else {}
+            shown: dict[str, Any] = {"citations": []} if citations else {}
             out.append(self._open("text", index, {"type": "text", "text": "", **shown, **(extra or {})}))
             block = self._blocks["text", index]
-        for citation in citations:
-            out.append(_delta(block.index, {"type": "citations_delta", "citation": citation}))
+        out += [_delta(block.index, {"type": "citations_delta", "citation": one}) for one in citations]
         if text:
             out.append(_DELTA % (block.index, _TEXT % _dumps(text)))
         return b"".join(out)
@@ -244,8 +244,8 @@ class MessageEncoder:
             return b""
         given = wire.get("input")
         streamed = wire.get("type") == "server_tool_use" and isinstance(given, dict)
-        index, self._count = self._count, self._count + 1
         out = [self._begin(), self._stop_whole()]
+        index, self._count = self._count, self._count + 1  # after the blocks that have just ended
         out.append(_block_start(index, {**wire, "input": {}} if streamed else wire))
         if streamed and given:
             piece = {"type": "input_json_delta", "partial_json": _dumps(given).decode()}

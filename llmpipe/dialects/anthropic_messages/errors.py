@@ -65,17 +65,22 @@ _WIRE: tuple[tuple[type[LLMError] | tuple[type[LLMError], ...], int, str], ...] 
 )
 
 
-def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
+def decode_error(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
+) -> LLMError:
     """The classified error of a reply that is not a success, whatever its body is. Never raises.
 
     Besides Anthropic's own shape it reads those of the places that serve Claude too: Google's
     ``{"error": {code, message, status}}``, also in a list, Azure's ``{"error": {code, message}}``,
     AWS's ``{"message": …}`` with the type in ``x-amzn-errortype``.
+
+    Args: now is the Unix time for retry hints where the response has no ``Date``.
     """
     parsed = _parse(body)
     if parsed is None:
-        return error_for_status(status, message=excerpt(body), headers=headers)
-    return _classify(status, parsed, headers, phase=None)
+        message = excerpt(body, max_chars=512)
+        return error_for_status(status, message=message, headers=headers, now=now, phase="headers")
+    return _classify(status, parsed, headers, phase="headers", now=now)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
@@ -100,7 +105,12 @@ def error_in_body(
 
 
 def _classify(
-    status: int | None, body: Mapping[str, Any], headers: Mapping[str, str], *, phase: str | None
+    status: int | None,
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    *,
+    phase: str,
+    now: float | None = None,
 ) -> LLMError:
     error = body.get("error")
     if isinstance(error, str):
@@ -122,6 +132,7 @@ def _classify(
         codes=(exact, *codes) if exact else tuple(codes),
         message=str(message),
         headers=headers,
+        now=now,
         phase=phase,
     )
     named = next((one for one in codes if isinstance(one, str) and one), None)

@@ -43,8 +43,10 @@ class Fields:
         return value
 
     def integer(self, name: str) -> int | None:
-        """An integer of 0 or more, or None."""
+        """An integer of 0 or more, or None; ``16.0`` is one too, as JSON has no integers."""
         value = self.rest.pop(name, None)
+        if type(value) is float and value.is_integer():
+            value = int(value)
         if value is not None and (type(value) is not int or value < 0):
             raise self._wrong(name, "a valid integer of 0 or more", value)
         return value
@@ -63,14 +65,14 @@ class Fields:
             raise self._wrong(name, "a valid boolean", value)
         return value
 
-    def object(self, name: str) -> dict[str, Any] | None:
+    def mapping(self, name: str) -> dict[str, Any] | None:
         """A JSON object, or None."""
         value = self.rest.pop(name, None)
         if value is not None and not isinstance(value, dict):
             raise self._wrong(name, "an object", value)
         return value
 
-    def list(self, name: str) -> list[Any] | None:
+    def array(self, name: str) -> list[Any] | None:
         """A JSON array, or None."""
         value = self.rest.pop(name, None)
         if value is not None and not isinstance(value, list):

@@ -12,7 +12,7 @@ from llmpipe.types import ModelInfo
 __all__ = ("decode_models", "encode_models")
 
 
-def decode_models(body: Mapping[str, Any]) -> tuple[ModelInfo, ...]:
+def decode_models(body: object) -> tuple[ModelInfo, ...]:
     """The models of one page, in the provider's order (newest first).
 
     More pages follow while ``has_more`` is true; the next is asked for with ``after_id`` set to
@@ -20,7 +20,7 @@ def decode_models(body: Mapping[str, Any]) -> tuple[ModelInfo, ...]:
 
     Raises: BadReply if it is no list of models.
     """
-    data = body.get("data")
+    data = body.get("data") if isinstance(body, Mapping) else None
     if not isinstance(data, list):
         raise BadReply("the reply is no list of models: it has no data", code="no_models", phase="body")
     return tuple(

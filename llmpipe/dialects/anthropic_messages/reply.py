@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.errors import error_in_body
 from llmpipe.dialects.anthropic_messages.usage import decode_usage
 from llmpipe.dialects.headers import headers_of_interest, request_id
+from llmpipe.dialects.jsonbody import json_text
 from llmpipe.errors import BadReply
 from llmpipe.types import Completion, FinishReason, Message, Opaque, Part, Reasoning, Text, ToolCall
 
@@ -96,10 +95,10 @@ def leftover(wire: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
 
 
 def arguments(tool_input: object) -> str:
-    """The JSON text of a tool call's `input`."""
+    """The JSON text of a tool call's `input`. Raises: BadReply if it is nested too deep to be written."""
     if isinstance(tool_input, str):  # what `blocks.tool_input` puts where there is no object
         return tool_input
-    return "{}" if tool_input is None else orjson.dumps(tool_input).decode()
+    return "{}" if tool_input is None else json_text(tool_input, "the input of a tool call")
 
 
 _TEXT = frozenset(("type", "text"))

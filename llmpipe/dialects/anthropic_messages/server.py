@@ -35,8 +35,10 @@ _CHOICE: dict[str, Literal["auto", "required", "none"]] = {
 
 
 def decode_request(body: object) -> Request:
-    """The request in a caller's body. `model` and `max_tokens` may be absent: Vertex and Bedrock
-    name the model in the address, and count_tokens takes no limit.
+    """The request in a caller's body.
+
+    `model` and `max_tokens` may be absent: Vertex and Bedrock name the model in the address, and
+    count_tokens takes no limit.
 
     Fields we do not model are in `extra` at their level, so that `encode_request` gives the same
     JSON back but for these, which mean the same: a string and a list of one plain text block;
@@ -49,14 +51,14 @@ def decode_request(body: object) -> Request:
     fields = Fields(body)
     model = fields.optional_text("model")
     system = fields.rest.pop("system", None)
-    messages = fields.list("messages")
+    messages = fields.array("messages")
     if messages is None:
         raise invalid("messages", "Field required")
     decoded = decode_messages(messages)
-    if system is not None:
+    if system not in (None, "", []):
         decoded.insert(0, Message("system", decode_content(system, "system")))
     extra: dict[str, Any] = {}
-    tools = tuple(_tool(tool, f"tools.{i}") for i, tool in enumerate(fields.list("tools") or ()))
+    tools = tuple(_tool(tool, f"tools.{i}") for i, tool in enumerate(fields.array("tools") or ()))
     tool_choice, parallel = _tool_choice(fields, extra)
     effort, response_format = _output_config(fields, extra)
     return Request(
@@ -72,7 +74,7 @@ def decode_request(body: object) -> Request:
         response_format=response_format,
         reasoning=_reasoning(fields, effort),
         stream=fields.flag("stream") or False,
-        metadata=fields.object("metadata") or {},
+        metadata=fields.mapping("metadata") or {},
         extra={**{name: value for name, value in fields.rest.items() if value is not None}, **extra},
     )
 
@@ -87,7 +89,7 @@ def _tool(wire: object, path: str) -> Tool:
     strict = fields.flag("strict")
     if own:
         return Tool(name or "", description, strict=strict, extra=fields.rest)
-    schema = fields.object("input_schema")
+    schema = fields.mapping("input_schema")
     if schema is None:
         raise invalid(fields.at("input_schema"), "Field required")
     return Tool(name or "", description, schema, strict, fields.rest)
@@ -113,13 +115,13 @@ def _tool_choice(
 def _output_config(fields: Fields, extra: dict[str, Any]) -> tuple[str | None, ResponseFormat | None]:
     """The effort, and the format of the answer."""
     effort: str | None = None
-    wanted = fields.object("output_format")
+    wanted = fields.mapping("output_format")
     path = "output_format"
     if fields.rest.get("output_config") is not None:
         config = fields.fields("output_config")
         effort = config.optional_text("effort")
         if config.rest.get("format") is not None:
-            wanted, path = config.object("format"), config.at("format")
+            wanted, path = config.mapping("format"), config.at("format")
         config.rest.pop("format", None)
         if config.rest:
             extra["output_config"] = config.rest
@@ -129,7 +131,7 @@ def _output_config(fields: Fields, extra: dict[str, Any]) -> tuple[str | None, R
     kind = answer.text("type")
     if kind != "json_schema":
         raise invalid(answer.at("type"), f"Input should be 'json_schema', not {kind!r}")
-    schema = answer.object("schema")
+    schema = answer.mapping("schema")
     if schema is None:
         raise invalid(answer.at("schema"), "Field required")
     return effort, ResponseFormat("json_schema", schema, extra=answer.rest)
@@ -150,7 +152,7 @@ def _reasoning(fields: Fields, effort: str | None) -> ReasoningOptions | None:
 
 
 def _stop(fields: Fields) -> tuple[str, ...]:
-    stop = fields.list("stop_sequences") or []
+    stop = fields.array("stop_sequences") or []
     for position, one in enumerate(stop):
         if not isinstance(one, str):
             raise invalid(f"stop_sequences.{position}", "Input should be a valid string")

@@ -10,7 +10,7 @@ Source: https://platform.claude.com/docs/en/build-with-claude/streaming
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -58,37 +58,47 @@ class _Block:
     empty, because the first content commits a reply, and an empty block is none.
     """
 
-    __slots__ = ("data", "held", "kind", "silent")
+    __slots__ = ("data", "held", "kind", "pieces", "silent")
 
     def __init__(self, kind: Literal["text", "thinking", "tool", "opaque"], data: dict[str, Any]) -> None:
         self.kind = kind
         self.data = data
         self.silent = True
-        self.held = ""  # tool: the input of its start; thinking: the signature; opaque: pieces of input
+        self.held = ""  # tool: the input of its start; thinking: the signature
+        self.pieces: dict[str, list[Any]] = {}  # opaque: what its deltas add to its fields
 
     def add(self, delta: Mapping[str, Any]) -> None:
         """Merge a delta into an opaque block: what is known to be in pieces is joined, the rest replaced."""
-        kind = delta["type"]
-        data = self.data
-        if kind == "input_json_delta":
-            self.held += delta["partial_json"]
-        elif kind == "text_delta":
-            data["text"] = (data.get("text") or "") + delta["text"]
-        elif kind == "thinking_delta":
-            data["thinking"] = (data.get("thinking") or "") + delta["thinking"]
-        elif kind == "citations_delta":
-            data["citations"] = [*(data.get("citations") or ()), delta["citation"]]
-        else:  # signature_delta, and compaction_delta, which is whole
-            data.update({name: value for name, value in delta.items() if name != "type"})
+        field = _PIECES.get(delta["type"])
+        if field is None:  # signature_delta, and compaction_delta, which is whole
+            self.data.update({name: value for name, value in delta.items() if name != "type"})
+            return
+        piece, into = field
+        self.pieces.setdefault(into, []).append(
+            delta[piece] if piece == "citation" else _string(delta[piece])
+        )
 
     def part(self) -> Opaque:
         """The opaque block, whole."""
-        if self.held:
-            try:
-                self.data["input"] = _loads(self.held)
-            except orjson.JSONDecodeError:  # cut by max_tokens: the text as it is, never an invented {}
-                self.data["input"] = self.held
-        return Opaque(DIALECT, self.data)
+        data = self.data
+        for field, pieces in self.pieces.items():
+            if field == "citations":
+                data[field] = [*(data.get(field) or ()), *pieces]
+            elif field != "input":
+                data[field] = "".join([data.get(field) or "", *pieces])
+            elif text := "".join(pieces):
+                # Cut by max_tokens it stays the text it is, never an invented {}.
+                data[field] = _loads(text) if _is_json(text) else text
+        return Opaque(DIALECT, data)
+
+
+# Deltas that come in pieces: where the piece stands, and to which field of the block it belongs.
+_PIECES = {
+    "input_json_delta": ("partial_json", "input"),
+    "text_delta": ("text", "text"),
+    "thinking_delta": ("thinking", "thinking"),
+    "citations_delta": ("citation", "citations"),
+}
 
 
 class MessageDecoder:
@@ -96,8 +106,8 @@ class MessageDecoder:
 
     __slots__ = ("_blocks", "_called", "_ended", "_error", "_parser", "_started", "_usage", "finished")
 
-    def __init__(self) -> None:
-        self._parser = SSEParser()
+    def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
+        self._parser = SSEParser(max_event_bytes)
         self._blocks: dict[int, _Block] = {}
         self._usage: dict[str, Any] = {}
         self._error: LLMError | None = None
@@ -122,8 +132,7 @@ class MessageDecoder:
                 if raw is None:
                     events.append(_PING)
                     continue
-                self._take(name, raw, events)
-                if self.finished:
+                if self._take(name, raw, events):
                     break
         except LLMError as error:
             self._error = error
@@ -141,11 +150,12 @@ class MessageDecoder:
         events: list[Event] = []
         if self.finished:
             return events
+        ended = False
         try:
             for name, raw in self._parser.close():
-                if raw is not None and _is_json(raw):  # else it was cut inside the event
-                    self._take(name, raw, events)
-            if not self.finished:
+                if raw is not None and not ended and _is_json(raw):  # else it was cut inside the event
+                    ended = self._take(name, raw, events)
+            if not ended:
                 raise self._broken()
         except LLMError as error:
             self._error = error
@@ -164,40 +174,25 @@ class MessageDecoder:
             f"the stream ended before message_stop{hint}", phase="stream", billed="unknown", code="stream_cut"
         )
 
-    def _take(self, name: str | None, raw: bytes, events: list[Event]) -> None:
-        """One event: its data, and its name where the data does not tell its type."""
+    def _take(self, name: str | None, raw: bytes, events: list[Event]) -> bool:
+        """One event: its data, and its name where the data does not tell its type; whether it is the end."""
         try:
             event = _loads(raw)
-        except orjson.JSONDecodeError as error:
-            raw = raw.strip()
-            if raw == b"[DONE]":  # other protocols' end, which some compatible servers add
-                return
-            if name == "error":
-                raise error_in_body({"error": excerpt(raw)}, phase="stream") from None
-            raise BadReply(
-                f"an event of the stream is not JSON: {error.msg} at character {error.pos}; "
-                f"it begins {excerpt(raw)!r}",
-                code="event_not_json",
-                phase="stream",
-            ) from None
+        except orjson.JSONDecodeError as problem:
+            event = _not_json(name, raw, problem)
         try:
             kind = event.get("type", name)
             if kind == "content_block_delta":
                 self._delta(event["index"], event["delta"], events)
             elif kind == "ping":
                 events.append(_PING)
-            elif kind == "content_block_start":
-                self._block_start(event["index"], event["content_block"], events)
-            elif kind == "content_block_stop":
-                self._block_stop(event["index"], events)
-            elif kind == "message_start":
-                self._message_start(event["message"], events)
-            elif kind == "message_delta":
-                self._message_delta(event, events)
             elif kind == "message_stop":
                 self._message_stop(events)
+                return True
             elif kind == "error" or (kind is None and "error" in event):
-                raise self._reported(event)
+                raise error_in_body(event, phase="stream")
+            elif (step := _STEPS.get(kind)) is not None:
+                step(self, event, events)
         except (AttributeError, KeyError, TypeError) as problem:
             # Reaching into JSON of another shape than the protocol's raises one of these.
             raise BadReply(
@@ -206,13 +201,7 @@ class MessageDecoder:
                 code="bad_event",
                 phase="stream",
             ) from None
-
-    def _reported(self, event: Mapping[str, Any]) -> LLMError:
-        """The error of an ``error`` event; once a message has begun it may be charged."""
-        error = error_in_body(event, phase="stream")
-        if self._started:
-            error.billed = "unknown"
-        return error
+        return False
 
     def _delta(self, index: int, delta: Mapping[str, Any], events: list[Event]) -> None:
         """The hot path: one of these for every few tokens. Empty deltas give nothing."""
@@ -247,7 +236,8 @@ class MessageDecoder:
             block.silent = False
         events.append(event)
 
-    def _block_start(self, index: int, wire: dict[str, Any], events: list[Event]) -> None:
+    def _block_start(self, event: Mapping[str, Any], events: list[Event]) -> None:
+        index, wire = event["index"], event["content_block"]
         kind = wire["type"]
         if kind == "text":
             block = _Block("text", wire)
@@ -276,7 +266,10 @@ class MessageDecoder:
             block = _Block("opaque", wire)
         self._blocks[index] = block
 
-    def _block_stop(self, index: int, events: list[Event]) -> None:
+    def _block_stop(self, event: Mapping[str, Any], events: list[Event]) -> None:
+        self._stop(event["index"], events)
+
+    def _stop(self, index: int, events: list[Event]) -> None:
         block = self._blocks.pop(index, None)
         if block is None:
             return
@@ -290,7 +283,8 @@ class MessageDecoder:
         elif block.kind == "thinking" and (block.held or block.silent):
             events.append(ReasoningDelta("", index, block.held or None))
 
-    def _message_start(self, message: Mapping[str, Any], events: list[Event]) -> None:
+    def _message_start(self, event: Mapping[str, Any], events: list[Event]) -> None:
+        message = event["message"]
         if not self._started:
             self._started = True
             extra = leftover(message, _MESSAGE)
@@ -323,7 +317,7 @@ class MessageDecoder:
     def _stop_all(self, events: list[Event]) -> None:
         """Stop the blocks that the server forgot to stop."""
         for index in list(self._blocks):
-            self._block_stop(index, events)
+            self._stop(index, events)
 
     def _tell_usage(self, events: list[Event]) -> None:
         usage = decode_usage(self._usage)
@@ -331,7 +325,32 @@ class MessageDecoder:
             events.append(UsageUpdate(usage))
 
 
-def _is_json(raw: bytes) -> bool:
+_STEPS: dict[str | None, Callable[[MessageDecoder, Mapping[str, Any], list[Event]], None]] = {
+    "content_block_start": MessageDecoder._block_start,
+    "content_block_stop": MessageDecoder._block_stop,
+    "message_start": MessageDecoder._message_start,
+    "message_delta": MessageDecoder._message_delta,
+}
+
+
+def _not_json(name: str | None, raw: bytes, problem: orjson.JSONDecodeError) -> dict[str, Any]:
+    """An event without meaning, where the data is a known oddity.
+
+    Raises: the error that the data tells of in plain words, or BadReply.
+    """
+    if raw.strip() == b"[DONE]":  # other protocols' end, which some compatible servers add
+        return {}
+    if name == "error":
+        raise error_in_body({"error": excerpt(raw)}, phase="stream") from None
+    raise BadReply(
+        f"an event of the stream is not JSON: {problem.msg} at character {problem.pos}; "
+        f"it begins {excerpt(raw)!r}",
+        code="event_not_json",
+        phase="stream",
+    ) from None
+
+
+def _is_json(raw: bytes | str) -> bool:
     try:
         _loads(raw)
     except orjson.JSONDecodeError:

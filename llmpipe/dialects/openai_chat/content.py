@@ -66,7 +66,10 @@ def encode_part(part: Part) -> dict[str, Any]:
     if isinstance(part, Refusal):
         return {"type": "refusal", "refusal": part.text, **part.extra}
     if isinstance(part, Reasoning):  # Mistral
-        thinking = {"type": "thinking", "thinking": [{"type": "text", "text": part.text}] if part.text else []}
+        thinking = {
+            "type": "thinking",
+            "thinking": [{"type": "text", "text": part.text}] if part.text else [],
+        }
         return {**thinking, **part.extra}
     if isinstance(part, Opaque) and part.dialect == NAME:
         return dict(part.data)
@@ -126,7 +129,9 @@ def _image_url(image: Image) -> str:
     if image.url is not None:
         return image.url
     if image.data is None:
-        raise InvalidRequest("an Image needs a url or data", code="invalid_value", phase="validate", sent=False)
+        raise InvalidRequest(
+            "an Image needs a url or data", code="invalid_value", phase="validate", sent=False
+        )
     kind = image.media_type or next((v for k, v in _MAGIC.items() if image.data.startswith(k)), "image/png")
     return f"data:{kind};base64,{image.data}"
 
@@ -180,9 +185,14 @@ def _decode_thinking(fields: Fields) -> Reasoning:
     chunks = [{"type": "text", "text": value}] if isinstance(value, str) else value
     if not isinstance(chunks, list):
         raise invalid(fields.at("thinking"), "a list of chunks was expected", code="invalid_type")
-    texts = [chunk["text"] for chunk in chunks if isinstance(chunk, dict) and isinstance(chunk.get("text"), str)]
+    texts = [
+        chunk["text"] for chunk in chunks if isinstance(chunk, dict) and isinstance(chunk.get("text"), str)
+    ]
     extra: dict[str, Any] = {"type": "thinking", **fields.unknown()}
-    if any(not isinstance(chunk, dict) or set(chunk) - {"type", "text"} for chunk in chunks) or len(texts) > 1:
+    if (
+        any(not isinstance(chunk, dict) or set(chunk) - {"type", "text"} for chunk in chunks)
+        or len(texts) > 1
+    ):
         extra["thinking"] = chunks
     return Reasoning("".join(texts), extra=extra)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from llmpipe.dialects.jsonbody import excerpt
+from llmpipe.dialects.jsonbody import excerpt, json_text
 from llmpipe.dialects.retry_after import parse_duration
 from llmpipe.dialects.status import error_for_status
-from llmpipe.errors import LLMError, scrub
+from llmpipe.errors import BadReply, LLMError, scrub
 
 __all__ = ("decode_error", "encode_error", "encode_error_body", "error_in")
 
@@ -73,10 +73,9 @@ def _classify(
     wire: object, *, status: int | None, headers: Mapping[str, str] | None, now: float | None, phase: str
 ) -> LLMError:
     error = _error_object(wire)
-    details = error.get("metadata") if isinstance(error.get("metadata"), dict) else {}
+    details = _object(error.get("metadata"))
     upstream = _upstream(details)
-    inner = error.get("innererror") or error.get("inner_error")
-    inner = inner if isinstance(inner, dict) else {}
+    inner = _object(error.get("innererror") or error.get("inner_error"))
     message = _text(error, "message", "msg", "error_msg", "detail", "details", "error", "title", "type")
     if upstream:
         # OpenRouter: "Provider returned error" alone helps nobody.
@@ -126,6 +125,10 @@ def _upstream(details: Mapping[str, Any]) -> dict[str, Any]:
     return _error_object(raw) if isinstance(raw, (dict, list)) else {}
 
 
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _text(error: Mapping[str, Any], *names: str) -> str:
     """The first of the fields that says something, as text."""
     for name in names:
@@ -139,9 +142,9 @@ def _text(error: Mapping[str, Any], *names: str) -> str:
 
 def _dump(value: object) -> str:
     try:
-        return orjson.dumps(value).decode()
-    except TypeError:  # orjson reads 1024 levels of nesting and writes 254
-        return "(nested too deeply)"
+        return json_text(value, "a detail")
+    except BadReply as error:
+        return f"({error.message})"
 
 
 def _metadata(

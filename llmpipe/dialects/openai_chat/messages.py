@@ -51,7 +51,9 @@ def encode_message(message: Message, dialect: OpenAIChat) -> Iterator[dict[str, 
     else:
         calls = [part for part in parts if type(part) is ToolCall]
         if calls:
-            raise Unsupported(f"a {message.role} message cannot hold a tool call; only the assistant makes them")
+            raise Unsupported(
+                f"a {message.role} message cannot hold a tool call; only the assistant makes them"
+            )
         role = extra.pop("role", dialect.system_role if message.role == "system" else message.role)
         wire = {"role": role, "content": encode_content(parts)}
     if message.name is not None:
@@ -59,9 +61,7 @@ def encode_message(message: Message, dialect: OpenAIChat) -> Iterator[dict[str, 
     yield {**wire, **extra}
 
 
-def encode_assistant(
-    parts: list[Part], dialect: OpenAIChat, *, lossless: bool = False
-) -> dict[str, Any]:
+def encode_assistant(parts: list[Part], dialect: OpenAIChat, *, lossless: bool = False) -> dict[str, Any]:
     """An assistant message: content, reasoning, refusal and tool calls, each in its own field.
 
     Args: with `lossless`, nothing is left out for the sake of strict servers: this is a reply, or
@@ -163,7 +163,7 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
         arguments = orjson.dumps(arguments).decode()
     if arguments is not None and type(arguments) is not str:
         raise invalid(inner.at(field), "a string of JSON was expected", code="invalid_type")
-    extra = {} if kind == "function" else {"type": kind}
+    extra: dict[str, Any] = {} if kind == "function" else {"type": kind}
     if more := inner.unknown():
         extra[kind] = more
     return ToolCall(call_id, name, arguments or "", {**extra, **fields.unknown()})

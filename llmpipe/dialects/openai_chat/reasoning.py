@@ -36,7 +36,11 @@ def decode_reasoning(message: dict[str, Any]) -> list[Reasoning]:
     elif details:
         del message["reasoning_details"]
     if not details:
-        return [Reasoning(text, extra={} if origin == "reasoning_content" else {"field": origin})] if text else []
+        return (
+            [Reasoning(text, extra={} if origin == "reasoning_content" else {"field": origin})]
+            if text
+            else []
+        )
     parts = [block_of(item) for item in details]
     visible = "".join(part.text for part in parts)
     if not text:
@@ -60,7 +64,11 @@ def encode_reasoning(parts: Iterable[Reasoning], field: str, *, lossless: bool =
         origin = part.extra.get("field")
         if "reasoning_details" in part.extra:
             details.extend(part.extra["reasoning_details"])
-        elif is_block(part) or field == "reasoning_details" or (lossless and (part.signature or part.encrypted)):
+        elif (
+            is_block(part)
+            or field == "reasoning_details"
+            or (lossless and (part.signature or part.encrypted))
+        ):
             details.append(_encode_block(part))
             if origin is None:
                 continue
@@ -87,7 +95,7 @@ def take_string(message: dict[str, Any]) -> tuple[str, str]:
                 message.pop(name, None)
         elif value in ("", text):
             del message[name]
-            origin = f"{name}+{origin}" if value else origin
+            origin = f"{origin}+{name}" if value else origin
         elif not text:
             origin, text = name, message.pop(name)
     return origin, text

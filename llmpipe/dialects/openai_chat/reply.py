@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from llmpipe.dialects.headers import headers_of_interest, request_id
+from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.openai_chat.content import lenient_part
 from llmpipe.dialects.openai_chat.errors import error_in
 from llmpipe.dialects.openai_chat.reasoning import decode_reasoning
@@ -25,6 +24,7 @@ __all__ = (
     "finish_reason",
     "made_up_id",
     "message_parts",
+    "usage_of_groq",
 )
 
 CHOICE_FIELDS = frozenset(
@@ -37,7 +37,7 @@ CHOICE_FIELDS = frozenset(
         "stop_reason",
     )
 )
-"""Fields of a choice that stand in a completion's `extra` under their own names; others are in ``extra["choice"]``."""
+"""Fields of a choice that stand in a completion's `extra` by name; others are in its ``"choice"``."""
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -59,9 +59,17 @@ _FINISH: dict[str, FinishReason] = {
     "function_call": "tool_calls",  # OpenAI's functions of 2023
     "content_filter": "content_filter",
     "sensitive": "content_filter",  # Z.AI
-    "safety": "content_filter",
+    "safety": "content_filter",  # this and the next: Google's words, through gateways
+    "recitation": "content_filter",
+    "prohibited_content": "content_filter",
+    "blocklist": "content_filter",
+    "spii": "content_filter",
+    "guardrail_intervened": "content_filter",  # Bedrock's
     "refusal": "refusal",
     "error": "error",
+    "malformed_function_call": "error",  # Google's
+    "timeout": "error",
+    "cancelled": "error",
     "abort": "error",  # SGLang, vLLM: the server gave up
     "network_error": "error",  # Z.AI
     "insufficient_system_resource": "error",  # DeepSeek
@@ -100,7 +108,7 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     reason = finish_reason(word, has_calls=any(type(part) is ToolCall for part in parts))
     if isinstance(word, str) and word != reason:
         extra["finish_reason"] = word
-    usage = body.get("usage") or _groq_usage(body)
+    usage = body.get("usage") or usage_of_groq(body)
     return Completion(
         id=reply_id,
         model=_text(body.get("model")),
@@ -124,7 +132,9 @@ def message_parts(message: dict[str, Any], reply_id: str) -> Iterator[Part]:
     elif isinstance(content, list):
         yield from (lenient_part(part) if isinstance(part, dict) else Text(str(part)) for part in content)
     elif content is not None:
-        yield Text(orjson.dumps(content).decode())  # Cloudflare: an object, where JSON was asked for
+        yield Text(
+            json_text(content, "the reply's content")
+        )  # Cloudflare: an object, where JSON was asked for
     refusal = message.pop("refusal", None)
     if isinstance(refusal, str) and refusal:
         yield Refusal(refusal)
@@ -161,7 +171,7 @@ def made_up_id(reply_id: str, index: int, name: object) -> str:
     The same for the same reply, so that every decoding agrees, and at most 40 characters, which
     is what OpenAI takes.
     """
-    digest = hashlib.blake2s(f"{reply_id}\\0{index}\\0{name}".encode("utf-8", "replace"), digest_size=12)
+    digest = hashlib.blake2s(f"{reply_id}\0{index}\0{name}".encode("utf-8", "replace"), digest_size=12)
     return f"call_{digest.hexdigest()}"
 
 
@@ -169,12 +179,18 @@ def arguments_text(arguments: object) -> str:
     """The JSON text of a call's arguments; a few servers send the object itself."""
     if isinstance(arguments, str):
         return arguments
-    return "" if arguments is None else orjson.dumps(arguments).decode()
+    return "" if arguments is None else json_text(arguments, "the arguments of a tool call")
 
 
 def created_at(value: object) -> float | None:
     """Unix time; Azure's first chunk and some servers say 0, which is no time."""
     return float(value) if isinstance(value, (int, float)) and value else None
+
+
+def usage_of_groq(body: Mapping[str, Any]) -> object:
+    """The usage that Groq puts into an object of its own, where there is no other."""
+    groq = body.get("x_groq")
+    return groq.get("usage") if isinstance(groq, dict) else None
 
 
 def put_choice_field(extra: dict[str, Any], name: str, value: object) -> None:
@@ -205,7 +221,9 @@ def _tool_call(call: dict[str, Any], index: int, reply_id: str) -> ToolCall:
     function, custom = extra.pop("function", None), extra.pop("custom", None)
     # Snowflake sends both, one of them empty.
     is_custom = isinstance(custom, dict) and bool(custom.get("name")) and kind == "custom"
-    inner = dict(custom if is_custom else function) if isinstance(custom if is_custom else function, dict) else {}
+    inner = (
+        dict(custom if is_custom else function) if isinstance(custom if is_custom else function, dict) else {}
+    )
     name = _text(inner.pop("name", None))
     arguments = arguments_text(inner.pop("input" if is_custom else "arguments", None))
     extra.pop("index", None)
@@ -222,11 +240,6 @@ def _tool_call(call: dict[str, Any], index: int, reply_id: str) -> ToolCall:
 def _finish_details(choice: Mapping[str, Any]) -> object:
     details = choice.get("finish_details")  # the vision models of 2023
     return details.get("type") if isinstance(details, dict) else choice.get("finish_reason")
-
-
-def _groq_usage(body: Mapping[str, Any]) -> object:
-    groq = body.get("x_groq")
-    return groq.get("usage") if isinstance(groq, dict) else None
 
 
 def _unmodelled(message: dict[str, Any]) -> dict[str, Any]:

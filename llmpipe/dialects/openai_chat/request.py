@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ("encode_request",)
 
-_SAME_NAME = (
-    "parallel_tool_calls",
-    "temperature",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-)
+# Values that have the same name here and on the wire.
+_PLAIN = ("parallel_tool_calls", "temperature", "top_p", "frequency_penalty", "presence_penalty")
 
 
 def encode_request(request: Request, dialect: OpenAIChat) -> dict[str, Any]:
@@ -36,16 +31,12 @@ def encode_request(request: Request, dialect: OpenAIChat) -> dict[str, Any]:
         body["tools"] = [_encode_tool(tool) for tool in request.tools]
     if request.tool_choice is not None:
         body["tool_choice"] = _encode_tool_choice(request.tool_choice)
-    for name in _SAME_NAME:
-        value = getattr(request, name)
-        if value is not None:
-            body[name] = value
-    if request.max_tokens is not None:
-        body[dialect.max_tokens_field] = request.max_tokens
+    plain = {name: getattr(request, name) for name in _PLAIN}
+    plain[dialect.max_tokens_field] = request.max_tokens
+    plain[dialect.seed_field] = request.seed
+    body.update({name: value for name, value in plain.items() if value is not None})
     if request.stop:
         body["stop"] = list(request.stop)
-    if request.seed is not None:
-        body[dialect.seed_field] = request.seed
     if request.response_format is not None:
         body["response_format"] = _encode_response_format(request.response_format)
     if request.reasoning is not None:
@@ -102,7 +93,9 @@ def _encode_reasoning_options(options: ReasoningOptions, dialect: OpenAIChat) ->
     effort = options.effort
     if dialect.reasoning_param == "reasoning_effort":
         if options.max_tokens is not None or options.extra:
-            raise Unsupported(f"{NAME} takes a reasoning effort here, no budget of tokens; set effort instead")
+            raise Unsupported(
+                f"{NAME} takes a reasoning effort here, no budget of tokens; set effort instead"
+            )
         if options.enabled is False:
             effort = "none"
         return {} if effort is None else {"reasoning_effort": effort}

@@ -40,17 +40,14 @@ def decode_usage(wire: object) -> Usage | None:
         _take(extra, "num_cached_tokens"),  # Mistral
     )
     written = _first(_take(inputs, "cache_write_tokens"), _take(extra, "cache_creation_input_tokens"))
-    for name, details in (("prompt_tokens_details", inputs), ("completion_tokens_details", outputs)):
-        if details:
-            extra[name] = details
+    details = {"prompt_tokens_details": inputs, "completion_tokens_details": outputs}
+    extra.update({name: value for name, value in details.items() if value})
 
     left_out = total - prompt - completion if total is not None else 0
     if left_out > 0:
         if left_out == reasoning:
             completion += left_out
-        elif left_out == _count(inputs.get("audio_tokens")):
-            prompt += left_out
-        elif left_out == cached + written:
+        elif left_out in (_count(inputs.get("audio_tokens")), cached + written):
             prompt += left_out
         elif not reasoning and not outputs:
             # Gemini's compatible endpoint: the thoughts are in the total and nowhere else.

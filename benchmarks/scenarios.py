@@ -1,0 +1,250 @@
+"""What is measured. Each scenario is a coroutine that gives figures; their targets are DESIGN's."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import orjson
+
+from benchmarks.measure import Figure, Work, compare, cost
+from benchmarks.upstream import CHUNKS
+from llmpipe import Cache, Chain, MockProvider, Request, TextDelta, layer, presets, provider
+
+__all__ = ("SCENARIOS",)
+
+_PROMPT = "Summarise the minutes of the meeting in three sentences, and name who does what until when. " * 4
+_REQUEST = Request("gpt-4o-mini", _PROMPT, max_tokens=200)
+_BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 200}
+
+
+@asynccontextmanager
+async def _bare() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer sk-bench"}) as session:
+        yield session
+
+
+def _spread(one: Callable[[], Awaitable[None]], concurrency: int) -> Work:
+    """`one`, so many times, in `concurrency` tasks."""
+
+    async def work(times: int) -> None:
+        async def worker(count: int) -> None:
+            for _ in range(count):
+                await one()
+
+        share = max(1, times // concurrency)
+        await asyncio.gather(*(worker(share) for _ in range(concurrency)))
+
+    return work
+
+
+def _uncached(base_url: str) -> Chain:
+    """The standard chain round a real loopback call; the cache looks, and never finds."""
+    core = provider("openai", api_key="sk-bench", base_url=base_url, model="gpt-4o-mini")
+    return Chain(core, *presets.production(cache=Cache(ttl=0)))
+
+
+async def full_call(base_url: str, rounds: int) -> list[Figure]:
+    """The full chain round a real HTTP call, against bare aiohttp and orjson."""
+    figures = []
+    url = base_url + "/chat/completions"
+    async with _bare() as session, _uncached(base_url) as chain:
+
+        async def ours() -> None:
+            await chain.complete(_REQUEST)
+
+        async def bare() -> None:
+            async with session.post(
+                url, data=orjson.dumps(_BODY), headers={"Content-Type": "application/json"}
+            ) as response:
+                orjson.loads(await response.read())
+
+        for concurrency, target in ((1, 1.25), (64, 1.35)):
+            figures.append(
+                await compare(
+                    f"full call through the chain, {concurrency} at once",
+                    _spread(ours, concurrency),
+                    _spread(bare, concurrency),
+                    times=512,
+                    rounds=rounds,
+                    target=target,
+                )
+            )
+    return figures
+
+
+async def streamed_chunk(base_url: str, rounds: int) -> list[Figure]:
+    """A burst of chunks through the full chain, against aiohttp, split and orjson."""
+    url = base_url + "/chat/completions"
+    body = orjson.dumps({**_BODY, "stream": True, "stream_options": {"include_usage": True}})
+    async with _bare() as session, _uncached(base_url) as chain:
+
+        async def ours() -> None:
+            seen = 0
+            async with chain.stream(_REQUEST) as reply:
+                async for event in reply:
+                    seen += type(event) is TextDelta
+            assert seen == CHUNKS
+
+        async def bare() -> None:
+            seen, left = 0, b""
+            async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
+                async for data in response.content.iter_any():
+                    *lines, left = (left + data).split(b"\n\n")
+                    for line in lines:
+                        if line != b"data: [DONE]":
+                            choices = orjson.loads(line[6:])["choices"]
+                            seen += bool(choices and choices[0]["delta"].get("content"))
+            assert seen == CHUNKS
+
+        return [
+            await compare(
+                f"streamed chunk through the chain, burst of {CHUNKS}",
+                _spread(ours, 1),
+                _spread(bare, 1),
+                times=40,
+                rounds=rounds,
+                target=2.0,
+            )
+        ]
+
+
+async def in_process(base_url: str, rounds: int) -> list[Figure]:
+    """What the onion itself costs, without I/O."""
+
+    def returning(number: int) -> object:
+        @layer(priority=number, name=f"pass{number}")
+        async def middleware(call, call_next):  # type: ignore[no-untyped-def]  # the shape is the point
+            return await call_next(call)
+
+        return middleware
+
+    def yielding(number: int) -> object:
+        @layer(priority=number, name=f"pass{number}")
+        async def middleware(call, call_next):  # type: ignore[no-untyped-def]  # the shape is the point
+            yield await call_next(call)
+
+        return middleware
+
+    instant = MockProvider(default="All right.")
+    empty = Chain(instant)
+    figures = []
+
+    def through(chain: Chain) -> Work:
+        async def work(times: int) -> None:
+            call = chain.new_call(_REQUEST)
+            for _ in range(times):
+                await (await chain(call)).full()
+                call.ledger.attempts.clear()
+                instant.requests.clear()
+
+        return work
+
+    async def layers(name: str, chain: Chain, target: float) -> Figure:
+        """Ten layers, less the provider and the empty chain round it, measured in the same rounds."""
+        with_layers = await cost(name, through(chain), times=2000, rounds=rounds, target=target)
+        without = await cost("", through(empty), times=2000, rounds=rounds, target=None)
+        net = with_layers.value - without.value
+        return Figure(name, net, "us", target, net, net, f"{with_layers.value:.1f} us with provider and call")
+
+    for form, make, target in (("returning", returning, 6.0), ("yielding", yielding, 13.0)):
+        chain = Chain(instant, *(make(n) for n in range(10)))  # type: ignore[arg-type]  # functions are middlewares
+        figures.append(await layers(f"ten pass-through middlewares, {form}", chain, target))
+
+    def calls(chain: Chain) -> Work:
+        async def work(times: int) -> None:
+            for _ in range(times):
+                await chain.complete(_REQUEST)
+                instant.requests.clear()
+
+        return work
+
+    standard = Chain(instant, *presets.production(cache=Cache(ttl=0)))
+    figures.append(
+        await cost(
+            "nine standard middlewares, instant provider",
+            calls(standard),
+            times=1000,
+            rounds=rounds,
+            target=25.0,
+        )
+    )
+    cached = Chain(instant, *presets.production())
+    await cached.complete(_REQUEST)
+    figures.append(
+        await cost("cache hit through the chain", calls(cached), times=1000, rounds=rounds, target=20.0)
+    )
+    return figures
+
+
+async def footprint(base_url: str, rounds: int) -> list[Figure]:
+    """Import time, and memory after a thousand calls, each in fresh processes."""
+    figures = [_import_time(rounds)]
+    ours, bare = (_memory(code, base_url) for code in (_OUR_CALLS, _BARE_CALLS))
+    ratio = ours / bare
+    figures.append(
+        Figure(
+            "memory after 1,000 calls",
+            ratio,
+            "x",
+            1.25,
+            ratio,
+            ratio,
+            f"{ours:.0f} MiB against {bare:.0f} MiB",
+        )
+    )
+    return figures
+
+
+def _import_time(rounds: int) -> Figure:
+    code = "import time; t = time.process_time(); import llmpipe; print((time.process_time() - t) * 1e3)"
+    values = sorted(float(_python(code)) for _ in range(rounds))
+    middle = values[len(values) // 2]
+    return Figure("import llmpipe", middle, "ms", 100.0, values[0], values[-1])
+
+
+_BARE_CALLS = """
+import asyncio, sys, aiohttp, orjson, resource
+async def main():
+    async with aiohttp.ClientSession() as session:
+        for _ in range(1000):
+            async with session.post(sys.argv[1] + "/chat/completions", data=b'{"model":"m"}') as response:
+                orjson.loads(await response.read())
+asyncio.run(main())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+_OUR_CALLS = """
+import asyncio, sys, resource
+from llmpipe import Chain, presets, provider
+async def main():
+    core = provider("openai", api_key="sk-bench", base_url=sys.argv[1], model="gpt-4o-mini")
+    async with Chain(core, *presets.production()) as chain:
+        for n in range(1000):
+            await chain.complete(f"question {n}")
+asyncio.run(main())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def _memory(code: str, base_url: str) -> float:
+    """Peak MiB of a fresh interpreter that runs `code`."""
+    return float(_python(code, base_url))
+
+
+def _python(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+SCENARIOS = {
+    "full-call": full_call,
+    "streamed-chunk": streamed_chunk,
+    "in-process": in_process,
+    "footprint": footprint,
+}

@@ -1,0 +1,113 @@
+"""`llmpipe doctor`: what is installed, what is set, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+
+from attrs import frozen
+from rich.console import Console
+
+from llmpipe import dialects
+from llmpipe.config import presets
+from llmpipe.errors import LLMError
+from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.registry import GROUP, names, origin
+from llmpipe.providers.factory import provider, provider_names
+from llmpipe.providers.mock import MockProvider
+from llmpipe.providers.profiles import PROFILES
+
+__all__ = ("add_arguments", "run")
+
+_NEEDED = ("anyio", "aiohttp", "attrs", "cattrs", "orjson", "aiolimiter", "cachetools")
+_MARKS = {"ok": "[green]ok[/green]  ", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red] "}
+
+
+@frozen
+class Check:
+    """One line of the examination; `level` is ``ok``, ``note`` or ``bad``."""
+
+    level: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--online", action="store_true", help="ask each provider whether it accepts its key (free)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Examine; 1 if something is bad."""
+    console = Console(highlight=False)
+    checks = [*_installation(), *_plugins(), *_keys(), asyncio.run(_a_call())]
+    if options.online:
+        checks += asyncio.run(_online())
+    for check in checks:
+        console.print(_MARKS[check.level], check.text, markup=True)
+    return int(any(check.level == "bad" for check in checks))
+
+
+def _installation() -> Iterator[Check]:
+    good = sys.version_info >= (3, 11)
+    yield Check("ok" if good else "bad", f"Python {platform.python_version()} (3.11 or newer is needed)")
+    for package in _NEEDED:
+        try:
+            yield Check("ok", f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Check("bad", f"{package} is not installed")
+
+
+def _plugins() -> Iterator[Check]:
+    yield Check("ok", f"dialects: {', '.join(dialects.names())}")
+    yield Check("ok", f"providers: {', '.join(provider_names())}")
+    yield Check("ok", f"middlewares: {', '.join(names())}")
+    for point in entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001  a plugin may fail in any way; it is told, and the rest goes on
+            yield Check("bad", f"middleware {point.name!r} of {origin(point.name)} does not load: {error}")
+        else:
+            yield Check("ok", f"middleware {point.name!r} comes from {origin(point.name)}")
+
+
+def _keys() -> Iterator[Check]:
+    for profile in PROFILES.values():
+        if not profile.key_env:
+            continue
+        state = "is set" if os.environ.get(profile.key_env) else "is not set"
+        yield Check("ok" if state == "is set" else "note", f"{profile.key_env} {state} ({profile.name})")
+
+
+async def _a_call() -> Check:
+    async with Chain(MockProvider(default="ok"), *presets.production()) as chain:
+        try:
+            await chain.complete("Are you there?")
+        except LLMError as error:
+            return Check("bad", f"a call through the standard chain failed: {error}")
+    return Check("ok", "a call through the standard chain over the mock provider")
+
+
+async def _online() -> list[Check]:
+    checks = []
+    for name, profile in PROFILES.items():
+        if not os.environ.get(profile.key_env) or profile.base_url is None:
+            continue
+        core = provider(name)
+        try:
+            good = await core.validate_api_key()
+            checks.append(
+                Check("ok" if good else "bad", f"{name} {'accepts' if good else 'refuses'} its key")
+            )
+        except LLMError as error:
+            checks.append(Check("bad", f"{name} cannot be asked: {error}"))
+        finally:
+            await core.aclose()
+    return checks

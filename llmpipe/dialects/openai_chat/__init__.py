@@ -1,0 +1,131 @@
+"""OpenAI's chat completions, and what the many servers that speak them have made of it.
+
+Sources: OpenAI's API reference ("Chat", "Embeddings", "Models", "Error codes", "Rate limits"),
+the documentation of the servers named in comments, and recorded traffic of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from attrs import frozen
+
+from llmpipe.dialects.openai_chat.embeddings import (
+    decode_embedding_request,
+    decode_embeddings,
+    encode_embedding_request,
+    encode_embeddings,
+)
+from llmpipe.dialects.openai_chat.encoder import ChatEncoder
+from llmpipe.dialects.openai_chat.errors import decode_error, encode_error
+from llmpipe.dialects.openai_chat.models import decode_models, encode_models
+from llmpipe.dialects.openai_chat.reply import decode_reply
+from llmpipe.dialects.openai_chat.request import encode_request
+from llmpipe.dialects.openai_chat.server import decode_request, encode_reply
+from llmpipe.dialects.openai_chat.stream import ChatDecoder
+from llmpipe.dialects.whole import WholeReplyDecoder
+from llmpipe.errors import LLMError
+from llmpipe.types import Completion, EmbeddingRequest, Embeddings, ModelInfo, Request
+
+__all__ = ("OpenAIChat",)
+
+
+@frozen
+class OpenAIChat:
+    """The dialect ``openai.chat``. Its fields are the quirks of one server, as data.
+
+    Attributes:
+        max_tokens_field: ``max_completion_tokens`` for OpenAI's reasoning models and Azure's.
+        seed_field: ``random_seed`` for Mistral.
+        system_role: ``developer`` for OpenAI's reasoning models.
+        stream_usage: whether `stream_options` is sent with a stream; False for servers that refuse it.
+        reasoning_param: how thinking is asked for: ``reasoning_effort`` (OpenAI: an effort and
+            nothing else), ``reasoning`` (OpenRouter's object), or ``auto``: the first where it
+            says all, else the second.
+        reasoning_field: the field in which plain reasoning is sent back; None leaves all reasoning
+            out, for servers that refuse it (OpenAI, Groq).
+        empty_content: what stands for no content beside tool calls; ``""`` for servers that
+            refuse null.
+        tool_id_chars: 9 for Mistral, which takes only ids of so many letters and digits.
+        max_event_bytes: bound of one event of a stream.
+    """
+
+    max_tokens_field: str = "max_tokens"
+    seed_field: str = "seed"
+    system_role: str = "system"
+    stream_usage: bool = True
+    reasoning_param: Literal["auto", "reasoning_effort", "reasoning"] = "auto"
+    reasoning_field: Literal["reasoning_content", "reasoning", "reasoning_details"] | None = (
+        "reasoning_content"
+    )
+    empty_content: Literal[""] | None = None
+    tool_id_chars: int | None = None
+    max_event_bytes: int = 8 * 1024 * 1024
+
+    name: ClassVar[str] = "openai.chat"
+
+    def encode_request(self, request: Request) -> dict[str, Any]:
+        """The JSON body a provider expects. Raises Unsupported for what the wire cannot say."""
+        return encode_request(request, self)
+
+    def decode_reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Completion:
+        """The completion in a provider's JSON body. Raises LLMError where a 200 carries an error."""
+        return decode_reply(body, headers)
+
+    def decoder(self, content_type: str = "text/event-stream") -> ChatDecoder | WholeReplyDecoder:
+        """A fresh decoder for one stream, or for the whole JSON body that some send instead."""
+        if content_type.partition(";")[0].strip().lower() == "application/json":
+            return WholeReplyDecoder(self.decode_reply, self.max_event_bytes)
+        return ChatDecoder(self)
+
+    def decode_error(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
+    ) -> LLMError:
+        """The classified error of a reply that is not a success. Never raises.
+
+        Args: now is the Unix time for retry hints where the response has no ``Date``.
+        """
+        return decode_error(status, headers, body, now=now)
+
+    def decode_request(self, body: dict[str, Any]) -> Request:
+        """A caller's JSON body. Raises InvalidRequest naming the field."""
+        return decode_request(body, self)
+
+    def encode_reply(self, completion: Completion) -> dict[str, Any]:
+        """The JSON body of a full reply."""
+        return encode_reply(completion, self)
+
+    def encoder(self, request: Request) -> ChatEncoder:
+        """A fresh encoder for one stream to the caller who sent `request`."""
+        return ChatEncoder(request, self)
+
+    def encode_error(self, error: LLMError) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """Status, headers and JSON body of an error."""
+        return encode_error(error)
+
+    def encode_embedding_request(self, request: EmbeddingRequest) -> dict[str, Any]:
+        """The JSON body of a request for vectors."""
+        return encode_embedding_request(request)
+
+    def decode_embeddings(self, body: dict[str, Any], headers: Mapping[str, str]) -> Embeddings:
+        """The vectors in a provider's JSON body. Raises LLMError as `decode_reply` does."""
+        return decode_embeddings(body, headers)
+
+    def decode_embedding_request(self, body: dict[str, Any]) -> EmbeddingRequest:
+        """A caller's request for vectors. Raises InvalidRequest naming the field."""
+        return decode_embedding_request(body)
+
+    def encode_embeddings(
+        self, embeddings: Embeddings, request: EmbeddingRequest | None = None
+    ) -> dict[str, Any]:
+        """The JSON body of a reply with vectors, as base64 where `request` asked for that."""
+        return encode_embeddings(embeddings, request)
+
+    def decode_models(self, body: dict[str, Any]) -> tuple[ModelInfo, ...]:
+        """The models in a provider's list. Raises LLMError as `decode_reply` does."""
+        return decode_models(body)
+
+    def encode_models(self, models: tuple[ModelInfo, ...]) -> dict[str, Any]:
+        """The JSON body of a list of models."""
+        return encode_models(models)

@@ -1,0 +1,314 @@
+"""A stream of chunks: from the wire's bytes to events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmpipe.dialects.jsonbody import excerpt
+from llmpipe.dialects.openai_chat.choice import ChoiceDecoder
+from llmpipe.dialects.openai_chat.errors import error_in
+from llmpipe.dialects.openai_chat.reply import created_at, usage_of_groq
+from llmpipe.dialects.openai_chat.server import encode_choice, split_extra
+from llmpipe.dialects.openai_chat.template import Template
+from llmpipe.dialects.openai_chat.usage import decode_usage
+from llmpipe.dialects.sse import ServerSentEvent, SSEParser
+from llmpipe.errors import BadReply, LLMError, StreamBroken
+from llmpipe.types import (
+    Event,
+    Extra,
+    Ping,
+    ReasoningDelta,
+    Start,
+    TextDelta,
+    UsageUpdate,
+    fold,
+)
+
+if TYPE_CHECKING:
+    from llmpipe.dialects.openai_chat import OpenAIChat
+
+__all__ = ("ChatDecoder",)
+
+_PING = Ping()
+_loads = orjson.loads
+
+# Fields of a chunk that are modelled, or padding that hides the length of tokens on the wire
+# (OpenAI's obfuscation, Mistral's p).
+_CHUNK_FIELDS = frozenset(
+    ("choices", "created", "error", "id", "model", "object", "obfuscation", "p", "usage")
+)
+
+
+class ChatDecoder:
+    """One stream's bytes to its events, the same for every cutting of the bytes.
+
+    The end is ``[DONE]``. Cerebras and Perplexity end without it: there, the reply is whole when
+    every choice has a finish reason and the chunk that gave the last one gave the usage too, or
+    when the chunk is a ``chat.completion.done``. Anything else is a broken stream, however
+    finished it looks. `Finish` is held back until the end is sure, so a cut reply never has one.
+    """
+
+    __slots__ = (
+        "_choices",
+        "_dialect",
+        "_done",
+        "_error",
+        "_extra",
+        "_main",
+        "_parser",
+        "_reply_id",
+        "_seen",
+        "_started",
+        "_template",
+        "_tries",
+        "_usage",
+        "_usage_told",
+        "_whole",
+    )
+
+    def __init__(self, dialect: OpenAIChat) -> None:
+        self._dialect = dialect
+        self._parser = SSEParser(dialect.max_event_bytes)
+        self._main = ChoiceDecoder(0)
+        self._choices: dict[int, ChoiceDecoder] = {0: self._main}
+        self._seen = False  # whether any chunk had a choice
+        self._started = False
+        self._reply_id = ""
+        self._extra: dict[str, Any] = {}  # fields of chunks that we do not model, as last seen
+        self._usage: object = None  # as last seen
+        self._usage_told = False
+        self._whole = False
+        self._template: Template | None = None
+        self._tries = 64
+        self._done = False
+        self._error: LLMError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether ``[DONE]`` was seen, so that no more bytes are needed."""
+        return self._done
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes.
+
+        Raises: the classified error that the provider reports inside the stream, BadReply for what
+        is not this protocol. What was completed before it is returned first.
+        """
+        if self._error is not None:
+            raise self._error
+        events: list[Event] = []
+        if self._done:
+            return events
+        template = self._template
+        try:
+            for event in self._parser.feed(data):
+                if template is not None:
+                    delta = template.read(event)
+                    if delta is not None:
+                        events.append(delta)
+                        continue
+                self._take(event, events)
+                template = self._template
+        except LLMError as error:
+            self._error = error
+            if not events:
+                raise
+        return events
+
+    def close(self) -> list[Event]:
+        """The last events, at the end of the bytes.
+
+        Raises: StreamBroken if the end was not seen. As nothing is called after `close`, it raises
+        even where an event without its blank line was still to be given.
+        """
+        if self._error is not None:
+            raise self._error
+        events: list[Event] = []
+        if self._done:
+            return events
+        try:
+            for event in self._parser.close():
+                if not event.data or self._is_whole(event.data):
+                    self._take(event, events)
+            if not self._done:
+                self._end(events)
+        except LLMError as error:
+            self._error = error
+            raise
+        return events
+
+    def _take(self, event: ServerSentEvent, events: list[Event]) -> None:
+        data = event.data
+        if self._done:
+            return
+        if not data:  # a comment, or an event that keeps the connection alive
+            events.append(_PING)
+            return
+        try:
+            chunk = _loads(data)
+        except orjson.JSONDecodeError as error:
+            if data.strip() != b"[DONE]":
+                raise BadReply(
+                    f"a chunk of the stream is not JSON: {error.msg} at character {error.pos}; "
+                    f"it begins {excerpt(data)!r}",
+                    code="chunk_not_json",
+                    phase="stream",
+                ) from None
+            self._finish(events)
+            return
+        if type(chunk) is not dict:
+            raise BadReply(
+                f"a chunk of the stream is no object; it begins {excerpt(data)!r}",
+                code="chunk_not_object",
+                phase="stream",
+            )
+        if event.event == "error" or chunk.get("error") or chunk.get("object") == "error":
+            self._usage_is_told(chunk.get("usage"), events)  # OpenRouter tells it with the error
+            raise error_in(chunk, phase="stream")
+        before = len(events)
+        self._chunk(chunk, events)
+        self._template = self._template_of(data, chunk, events[before:])
+
+    def _template_of(self, data: bytes, chunk: dict[str, Any], events: list[Event]) -> Template | None:
+        """The template for the chunks after this one, if all that it said was a piece of text.
+
+        A few are tried; a stream whose chunks differ in more (their time, say) is not worth more.
+        """
+        if len(events) != 1 or self._tries == 0 or self._whole:
+            return None
+        event = events[0]
+        if type(event) is TextDelta:
+            plain = event.extra is None
+        elif type(event) is ReasoningDelta:
+            plain = event.extra is None and event.signature is None and event.encrypted is None
+        else:
+            return None
+        choices = chunk["choices"]
+        if not plain or chunk.get("usage") or len(choices) != 1 or choices[0].get("finish_reason"):
+            return None
+        self._tries -= 1
+        return Template.of(data, chunk, event)
+
+    def _chunk(self, chunk: dict[str, Any], events: list[Event]) -> None:
+        if not self._started:
+            self._start(chunk, events)
+        else:
+            self._unmodelled(chunk, events)
+        choices = chunk.get("choices")
+        finished = False
+        if choices:
+            self._whole = False
+            for choice in choices if isinstance(choices, list) else ():
+                if isinstance(choice, dict):
+                    finished = self._choice(choice, events) or finished
+        usage = chunk.get("usage")
+        if usage is None and "x_groq" in chunk:
+            usage = usage_of_groq(chunk)
+        told = usage is not None and self._usage_is_told(usage, events)
+        if (finished and told) or chunk.get("object") == "chat.completion.done":
+            self._whole = all(choice.word is not None for choice in self._choices.values())
+
+    def _usage_is_told(self, usage: object, events: list[Event]) -> bool:
+        """Whether a chunk's usage says something; an event where that is new."""
+        if usage is not None and usage != self._usage:
+            self._usage, decoded = usage, decode_usage(usage)
+            self._usage_told = decoded is not None
+            if decoded is not None:
+                events.append(UsageUpdate(decoded))
+        return self._usage_told
+
+    def _choice(self, choice: dict[str, Any], events: list[Event]) -> bool:
+        """Take one choice of a chunk; return whether it says that it is finished."""
+        if choice.get("error"):
+            raise error_in(choice, phase="stream")  # OpenRouter
+        self._seen = True
+        index = choice.get("index") or 0
+        decoder = self._main if index == 0 else self._choices.get(index)
+        if decoder is None:
+            if type(index) is not int or len(self._choices) > 128:
+                raise BadReply(
+                    f"a choice of the stream has index {str(index)[:40]}", code="bad_choice", phase="stream"
+                )
+            decoder = self._choices[index] = ChoiceDecoder(index)
+        decoder.take(choice, events if index == 0 else decoder.events, self._reply_id)
+        return bool(choice.get("finish_reason"))
+
+    def _start(self, chunk: dict[str, Any], events: list[Event]) -> None:
+        """The first chunk that says whose reply it is. Azure's first has only its filter's results."""
+        extra = {
+            name: value for name, value in chunk.items() if name not in _CHUNK_FIELDS and value is not None
+        }
+        self._extra.update(extra)
+        if not (chunk.get("id") or chunk.get("model") or chunk.get("choices")):
+            return
+        self._started = True
+        self._reply_id = str(chunk.get("id") or "")
+        events.append(
+            Start(
+                id=self._reply_id,
+                model=str(chunk.get("model") or ""),
+                created=created_at(chunk.get("created")),
+                extra=dict(self._extra) or None,
+            )
+        )
+
+    def _unmodelled(self, chunk: dict[str, Any], events: list[Event]) -> None:
+        """What changed among the fields that we do not model."""
+        seen = self._extra
+        for name, value in chunk.items():
+            if name not in _CHUNK_FIELDS and value is not None and value != seen.get(name):
+                old, seen[name] = seen.get(name), value
+                # Lists are sent whole each time (Perplexity's citations); `fold` joins lists.
+                if isinstance(old, list) and isinstance(value, list) and value[: len(old)] == old:
+                    value = value[len(old) :]
+                events.append(Extra({name: value}))
+
+    def _is_whole(self, data: bytes) -> bool:
+        """Whether the last event, which no blank line ended, was cut inside its JSON."""
+        try:
+            _loads(data)
+        except orjson.JSONDecodeError:
+            return data.strip() == b"[DONE]"
+        return True
+
+    def _end(self, events: list[Event]) -> None:
+        """The bytes are over, and there was no ``[DONE]``."""
+        if self._whole:
+            self._finish(events)
+            return
+        if not self._started and self._parser.stray:
+            self._stray_error()
+        raise StreamBroken(
+            "the stream ended before its end: no [DONE] and no last chunk",
+            code="stream_broken",
+            phase="stream",
+            billed="unknown",
+        )
+
+    def _stray_error(self) -> None:
+        """Where a server put a plain JSON error in place of the stream, raise it."""
+        try:
+            wire = _loads(self._parser.stray)
+        except orjson.JSONDecodeError:
+            return
+        if isinstance(wire, dict):
+            raise error_in(wire, phase="stream")
+
+    def _finish(self, events: list[Event]) -> None:
+        if not self._seen:
+            raise BadReply("the stream has no choices", code="no_choices", phase="stream")
+        self._done, self._template = True, None
+        others = [self._encode_other(self._choices[index]) for index in sorted(self._choices) if index != 0]
+        if others:
+            events.append(Extra({"choices": others}))
+        events.append(self._main.finish())
+
+    def _encode_other(self, choice: ChoiceDecoder) -> dict[str, Any]:
+        """Another choice (``n`` > 1) in the form it has in a full reply."""
+        completion = fold([*choice.events, choice.finish()])
+        _, extra, message, _ = split_extra(completion.extra)
+        wire = encode_choice(completion, self._dialect, choice.index)
+        wire["message"].update(message)
+        return {**wire, **extra}

@@ -1,0 +1,275 @@
+"""Answer what was answered before, without a provider.
+
+=================  ==================================================================================
+note               detail
+=================  ==================================================================================
+``cache.hit``      ``saved``: nano-USD the reply had cost, None if unknown; ``age`` in seconds
+``cache.stale``    the same, for a reply past its time; ``error``: the failure it stands in for, or None
+``cache.stored``   nothing; the reply was kept
+=================  ==================================================================================
+
+Stale-while-revalidate and stale-if-error are those of RFC 5861, ``only`` is ``only-if-cached`` of
+RFC 9111.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from attrs import field, frozen
+
+from llmpipe.errors import ConfigError, DeadlineExceeded, LLMError
+from llmpipe.middleware.canonical import SERVER_STATE, deterministic, key_of, uses_server_state
+from llmpipe.pipeline import bands
+from llmpipe.pipeline.call import Call, Ledger
+from llmpipe.pipeline.reply import Reply
+from llmpipe.runtime import Alarm
+from llmpipe.state import Cache as Store
+from llmpipe.state import Entry, State, open_state
+from llmpipe.types import Cost, Request
+from llmpipe.types.copying import replace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llmpipe.pipeline.linker import Handler
+    from llmpipe.pipeline.outcome import Outcome, Result
+    from llmpipe.runtime import Runtime
+
+__all__ = ("Cache", "CacheStats", "NotCached")
+
+MODES = ("use", "bypass", "refresh", "only")
+
+
+class NotCached(LLMError, LookupError):
+    """The call was to be answered from the cache only, and the answer is not there; nothing was sent."""
+
+    type = "NOT_CACHED"
+    wire_type = "not_cached"
+    default_status = 504  # RFC 9111, 5.2.1.7
+    default_sent = False
+
+
+@frozen
+class CacheStats:
+    """Counts since the start. `stale` hits are among `hits`; `refreshed` and `failed` are refreshes.
+
+    `entries` and `bytes` are None where only the backend could tell.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    stale: int = 0
+    stored: int = 0
+    refreshed: int = 0
+    failed: int = 0
+    entries: int | None = None
+    bytes: int | None = None
+
+    @property
+    def rate(self) -> float:
+        """Hits among all that was looked up, 0 to 1."""
+        return self.hits / (self.hits + self.misses) if self.hits else 0.0
+
+
+class _Shelf:
+    """The store of one cache, and what is counted and under way there."""
+
+    __slots__ = ("config", "failed", "hits", "misses", "refreshed", "refreshing", "stale", "store", "stored")
+
+    def __init__(self) -> None:
+        self.config: Cache | None = None
+        self.store: Store
+        self.refreshing: dict[bytes, asyncio.Task[None]] = {}
+        self.hits = self.misses = self.stale = self.stored = self.refreshed = self.failed = 0
+
+
+class _Answer(NamedTuple):
+    """A reply, and where to keep it when it has ended well; `shelf` None: nowhere."""
+
+    reply: Reply
+    shelf: _Shelf | None = None
+    key: bytes = b""
+
+
+@frozen(kw_only=True)
+class Cache:
+    """Gives the stored reply to a request that was answered before, streamed or whole.
+
+    Only replies that ended well are stored, and only for the tenant they were made for.
+
+    Attributes:
+        ttl: seconds a reply is fresh.
+        stale: seconds more in which it is still given, while one refresh runs in the background.
+        stale_if_error: seconds more in which it is given in place of a failure of the provider.
+        refresh_timeout: seconds a refresh may take.
+        max_entries, max_bytes: bounds of the store; the least recently used go first.
+        only_deterministic: leave requests alone that are meant to vary (no temperature 0, no seed).
+        finish_reasons: how a reply must have finished to be stored.
+        vary: names of tags whose values are part of the key.
+        version: part of the key; change it when policies, prompts or schemas further in change.
+        skip_extra: names in `request.extra` that tie a request to what a server remembers.
+        mode: ``use``; ``bypass`` the cache; ``refresh`` what it has; take from it ``only``. Meant for one
+            call: ``options={Cache: {"mode": "refresh"}}``.
+        store: URL of the backend; see `llmpipe.state.open_state`.
+
+    Raises: NotCached in mode ``only``.
+    """
+
+    ttl: float = 3600.0
+    stale: float = 0.0
+    stale_if_error: float = 0.0
+    refresh_timeout: float = 60.0
+    max_entries: int = 10_000
+    max_bytes: int = 32 * 1024 * 1024
+    only_deterministic: bool = False
+    finish_reasons: tuple[str, ...] = field(default=("stop", "tool_calls"), converter=tuple)
+    vary: tuple[str, ...] = field(default=(), converter=tuple)
+    version: str = ""
+    skip_extra: tuple[str, ...] = field(default=SERVER_STATE, converter=tuple)
+    mode: Literal["use", "bypass", "refresh", "only"] = "use"
+    store: str = "memory://"
+    name: str = "cache"
+    priority: int = bands.SHORTCUT
+
+    why: ClassVar[str] = (
+        "inside redaction, so it stores nothing secret; outside the budget, so a hit costs nothing"
+    )
+    traits: ClassVar[frozenset[str]] = frozenset({"stores"})
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("ttl", "refresh_timeout", "max_entries", "max_bytes"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{self.name}: {name} must be above 0, not {getattr(self, name)}")
+        for name in ("stale", "stale_if_error"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{self.name}: {name} is seconds, at least 0, not {getattr(self, name)}")
+        if self.mode not in MODES:
+            raise ConfigError(f"{self.name}: mode is one of {', '.join(MODES)}, not {self.mode!r}")
+
+    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+        """The stored reply, or else a fresh one, which is stored when it has ended well."""
+        reply, shelf, key = await self._answer(call.opt(self), call, call_next)
+        outcome = yield reply
+        if shelf is not None and outcome.ok and self._keep(shelf, key, outcome.completion, call.runtime):
+            call.note("cache.stored")
+
+    async def _answer(self, cfg: Cache, call: Call, call_next: Handler) -> _Answer:
+        key = cfg.key(call)
+        if key is None:
+            if cfg.mode == "only":
+                raise _not_cached(cfg.name)
+            return _Answer(await call_next(call))
+        shelf = self._shelf(call.runtime)
+        found = await shelf.store.get(key) if cfg.mode != "refresh" else None
+        if found is not None:
+            entry, age = found
+            if age < cfg.ttl:
+                shelf.hits += 1
+                call.note("cache.hit", saved=entry.saved_nano, age=age)
+                return _Answer(Reply.of(entry.result))
+            if age < cfg.ttl + cfg.stale:
+                if cfg.mode == "use" and key not in shelf.refreshing:
+                    cfg._begin_refresh(call, call_next, shelf, key)
+                return _Answer(_stale(shelf, call, entry, age))
+        if cfg.mode == "only":
+            shelf.misses += 1
+            raise _not_cached(cfg.name)
+        try:
+            reply = await call_next(call)
+        except LLMError as error:
+            # What another target could cure is the provider's failure, not the request's.
+            if found is None or error.rescue != "any" or found[1] >= cfg.ttl + cfg.stale_if_error:
+                shelf.misses += 1
+                raise
+            return _Answer(_stale(shelf, call, *found, error=error.type))
+        shelf.misses += 1
+        return _Answer(reply, shelf, key)
+
+    def key(self, call: Call) -> bytes | None:
+        """The key of `call`; None if it is not to be looked up here."""
+        request = call.request
+        if (
+            self.mode == "bypass"
+            or (self.only_deterministic and not deterministic(request))
+            or (request.extra and uses_server_state(request, self.skip_extra))
+        ):
+            return None
+        return key_of(call, self.version, self.vary)
+
+    def _shelf(self, runtime: Runtime) -> _Shelf:
+        shelf = runtime.state("cache", self.name, _Shelf)
+        if shelf.config is not self:  # new, or the chain was rebuilt with other bounds
+            state: State = runtime.state("state", self.store, lambda: open_state(self.store))
+            shelf.store = state.cache(self.name, max_entries=self.max_entries, max_bytes=self.max_bytes)
+            shelf.config = self
+        return shelf
+
+    def _keep(self, shelf: _Shelf, key: bytes, result: Result, runtime: Runtime) -> bool:
+        """Store `result` if it may be; whether it was."""
+        if result.finish_reason not in self.finish_reasons:
+            return False
+        charge = result.charge
+        # A hit costs nothing, and the rate limits its headers told are no longer true.
+        free: Result = replace(result, charge=Cost(), headers={})
+        entry = Entry(free, None if charge is None else charge.total_nano)
+        later = shelf.store.put(key, entry, self.ttl + max(self.stale, self.stale_if_error))
+        if later is not None:
+            _ = runtime.spawn(later, f"{self.name}.put")
+        shelf.stored += 1
+        return True
+
+    def _begin_refresh(self, call: Call, call_next: Handler, shelf: _Shelf, key: bytes) -> None:
+        work = self._refresh(call, call_next, shelf, key)
+        task = shelf.refreshing[key] = call.runtime.spawn(work, f"{self.name}.refresh")
+        # Not in a `finally` of the work: a task that is cancelled before its first step runs none.
+        task.add_done_callback(lambda _: shelf.refreshing.pop(key))
+
+    async def _refresh(self, call: Call, call_next: Handler, shelf: _Shelf, key: bytes) -> None:
+        """Ask again and store the reply: in the background, with its own deadline and ledger."""
+        request, runtime = call.request, call.runtime
+        if isinstance(request, Request) and request.stream:
+            request = replace(request, stream=False)
+        deadline = runtime.now() + self.refresh_timeout
+        own = call.evolve(
+            request=request, id=runtime.new_id("refresh-"), deadline=deadline, priority=-1, ledger=Ledger()
+        )
+        try:
+            with Alarm(deadline, lambda: DeadlineExceeded("the refresh of a cached reply took too long")):
+                reply = await call_next(own)
+                result = await reply.full()
+            self._keep(shelf, key, result, runtime)
+            shelf.refreshed += 1
+        except LLMError:
+            shelf.failed += 1  # the stale reply is still there, and the next hit tries again
+
+    # ------------------------------------------------------------ from outside
+
+    def stats(self, runtime: Runtime) -> CacheStats:
+        """What this cache has done on `runtime` so far."""
+        shelf = self._shelf(runtime)
+        entries, size = shelf.store.size() or (None, None)
+        return CacheStats(
+            shelf.hits, shelf.misses, shelf.stale, shelf.stored, shelf.refreshed, shelf.failed, entries, size
+        )
+
+    async def delete(self, call: Call) -> bool:
+        """Forget the reply to a call like this one (``chain.new_call(request, tenant=…)``); whether there was one."""
+        key = self.key(call)
+        return key is not None and await self._shelf(call.runtime).store.delete(key)
+
+    async def clear(self, runtime: Runtime) -> None:
+        """Forget all replies, of all tenants."""
+        await self._shelf(runtime).store.clear()
+
+
+def _stale(shelf: _Shelf, call: Call, entry: Entry, age: float, error: str | None = None) -> Reply:
+    shelf.hits += 1
+    shelf.stale += 1
+    call.note("cache.stale", saved=entry.saved_nano, age=age, error=error)
+    return Reply.of(entry.result)
+
+
+def _not_cached(name: str) -> NotCached:
+    return NotCached(f"{name}: no stored reply, and the call asked for nothing else", phase="validate")

@@ -1,0 +1,157 @@
+"""What two calls must have in common to be the same call: the key of the cache and of single flight.
+
+The key is a digest of a JSON array that says everything which decides the answer: tenant, provider,
+endpoint, model, the declared tags, and every field of the request except whether it is streamed.
+JSON arrays of fixed shape cannot be confused with one another however their strings are cut, mappings
+are sorted, and equal requests give equal keys (``0`` and ``0.0`` are one temperature). Values
+passed through in `extra`, `metadata` and schemas count as the JSON that goes to the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.types import (
+    Audio,
+    Document,
+    EmbeddingRequest,
+    Image,
+    Message,
+    NamedTool,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Request,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+
+__all__ = ("SERVER_STATE", "deterministic", "key_of", "uses_server_state")
+
+SERVER_STATE = (
+    "previous_response_id",  # OpenAI Responses
+    "conversation",
+    "store",
+    "background",
+    "conversation_id",
+    "thread_id",
+    "session_id",
+    "previous_interaction_id",  # Gemini Interactions
+    "container",  # Anthropic code execution
+)
+"""Names in `request.extra` that tie a request to what a server remembers, or make it remember."""
+
+
+def uses_server_state(request: AnyRequest, names: Sequence[str] = SERVER_STATE) -> bool:
+    """Whether the answer depends on, or changes, what a server remembers; None and False do not."""
+    extra = request.extra
+    return bool(extra) and any(extra.get(name) not in (None, False) for name in names)
+
+
+def deterministic(request: AnyRequest) -> bool:
+    """Whether asking twice is meant to give the same: temperature 0, a seed, or no sampling at all."""
+    return not isinstance(request, Request) or request.temperature == 0 or request.seed is not None
+
+
+def key_of(call: Call, version: str = "", vary: Sequence[str] = ()) -> bytes | None:
+    """The 32 bytes that name what `call` asks, for whom and of whom.
+
+    Args: version is a salt of the caller's; vary names tags whose values count.
+    Returns: None for a request that has no JSON, which nobody could send either.
+    """
+    tags = call.tags
+    about = [
+        version,
+        call.tenant,
+        *call.target_key,  # the model is the resolved one
+        [tags.get(name) for name in vary] if vary else 0,
+        sorted(call.without) if call.without else 0,
+    ]
+    try:
+        data = orjson.dumps([about, _request(call.request)], _plain, orjson.OPT_SORT_KEYS)
+    except (TypeError, RecursionError):  # orjson's JSONEncodeError is a TypeError
+        return None
+    return blake2b(data, digest_size=32).digest()
+
+
+def _request(request: AnyRequest) -> list[Any]:
+    if isinstance(request, Request):
+        return [
+            "chat",
+            [_message(message) for message in request.messages],
+            _number(request.temperature),
+            _number(request.top_p),
+            request.max_tokens,
+            request.seed,
+            request.stop,
+            [[t.name, t.description, t.parameters, t.strict, t.extra] for t in request.tools],
+            _choice(request.tool_choice),
+            request.parallel_tool_calls,
+            _number(request.frequency_penalty),
+            _number(request.presence_penalty),
+            _fields(request.response_format),
+            _fields(request.reasoning),
+            request.metadata,
+            request.extra,
+        ]
+    if isinstance(request, EmbeddingRequest):
+        return ["embed", request.inputs, request.dimensions, request.metadata, request.extra]
+    return ["rerank", request.query, request.documents, request.top_n, request.metadata, request.extra]
+
+
+def _message(message: Message) -> list[Any]:
+    parts = message.parts
+    if len(parts) == 1 and type(parts[0]) is Text and not (parts[0].extra or message.extra):
+        if message.name is None:
+            return [message.role, parts[0].text]  # nearly all of them
+    return [message.role, message.name, message.extra, [_part(part) for part in parts]]
+
+
+# One tag and one fixed list of fields for each kind of part.
+_PARTS: dict[type, Callable[[Any], list[Any]]] = {
+    Text: lambda p: ["text", p.text, p.extra],
+    Image: lambda p: ["image", p.url, p.data, p.media_type, p.detail, p.extra],
+    Document: lambda p: ["document", p.url, p.data, p.text, p.file_id, p.media_type, p.name, p.extra],
+    Audio: lambda p: ["audio", p.data, p.format, p.extra],
+    Reasoning: lambda p: ["reasoning", p.text, p.signature, p.encrypted, p.extra],
+    ToolCall: lambda p: ["call", p.id, p.name, p.arguments, p.extra],
+    ToolResult: lambda p: ["result", p.id, [_part(c) for c in p.content], p.is_error, p.name, p.extra],
+    Refusal: lambda p: ["refusal", p.text, p.extra],
+    Opaque: lambda p: ["opaque", p.dialect, p.data],
+}
+
+
+def _part(part: Part) -> list[Any]:
+    return _PARTS[type(part)](part)
+
+
+def _choice(choice: str | NamedTool | None) -> Any:
+    return [choice.name] if isinstance(choice, NamedTool) else choice
+
+
+def _fields(value: Any) -> list[Any] | None:
+    """The fields of a small attrs value, in their order."""
+    return None if value is None else [getattr(value, name) for name in value.__slots__ if name[0] != "_"]
+
+
+def _number(value: float | None) -> Any:
+    """One spelling for equal numbers. JSON has no infinities; as null they would look like None."""
+    if value is None or -1e300 < value < 1e300:
+        return None if value is None else value + 0.0  # an int becomes a float, -0.0 becomes 0.0
+    return repr(float(value))
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and sequences that orjson does not know."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON")

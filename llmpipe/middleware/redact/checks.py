@@ -1,0 +1,269 @@
+"""What a pattern cannot say: check digits, lengths by country or brand, words in their place.
+
+Each check takes a match and gives the part of it that is a finding, as (start, end), or None. It
+looks at nothing outside the match, but for the `CONTEXT` characters before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+__all__ = (
+    "CONTEXT",
+    "Check",
+    "bearer",
+    "credit_card",
+    "email",
+    "iban",
+    "ip_v4",
+    "ip_v6",
+    "luhn",
+    "not_a_date",
+    "qualified_secret",
+    "scrambled",
+    "secret",
+    "state_and_zip",
+    "street",
+    "token",
+)
+
+CONTEXT = 32
+"""Characters before a match that a check may look at."""
+
+Span = tuple[int, int]
+Match = re.Match[str]
+Check = Callable[[Match], Span | None]
+
+_SEPARATORS = str.maketrans("", "", " \t.-/()")
+
+
+def _after(match: Match, count: int) -> int:
+    """Where the `count`-th letter or digit of the match ends."""
+    text, place = match.string, match.start()
+    while count:
+        count -= text[place].isalnum()
+        place += 1
+    return place
+
+
+def email(match: Match) -> Span | None:
+    """Up to the last label that can be a top-level domain: two characters or more, first a letter."""
+    domain = match["domain"]
+    while "." in domain:
+        label = domain[domain.rindex(".") + 1 :]
+        if len(label) > 1 and label[0].isalpha():
+            return match.start(), match.start("domain") + len(domain)
+        domain = domain[: -len(label) - 1]
+    return None
+
+
+_DATE = re.compile(
+    r"[0-3]?[0-9]([./\-])[0-3]?[0-9]\1(?:19|20)[0-9]{2}"
+    r"|(?:19|20)[0-9]{2}([./\-])[01]?[0-9]\2[0-3]?[0-9]"
+)
+
+
+def not_a_date(match: Match) -> Span | None:
+    """All of it, unless it begins as a date does."""
+    return None if _DATE.match(match.group()) else match.span()
+
+
+_DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
+
+
+def luhn(digits: str) -> bool:
+    """Whether the last digit is the check digit of the others. Source: ISO/IEC 7812-1, annex B."""
+    data = digits.encode()
+    return (sum(data[::-2]) + sum(data[-2::-2].translate(_DOUBLED)) - 48 * len(data)) % 10 == 0
+
+
+_16_TO_19 = (19, 18, 17, 16)
+_12_TO_19 = (19, 18, 17, 16, 15, 14, 13, 12)
+# First digits (from, to) and lengths, by the first digit of all. Source: the ranges the brands publish.
+_BRANDS: dict[str, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
+    "2": (("2221", "2720", (16,)), ("2200", "2204", _16_TO_19)),  # Mastercard, Mir
+    "3": (
+        ("34", "34", (15,)),  # American Express
+        ("37", "37", (15,)),
+        ("3528", "3589", _16_TO_19),  # JCB
+        ("300", "305", (19, 16, 14)),  # Diners Club
+        ("3095", "3095", (19, 16, 14)),
+        ("36", "36", (19, 16, 14)),
+        ("38", "39", (19, 16, 14)),
+    ),
+    "4": (("4", "4", (19, 16, 13)),),  # Visa
+    "5": (("51", "55", (16,)), ("50", "50", _12_TO_19), ("56", "58", _12_TO_19)),  # Mastercard, Maestro
+    "6": (("62", "62", _16_TO_19), ("64", "65", _16_TO_19), ("60", "69", _12_TO_19)),  # Discover, Maestro, UnionPay
+    "8": (("81", "82", _16_TO_19),),  # RuPay, UnionPay
+}
+
+
+def credit_card(match: Match) -> Span | None:
+    """As many of the digits as a brand's cards have, if the check digit is right."""
+    digits = match.group().translate(_SEPARATORS)
+    for low, high, lengths in _BRANDS[digits[0]]:
+        if low <= digits[: len(low)] <= high:
+            for length in lengths:
+                if length <= len(digits) and luhn(digits[:length]):
+                    end = _after(match, length)
+                    if end == match.end() or not match.string[end].isdigit():
+                        return match.start(), end
+    return None
+
+
+# Source: SWIFT IBAN Registry.
+_IBAN_COUNTRIES = {
+    15: "NO",
+    16: "BE",
+    18: "DK FI FK FO GL NL SD",
+    19: "MK SI",
+    20: "AT BA EE KZ LT LU MN XK",
+    21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA",
+    23: "AE GI IL IQ OM SO TL",
+    24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST",
+    26: "IS TR",
+    27: "BI DJ FR GR IT MC MR SM",
+    28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+    29: "BR EG PS QA UA",
+    30: "JO KW MU YE",
+    31: "MT SC",
+    32: "LC",
+    33: "RU",
+}
+_IBAN_LENGTHS = {code: length for length, codes in _IBAN_COUNTRIES.items() for code in codes.split()}
+
+
+def iban(match: Match) -> Span | None:
+    """As many characters as the country's have, if they are 1 modulo 97. Source: ISO 13616-1."""
+    compact = match.group().translate(_SEPARATORS).upper()
+    length = _IBAN_LENGTHS.get(compact[:2])
+    if length is None or len(compact) < length:
+        return None
+    turned = compact[4:length] + compact[:4]
+    if int("".join([str(int(char, 36)) for char in turned])) % 97 != 1:
+        return None
+    return match.start(), _after(match, length)
+
+
+def _is_ip_v4(text: str) -> bool:
+    parts = text.split(".")
+    return len(parts) == 4 and all(
+        [0 < len(part) < 4 and int(part) < 256 and (part == "0" or part[0] != "0") for part in parts]
+    )
+
+
+def ip_v4(match: Match) -> Span | None:
+    """Four numbers up to 255, without leading zeros."""
+    return match.span() if _is_ip_v4(match.group()) else None
+
+
+def ip_v6(match: Match) -> Span | None:
+    """Eight groups, or fewer and one ``::``. Not ``a::b`` from source code: a digit, or three groups."""
+    text = match.group().rstrip(".")
+    if text[-1] == ":" and text[-2] != ":":
+        text = text[:-1]
+    whole, groups = text, text.split(":")
+    if _is_ip_v4(groups[-1]):
+        groups[-1:] = ["0", "0"]
+    written = [group for group in groups if group]
+    if any([len(group) > 4 or "." in group for group in written]) or ":::" in whole:
+        return None
+    if whole.count("::") == 1:
+        if len(written) > 7 or (len(written) < 3 and whole.isalpha()):
+            return None
+        if len(written) < 3 and not any([char.isdigit() for char in whole]):
+            return None
+    elif "::" in whole or len(written) != 8:
+        return None
+    return match.start(), match.start() + len(whole)
+
+
+def token(match: Match) -> Span | None:
+    """A token after its known beginning: with a digit in it, or long and in both cases."""
+    return match.span() if _is_random(match.group()) else None
+
+
+def bearer(match: Match) -> Span | None:
+    """The token of an authorization header; not a word, as in "bearer certificates"."""
+    return match.span("value") if _is_random(match["value"]) else None
+
+
+def _is_random(value: str) -> bool:
+    return any([char.isdigit() for char in value]) or (len(value) > 23 and not value.islower())
+
+
+def scrambled(match: Match) -> Span | None:
+    """Letters in both cases and digits mixed as no word is; not hexadecimal, which is rather a digest."""
+    value = match.group()
+    digits = sum([char.isdigit() for char in value])
+    upper = sum([char.isupper() for char in value])
+    return match.span() if digits > 2 and upper > 2 and len(value) - digits - upper > 2 else None
+
+
+# What stands in the place of a secret: a word of configuration, a variable, a mask.
+_NO_SECRET = re.compile(
+    r"(?i:none|null|nil|true|false|undefined|required|optional|string|str|bearer|basic|redacted|changeme)\Z"
+    r"|[*xX.…•]{3,400}\Z|\$|\{|<|\[|%\("
+)
+
+
+def secret(match: Match) -> Span | None:
+    """The value after ``password=`` and its like, where it can be one.
+
+    In quotes anything can, and so can what has a digit or a sign in it. A plain word is one only
+    right after ``=``: in prose and in source code words stand there (``token: the``).
+    """
+    for group in ("quoted", "single"):
+        if match[group] is not None:
+            return None if _NO_SECRET.match(match[group]) else match.span(group)
+    value = match["bare"]
+    if _NO_SECRET.match(value):
+        return None
+    if value.replace("_", "").replace(".", "").isalpha() and (match["glue"] != "=" or "." in value):
+        return None
+    return match.span("bare")
+
+
+_QUALIFIED = re.compile(
+    r"(?i:api|access|secret|private|auth|account|subscription|encryption|signing|master|service|client)[ _\-]?\Z"
+)
+
+
+def qualified_secret(match: Match) -> Span | None:
+    """The value after ``api_key=`` and its like: a key that is no key of a keyboard or a mapping."""
+    here = match.start()
+    return secret(match) if _QUALIFIED.search(match.string, max(0, here - CONTEXT), here) else None
+
+
+_STATES = frozenset(
+    "AA AE AK AL AP AR AS AZ CA CO CT DC DE FL GA GU HI IA ID IL IN KS KY LA MA MD ME MI MN MO MP MS MT NC ND NE NH "
+    "NJ NM NV NY OH OK OR PA PR RI SC SD TN TX UT VA VI VT WA WI WV WY".split()
+)
+
+
+def state_and_zip(match: Match) -> Span | None:
+    """A state of the USA and a ZIP code."""
+    return match.span() if match.group()[:2] in _STATES else None
+
+
+_SURE_STREETS = frozenset(("street", "avenue", "boulevard", "lane", "road"))
+_NOT_IN_NAMES = frozenset(
+    "a about after again all along an and any are as at away blocks by car cars city day days dirt down each every "
+    "feet for from had has have hour hours if in is it its just kilometers kilometres km lane like m meters metres mi "
+    "mile miles minute minutes month months more most my new no of off on one open or our out over people per same "
+    "second seconds side small some steps than that the their them there these they this those through time times to "
+    "two under until up was way week weeks were when where which who with year years your".split()
+)
+
+
+def street(match: Match) -> Span | None:
+    """A house number, a name and a kind of street: capitalised, or a sure kind after what is no sentence."""
+    names, kind = match["names"].split(), match["kind"]
+    if kind[0].isupper() and not any([name[0].islower() for name in names]):
+        return match.span()
+    if kind.lower() not in _SURE_STREETS or not any([name[0].isalpha() for name in names]):
+        return None
+    return None if any([name.lower() in _NOT_IN_NAMES for name in names]) else match.span()

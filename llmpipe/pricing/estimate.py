@@ -1,0 +1,112 @@
+"""From tokens to money: integer nano-USD, rounded up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmpipe.pricing.table import Price, PriceTable, prices
+from llmpipe.tokens import estimate_request
+from llmpipe.types import Cost, EmbeddingRequest, Opaque, Request, RerankRequest, Usage
+
+__all__ = ("cost_of", "worst_case", "worst_case_cost")
+
+_MILLION = 1_000_000
+_MORE_ANSWERS = ("n", "best_of", "candidateCount", "num_generations")
+
+
+def cost_of(usage: Usage, price: Price | None) -> Cost | None:
+    """What `usage` costs: one line for the input, one for the output, each rounded up once.
+
+    Cached input and cache writes have their own rates, and the input's where theirs is not known.
+    Counts below zero count as zero, and parts of the input as no more than the input.
+    Returns None where the price, or a rate that is needed, is not known. Unknown is never zero.
+    """
+    if price is None:
+        return None
+    total, output = max(0, usage.input_tokens), max(0, usage.output_tokens)
+    rates = price.rates_for(total) if price.above else price.rates
+    if (rates.input is None and total) or (rates.output is None and output):
+        return None
+    rate = rates.input or 0
+    nano = rates.request + total * rate
+    cached = min(max(0, usage.cached_input_tokens), total)
+    if cached and rates.cached_input is not None:
+        nano += cached * (rates.cached_input - rate)
+    written = min(max(0, usage.cache_write_tokens), total - cached)
+    if written and rates.cache_write is not None:
+        nano += written * (rates.cache_write - rate)
+        if rates.cache_write_1h is not None:
+            nano += min(_for_an_hour(usage.extra), written) * (rates.cache_write_1h - rates.cache_write)
+    return Cost(_nano(nano), _nano(output * (rates.output or 0)), usage.source == "estimated")
+
+
+def worst_case(
+    request: Request | EmbeddingRequest | RerankRequest,
+    price: Price | None,
+    *,
+    input_tokens: int | None = None,
+    default_output_tokens: int = 4096,
+) -> Cost | None:
+    """What `request` costs at most: none of it cached, all written to the cache, all output used.
+
+    Args: input_tokens takes the place of the estimate; default_output_tokens stands for a
+    `max_tokens` that the request does not have. Several answers (``n``) are counted.
+    Returns None where the price is not known.
+    """
+    if price is None:
+        return None
+    tokens = estimate_request(request) if input_tokens is None else input_tokens
+    rates = price.rates_for(tokens)
+    answers, output = 1, 0
+    if isinstance(request, Request):
+        answers = _answers(request.extra)
+        output = default_output_tokens if request.max_tokens is None else max(0, request.max_tokens)
+    if rates.input is None or (rates.output is None and output):
+        return None
+    dearest = max(rates.input, rates.cache_write or 0)
+    if rates.cache_write_1h is not None and isinstance(request, Request) and _asks_for_an_hour(request):
+        dearest = max(dearest, rates.cache_write_1h)
+    return Cost(
+        _nano(rates.request + tokens * dearest), _nano(answers * output * (rates.output or 0)), estimated=True
+    )
+
+
+def worst_case_cost(
+    provider: str,
+    model: str,
+    request: Request | EmbeddingRequest | RerankRequest,
+    *,
+    table: PriceTable | None = None,
+) -> Cost | None:
+    """`worst_case` by the names of provider and model; None where the table has no price."""
+    return worst_case(request, (table or prices()).find(provider, model))
+
+
+def _nano(millionths: int) -> int:
+    """Nano-USD of millionths of it, rounded up."""
+    return -(-millionths // _MILLION)
+
+
+def _for_an_hour(extra: Mapping[str, Any]) -> int:
+    """Tokens written to Anthropic's cache for an hour, as its usage tells them apart."""
+    told = extra.get("cache_creation")
+    count = told.get("ephemeral_1h_input_tokens") if isinstance(told, Mapping) else None
+    return count if isinstance(count, int) and count > 0 else 0
+
+
+def _asks_for_an_hour(request: Request) -> bool:
+    """Whether something in the request is to be cached for an hour (Anthropic: ``"ttl": "1h"``)."""
+    extras = [request.extra]
+    extras += [tool.extra for tool in request.tools]
+    for message in request.messages:
+        extras.append(message.extra)
+        extras += [part.extra for part in message.parts if not isinstance(part, Opaque)]
+    controls = [extra.get("cache_control") for extra in extras if extra]
+    return any(isinstance(control, Mapping) and control.get("ttl") == "1h" for control in controls)
+
+
+def _answers(extra: Mapping[str, Any]) -> int:
+    """How many answers the request asks for, under the wires' own names."""
+    told = (extra.get(name) for name in _MORE_ANSWERS)
+    return max([1, *(count for count in told if isinstance(count, int))])
