@@ -77,9 +77,10 @@ class Gate:
 
     def wait(self, amounts: Amounts, now: float) -> float:
         """Seconds until `amounts` could be taken if nobody else did; infinite where a call must end first."""
-        if self.in_flight >= self.concurrency or self.ramp.full():
+        ramp = self.ramp
+        if self.in_flight >= self.concurrency or (ramp.room and ramp.on_way >= ramp.room):
             return inf
-        wait = self.ramp.until - now
+        wait = ramp.until - now
         for bucket in self.buckets:
             lack = bucket.wait(amounts[bucket.kind], now)
             wait = max(wait, lack)
@@ -312,9 +313,9 @@ class Gates(dict[tuple[str, ...], Gate]):
         return gate
 
 
-def _priority(call: Call) -> float:
+def _priority(call: Call) -> int:
     """The call's priority, or the higher one of a caller who has joined it."""
-    joined = [note.detail["priority"] for note in call.ledger.notes if note.kind == "coalesce.raised"]
+    joined: list[int] = [n.detail["priority"] for n in call.ledger.notes if n.kind == "coalesce.raised"]
     return max([call.priority, *joined])
 
 

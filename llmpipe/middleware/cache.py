@@ -255,7 +255,10 @@ class Cache:
         )
 
     async def delete(self, call: Call) -> bool:
-        """Forget the reply to a call like this one (``chain.new_call(request, tenant=…)``); whether there was one."""
+        """Forget the reply to a call like this one; whether there was one.
+
+        A call is made with ``chain.new_call(request, tenant=…)``.
+        """
         key = self.key(call)
         return key is not None and await self._shelf(call.runtime).store.delete(key)
 

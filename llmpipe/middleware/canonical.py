@@ -108,9 +108,10 @@ def _request(request: AnyRequest) -> list[Any]:
 
 def _message(message: Message) -> list[Any]:
     parts = message.parts
-    if len(parts) == 1 and type(parts[0]) is Text and not (parts[0].extra or message.extra):
-        if message.name is None:
-            return [message.role, parts[0].text]  # nearly all of them
+    if len(parts) == 1 and message.name is None and not message.extra:  # nearly all of them
+        only = parts[0]
+        if type(only) is Text and not only.extra:
+            return [message.role, only.text]
     return [message.role, message.name, message.extra, [_part(part) for part in parts]]
 
 

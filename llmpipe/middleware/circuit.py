@@ -37,7 +37,7 @@ from llmpipe.middleware.window import Window
 __all__ = ("Circuit", "Permit")
 
 _BUSY_SECONDS = 1.0  # what to tell who comes while a probe is out: when it ends, nobody knows
-_BASELINE_WEIGHT = 0.005  # of the newest call in the usual failure share: the last few hundred count
+_BASELINE_WEIGHT = 0.1  # of the newest window in what is usual: the last twenty or so matter
 
 
 _HELD, _COMMITTED, _OVER = 0, 1, 2
@@ -107,6 +107,7 @@ class Circuit:
     """The health of one target. `epoch` counts its changes of state."""
 
     __slots__ = (
+        "_learned_at",
         "_on_change",
         "_out",
         "_passed",
@@ -145,7 +146,7 @@ class Circuit:
         self.streak = 0
         self.baseline = 0.0
         self.reason = ""
-        self.since = self.used_at = 0.0
+        self.since = self.used_at = self._learned_at = 0.0
         self.total = self.successful = self.failed = self.ignored = self.rejected = 0
         self._random = random
         self._on_change = on_change
@@ -218,8 +219,11 @@ class Circuit:
         rules, window = self.rules, self.window
         limit = rules.ratio or inf
         if rules.adaptive:
+            if now - self._learned_at >= rules.window and window.calls >= rules.min_calls:
+                # Once a window, so that an outage trips before it is taken for what is usual.
+                self._learned_at = now
+                self.baseline += _BASELINE_WEIGHT * (window.failures / window.calls - self.baseline)
             limit = min(0.95, limit / 2 + self.baseline)
-            self.baseline += _BASELINE_WEIGHT * ((self.streak > 0) - self.baseline)
         if rules.consecutive and self.streak >= rules.consecutive:
             return self._open(now, f"{self.streak} failures in a row", hint)
         if window.calls >= rules.min_calls and window.failures / window.calls >= limit:
@@ -272,7 +276,7 @@ class Circuit:
     ) -> Change:
         self.state = state
         self.epoch += 1
-        self.since = self.used_at = now
+        self.since = self.used_at = self._learned_at = now
         self.reason = reason
         self.streak = self._out = self._passed = 0
         self.window.clear()

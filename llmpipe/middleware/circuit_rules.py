@@ -34,9 +34,9 @@ class CircuitRules:
         close_after: successful probes that close it.
         max_half_open: seconds after which a probe that has not come back counts as failed. Above what
             a long full reply takes, since that is when its success is known.
-        adaptive: judge by what is usual for the target: `ratio` / 2 above the share of failures among
-            its last few hundred calls. At 0.5 a target that never fails opens at 25 %, one of which
-            a third fails anyway at 58 %.
+        adaptive: judge by what is usual for the target: `ratio` / 2 above its share of failures over
+            the last twenty or so windows. At 0.5 a target that never failed opens at 25 %, one of
+            which a third fails anyway at 58 %.
 
     Raises: ConfigError for settings out of range.
     """

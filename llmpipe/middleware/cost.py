@@ -263,8 +263,8 @@ class Cost:
         if usage is None:
             return _FREE
         extra, tier = attempt.request.extra, ""
-        if extra and extra.get("service_tier") in _TIERS:
-            tier = extra["service_tier"]
+        if extra and (told := extra.get("service_tier")) and isinstance(told, str) and told in _TIERS:
+            tier = told
         price = self._table.find(attempt.provider, model, tier=tier)
         if price is None and model != attempt.asked_model:
             price = self._table.find(attempt.provider, attempt.asked_model, tier=tier)

@@ -169,7 +169,7 @@ class Flight:
         """The reply for those who joined: they pay nothing, and cannot change what others have."""
         if self._shared is None:
             assert self._result is not None
-            self._shared, _ = freeze(replace(self._result, charge=Cost()))
+            self._shared = freeze(replace(self._result, charge=Cost()))[0]
         return self._shared
 
     def _charged(self, leads: bool, completion: Completion) -> Completion:
@@ -223,8 +223,10 @@ class Rider:
 
 
 def _owned(reply: Reply) -> Reply:
-    """`reply` as one that its opener answers for: the linker closes what a middleware has opened and not
-    handed on as soon as the middleware is done, and a flight outlives the caller who began it.
+    """`reply`, as one that only its opener closes.
+
+    The linker closes what a middleware has opened and not handed on as soon as that is done, and a
+    flight outlives the caller who began it.
     """
     moved = Reply.__new__(Reply)
     for slot in Reply.__slots__:

@@ -28,6 +28,8 @@ __all__ = (
     "Gauge",
     "Histogram",
     "Registry",
+    "check_bounds",
+    "check_names",
 )
 
 OTHER = "_other"
@@ -188,8 +190,7 @@ class Registry:
         Raises: ConfigError for bounds that do not ascend.
         """
         fixed = tuple(bounds)
-        if not fixed or any(low >= high for low, high in pairwise(fixed)):
-            raise ConfigError(f"the bounds of {name} must ascend and there must be one; not {fixed}")
+        check_bounds(fixed)
         return self._family(Histogram, name, about, labels, exposed=exposed, make=lambda: Histogram(fixed))
 
     def _family(
@@ -247,6 +248,12 @@ class Registry:
             for own, child in family.children():
                 lines.extend(_lines(name, {**(labels or {}), **own}, child))
         return "\n".join(lines) + "\n" if lines else ""
+
+
+def check_bounds(bounds: Sequence[float]) -> None:
+    """Raises: ConfigError for bounds of buckets that are none or do not ascend."""
+    if not bounds or any(low >= high for low, high in pairwise(bounds)):
+        raise ConfigError(f"the bounds of buckets must ascend, and there must be one; not {tuple(bounds)}")
 
 
 def check_names(prefix: str, labels: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 Known spellings, with the header at which each was seen:
 
 =====================================================  =======================================
-``x-ratelimit-{limit,remaining,reset}-requests``       OpenAI, Azure (``-1``: unknown), Groq (a day's requests)
+``x-ratelimit-{limit,remaining,reset}-requests``       OpenAI, Groq (a day), Azure (``-1``: unknown)
 ``x-ratelimit-{…}-tokens-minute``, ``-requests-day``   Cerebras
 ``x-ratelimit-{…}-req-minute``                         Mistral
 ``x-ratelimit-renewalperiod-requests``                 Azure: the period, in seconds

@@ -11,7 +11,7 @@ _LONGEST = 60.0
 
 
 class Ramp:
-    """A pause of one key, and the slow start behind it: one call, two, four…
+    """A pause of one key, and the slow start behind it: one call, then two, then four.
 
     A call is on its way until its first content or its failure. Each that gets through makes room
     for itself and one more, so the room doubles with every round.
@@ -42,10 +42,6 @@ class Ramp:
                 hint = min(_LONGEST, 2.0 ** (self._strikes - 1))
         self.until = max(self.until, now + (hint or 0.0))
         return max(0.0, self.until - now)
-
-    def full(self) -> bool:
-        """Whether a call must get through before the next may go."""
-        return self.room > 0 and self.on_way >= self.room
 
     def arrived(self, epoch: int, *, ok: bool) -> bool:
         """A call has got through, or failed; whether that makes room."""

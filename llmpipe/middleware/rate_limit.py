@@ -24,12 +24,13 @@ from llmpipe.errors import ConfigError, LimitReached, LLMError
 from llmpipe.middleware.admission import Gate, Gates
 from llmpipe.middleware.buckets import INPUT, OUTPUT, REQUESTS, TOKENS, Limit
 from llmpipe.pipeline import bands
+from llmpipe.pipeline.call import Call  # cattrs resolves the hints of all fields
 from llmpipe.tokens import estimate_request
 from llmpipe.types import Request
 
 if TYPE_CHECKING:
     from llmpipe.middleware.permit import Amounts, Permit
-    from llmpipe.pipeline.call import AnyRequest, Call
+    from llmpipe.pipeline.call import AnyRequest
     from llmpipe.pipeline.linker import Handler
     from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.reply import Reply

@@ -77,6 +77,9 @@ class Timeout:
 
     def rings(self) -> tuple[Middleware, ...]:
         """The two middlewares that a chain takes in place of this one."""
+        return self._rings()
+
+    def _rings(self) -> tuple[_Total, _Attempt]:
         return (
             _Total(config=self, name=f"{self.name}.total"),
             _Attempt(config=self, name=self.name, priority=self.priority),
@@ -84,8 +87,8 @@ class Timeout:
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """Both rings, one directly inside the other, for those who link it by hand."""
-        total, attempt = self.rings()
-        return await total(call, partial(attempt, call_next=call_next))  # type: ignore[arg-type, misc]  # both return
+        total, attempt = self._rings()
+        return await total(call, partial(attempt, call_next=call_next))
 
 
 @frozen(kw_only=True)
@@ -112,7 +115,7 @@ class _Total:
             assert total is not None
             deadline = now + total
             call = call.evolve(deadline=deadline)
-            guard = _guard(cfg is self.config, call, loop, total, deadline, late)
+            guard = _guard(call, loop, total, deadline, late)
         elif deadline > now:
             guard = Alarm(deadline, late)
         else:
@@ -144,7 +147,7 @@ class _Attempt:
             reply = await call_next(call)
         else:
             loop, late = get_running_loop(), partial(_nothing_came, call, cfg.first)
-            with _guard(cfg is self.config, call, loop, cfg.first, loop.time() + cfg.first, late):
+            with _guard(call, loop, cfg.first, loop.time() + cfg.first, late):
                 reply = await call_next(call)
         if cfg.idle is None and cfg.stall is None:
             return reply
@@ -156,15 +159,10 @@ class _Attempt:
 
 
 def _guard(
-    common: bool,
-    call: Call,
-    loop: AbstractEventLoop,
-    seconds: float,
-    due: float,
-    late: Callable[[], Exception],
+    call: Call, loop: AbstractEventLoop, seconds: float, due: float, late: Callable[[], Exception]
 ) -> Limit | Alarm:
-    """What ends a block at `due`. A length that many calls have in `common` takes one timer for all."""
-    if not common:
+    """What ends a block at `due`, which is `seconds` from now."""
+    if call.options:  # it may have a length of its own, and is not worth a place where all lengths are kept
         return Alarm(due, late)
     lines: dict[float, Deadlines] = call.runtime.state("timeout", "deadlines", dict)
     found = lines.get(seconds)

@@ -54,10 +54,11 @@ class Window:
         self._slot, self._ends = slot, (slot + 1) * self._width
 
     def resize(self, seconds: float) -> None:
-        """Use another length; what was counted moves into the newest bucket."""
+        """Use another length; what was counted moves to where the newest bucket began."""
+        began = self._slot * self._width
         self._width = seconds / _BUCKETS
         self._old.clear()
         self._fresh = (0, 0)
         if self._ends:
-            self._slot = int(self._ends / self._width)
+            self._slot = int(began / self._width)
             self._ends = (self._slot + 1) * self._width

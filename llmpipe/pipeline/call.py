@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import Factory, define, evolve, field, frozen
 
+from llmpipe.errors import LLMError
 from llmpipe.runtime import Runtime
 from llmpipe.types import Cost, EmbeddingRequest, Request, RerankRequest, Usage
 from llmpipe.types.copying import replace
@@ -55,6 +56,14 @@ class Attempt:
         """The attempt ended without a reply."""
         self.ended_at, self.error = now, error
         self.status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
+        self.sign(error)
+
+    def sign(self, error: BaseException) -> None:
+        """Write into `error` whose it is, unless somebody has."""
+        if isinstance(error, LLMError) and not error.attempt:
+            error.attempt = self.number
+            error.provider = error.provider or self.provider
+            error.model = error.model or self.asked_model
 
     def settle(self, outcome: Outcome) -> None:
         """The attempt's reply is over."""

@@ -261,10 +261,8 @@ class Reply:
                 status = "abandoned"
             if error.partial is None:
                 error.partial = self._partial()
-            if self._attempt is not None and not error.attempt:
-                error.attempt = self._attempt.number
-                error.provider = error.provider or self._attempt.provider
-                error.model = error.model or self._attempt.asked_model
+            if self._attempt is not None:
+                self._attempt.sign(error)
         await self._end(status, error)
 
     def _partial(self) -> Result | None:

@@ -42,7 +42,7 @@ class Cache(Protocol):
         ...
 
     def put(self, key: bytes, entry: Entry, keep: float) -> Coroutine[Any, Any, None] | None:
-        """Keep `entry` for `keep` seconds at most. Gives None when that is done, else what is to be awaited."""
+        """Keep `entry` for `keep` seconds at most. Gives None if that is done, else what is to be awaited."""
         ...
 
     async def delete(self, key: bytes) -> bool:
@@ -80,7 +80,7 @@ def open_state(url: str) -> State:
     if not mark or not scheme:
         raise ConfigError(f"a state URL begins with a scheme, such as memory://; {scheme!r} has none")
     if scheme == "memory":
-        from llmpipe.state.memory import MemoryState
+        from llmpipe.state.memory import MemoryState  # noqa: PLC0415  it imports the protocols above
 
         return MemoryState()
     points = {point.name: point for point in entry_points(group=GROUP)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from sys import getsizeof
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -53,8 +55,6 @@ class FrozenList(list[Any]):
 
 
 def _thawed(value: Any, memo: dict[int, Any]) -> Any:
-    from copy import deepcopy
-
     return deepcopy(value, memo)
 
 
@@ -76,11 +76,9 @@ def _freeze(value: Any) -> tuple[Any, int]:
         return _mapping(value)
     if isinstance(value, list | tuple):
         return _sequence(value)
-    if has(kind):
+    if has(kind) and "__slots__" in kind.__dict__:
         return _attrs(value, kind)
     # Something with a buffer, such as an array of floats: copied, for its owner may go on writing.
-    from copy import deepcopy
-
     return deepcopy(value), getsizeof(value)
 
 
@@ -106,15 +104,23 @@ def _sequence(value: list[Any] | tuple[Any, ...]) -> tuple[Any, int]:
 
 
 def _attrs(value: Any, kind: type) -> tuple[Any, int]:
-    copy: Any = kind.__new__(kind)
+    copy: Any = object.__new__(kind)
     size = getsizeof(value)
-    for field in fields(kind):
-        item = getattr(value, field.name)
-        if item is not None:
+    for name, put in _setters(kind):
+        item = getattr(value, name)
+        if type(item) in _ATOMS:
+            size += getsizeof(item)
+        else:
             item, more = _freeze(item)
             size += more
-        object.__setattr__(copy, field.name, item)
+        put(copy, item)
     return copy, size
+
+
+@lru_cache(maxsize=64)
+def _setters(kind: type) -> list[tuple[str, Any]]:
+    """For each field its name and what sets it on a value that is frozen to everybody else."""
+    return [(field.name, getattr(kind, field.name).__set__) for field in fields(kind)]
 
 
 _EMPTY = FrozenDict()

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpipe.errors import ConfigError
-from llmpipe.middleware.backoff import STRATEGIES, Adaptive, Exponential, fibonacci, linear, spread, strategy_of
+from llmpipe.middleware.backoff import (
+    STRATEGIES,
+    Adaptive,
+    Exponential,
+    fibonacci,
+    linear,
+    spread,
+    strategy_of,
+)
 
 RETRIES = st.integers(1, 10_000)
 BASES = st.floats(1e-3, 10)
@@ -17,7 +25,9 @@ CAPS = st.floats(10, 1000)
 SHARES = st.floats(0, 1)
 
 
-def waits(strategy, count: int = 6, base: float = 0.5, cap: float = 8.0, recovery: float = 0.5) -> list[float]:
+def waits(
+    strategy, count: int = 6, base: float = 0.5, cap: float = 8.0, recovery: float = 0.5
+) -> list[float]:
     return [strategy(n, base, cap, recovery) for n in range(1, count + 1)]
 
 

@@ -38,9 +38,7 @@ def now() -> float:
 
 
 def chain(*script, default=None, runtime: Runtime | None = None, **settings) -> Chain:
-    return Chain(
-        MockProvider(script, default=default), Retry(**settings), runtime=runtime or Runtime(seed=1)
-    )
+    return Chain(MockProvider(script, default=default), Retry(**settings), runtime=runtime or Runtime(seed=1))
 
 
 def notes(call, kind: str) -> list[dict]:
@@ -69,7 +67,10 @@ async def test_a_failure_that_may_pass_is_retried_until_it_does():
     assert text == "hi"
     assert [attempt.status for attempt in call.ledger.attempts] == ["error", "error", "ok"]
     waited = notes(call, "retry.wait")
-    assert [(note["attempt"], note["error"]) for note in waited] == [(2, "SERVICE_UNAVAILABLE"), (3, "TIMEOUT")]
+    assert [(note["attempt"], note["error"]) for note in waited] == [
+        (2, "SERVICE_UNAVAILABLE"),
+        (3, "TIMEOUT"),
+    ]
     assert now() == pytest.approx(sum(note["seconds"] for note in waited))
     assert waited[0]["seconds"] <= 0.5
     assert waited[1]["seconds"] <= 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import Counter
 from math import comb
 from random import Random
@@ -146,7 +147,8 @@ def outage(rate: float, latency: float, seed: int, *, healthy: float = 20.0, dow
             while loop.time() < 2 * healthy + down:
                 tasks.append(group.create_task(caller()))
                 await asyncio.sleep(random.expovariate(rate))
-        return came, sent, [task.result() for task in tasks]
+        answered = [task.result() for task in tasks]
+        return came, sent, answered, [*Breaker().board(chain.runtime).history]
 
     return run(main())
 
@@ -154,15 +156,16 @@ def outage(rate: float, latency: float, seed: int, *, healthy: float = 20.0, dow
 @pytest.mark.parametrize("latency", [0.02, 1.5])
 @pytest.mark.parametrize("rate", [5.0, 50.0, 150.0])
 def test_an_outage_is_amplified_by_a_fifth_at_most_over_any_ten_seconds(rate: float, latency: float):
-    came, sent, answered = outage(rate, latency, seed=int(rate))
-    first = 0
+    came, sent, answered, history = outage(rate, latency, seed=int(rate))
     for last, at in enumerate(sent):
-        while sent[first] <= at - 10.0:
-            first += 1
-        requests = last - first + 1
-        callers = sum(at - 10.0 < when <= at for when in came)
+        requests = last + 1 - bisect_right(sent, at - 10.0)
+        callers = bisect_right(came, at) - bisect_right(came, at - 10.0)
         assert requests <= 1.2 * callers, f"{requests} requests for {callers} callers before {at:.2f} s"
-    assert sum(answered[-int(rate * 5) :]) == int(rate * 5)  # and when it is back, so are the callers
+    opened, closed = history[-3], history[-1]
+    assert (opened.kind, closed.kind) == ("opened", "closed")
+    # When the provider is back, so are the callers: one open time and two probes later.
+    assert closed.at <= max(50.0, opened.at) + opened.seconds + 2 * latency + 20 / rate
+    assert all(answered[bisect_right(came, closed.at) :])
 
 
 def test_the_budget_alone_bounds_the_retries_of_an_outage_without_a_breaker():

@@ -63,7 +63,7 @@ class ChoiceDecoder:
         self.events: list[Event] = []  # of choices other than the first, which have no other place
         self._said = False  # whether any delta had content
         self._text_index = 0
-        self._blocks: dict[tuple[object, object], int] = {}
+        self._blocks: dict[tuple[str, str], int] = {}
         self._by_key: dict[object, _Call] = {}
         self._calls: list[_Call] = []
         self._extra: dict[str, Any] = {}
@@ -143,7 +143,7 @@ class ChoiceDecoder:
 
     def _block(self, block: Reasoning, origin: str, events: list[Event], *, silent: bool) -> None:
         """One block of `reasoning_details`: those of one type and index are pieces of one part."""
-        key = (block.extra.get("type"), block.extra.get("index"))
+        key = (str(block.extra.get("type")), str(block.extra.get("index")))
         text = "" if silent else block.text  # another string said it already
         index = self._blocks.get(key)
         extra: dict[str, Any] | None = None
@@ -181,6 +181,8 @@ class ChoiceDecoder:
         call_id, key = call.pop("id", None), call.pop("index", None)
         if not isinstance(call_id, str) or call_id == "null":
             call_id = ""
+        if not isinstance(key, (int, str)):
+            key = None
         found = self._which(key, call_id, str(name), arguments)
         extra = {field: value for field, value in call.items() if value not in (None, "", [], {})}
         if found is None:

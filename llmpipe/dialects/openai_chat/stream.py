@@ -225,7 +225,7 @@ class ChatDecoder:
             raise error_in(choice, phase="stream")  # OpenRouter
         self._seen = True
         index = choice.get("index") or 0
-        decoder = self._main if index == 0 else self._choices.get(index)
+        decoder = self._main if index == 0 else self._choices.get(index) if type(index) is int else None
         if decoder is None:
             if type(index) is not int or len(self._choices) > 128:
                 raise BadReply(

@@ -200,7 +200,8 @@ def scrambled(match: Match) -> Span | None:
     value = match.group()
     digits = sum([char.isdigit() for char in value])
     upper = sum([char.isupper() for char in value])
-    return match.span() if digits > 2 and upper > 2 and len(value) - digits - upper > 2 else None
+    mixed = digits > 2 and upper > 2 and len(value) - digits - upper > 2
+    return match.span() if mixed and any([char.isdigit() for char in value[8:]]) else None
 
 
 # What stands in the place of a secret: a word of configuration, a variable, a mask.
@@ -222,7 +223,8 @@ def secret(match: Match) -> Span | None:
     value = match["bare"]
     if _NO_SECRET.match(value):
         return None
-    if value.replace("_", "").replace(".", "").isalpha() and (match["glue"] != "=" or "." in value):
+    word = value.replace("_", "").replace(".", "").isalpha()
+    if word and match["scheme"] is None and (match["glue"] != "=" or "." in value):
         return None
     return match.span("bare")
 
@@ -245,8 +247,8 @@ _STATES = frozenset(
 
 
 def state_and_zip(match: Match) -> Span | None:
-    """A state of the USA and a ZIP code."""
-    return match.span() if match.group()[:2] in _STATES else None
+    """All of it, but of two letters and a ZIP code only where they are a state of the USA."""
+    return match.span() if match["zip"] is None or match.group()[:2] in _STATES else None
 
 
 _SURE_STREETS = frozenset(("street", "avenue", "boulevard", "lane", "road"))

@@ -98,37 +98,39 @@ _EMAIL = (
 _NOT_AFTER_WORD = "(?<![0-9A-Za-z].)"
 _NOT_A_FRACTION = r"(?<![0-9][.,].)"
 _GAP = r"[ .\-]{0,2}+"
-_LOCAL_NUMBER = rf"[2-9][0-9]{{2}}{_GAP}[0-9]{{4}}(?:[ ,]{{0,2}}+(?>x|ext\.?|#)[ .]{{0,2}}+[0-9]{{1,6}}+)?+(?![0-9])"
+_EXTENSION = r"(?:[ ,]{0,2}+(?>x|ext\.?|#)[ .]{0,2}+[0-9]{1,6}+)?+"
+_LOCAL_NUMBER = rf"[2-9][0-9]{{2}}{_GAP}[0-9]{{4}}(?![0-9]){_EXTENSION}"
 _CUES = "".join(
     rf"|(?<={word}{glue}.)"
     for word in ("[Pp]hone", "PHONE", "[Tt]el", "TEL", "[Mm]obile", "[Cc]ell", "[Cc]all", "[Ff]ax", "[Nn]umber")
     for glue in (" ", ": ", ":", r"\. ", " is ", " me at ", " us at ")
 ).lstrip("|")
 
-_PHONE = (
+_PHONES = (
+    # (pattern, digits it has at least)
     # E.164: + and 7 to 15 digits; the national 0 in parentheses is often kept.
-    Detector("phone", rf"\+{_NOT_AFTER_WORD}[1-9](?:[ .\-/()]{{0,3}}+[0-9]){{6,14}}+(?![0-9])", checks.not_a_date, 7),
-    Detector("phone", r"00(?<![0-9A-Za-z+]00)[1-9](?:[ .\-/()]{0,3}+[0-9]){8,13}+(?![0-9])", checks.not_a_date, 11),
+    (rf"\+{_NOT_AFTER_WORD}[1-9](?:[ .\-/()]{{0,3}}+[0-9]){{6,14}}+(?![0-9]){_EXTENSION}", 7),
+    (rf"00(?<![0-9A-Za-z+]00)[1-9](?:[ .\-/()]{{0,3}}+[0-9]){{8,13}}+(?![0-9]){_EXTENSION}", 11),
     # North America: area and exchange begin with 2 to 9.
-    Detector("phone", rf"[2-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{2}}[ .\-/]{{0,2}}+{_LOCAL_NUMBER}", digits=10),
-    Detector("phone", rf"\({_NOT_AFTER_WORD}[2-9][0-9]{{2}}\){_GAP}{_LOCAL_NUMBER}", digits=10),
-    Detector(
-        "phone",
+    (rf"[2-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{2}}[ .\-/]{{0,2}}+{_LOCAL_NUMBER}", 10),
+    (rf"\({_NOT_AFTER_WORD}[2-9][0-9]{{2}}\){_GAP}{_LOCAL_NUMBER}", 10),
+    (
         rf"1{_NOT_AFTER_WORD}{_NOT_A_FRACTION}{_GAP}(?>\([2-9][0-9]{{2}}\)|[2-9][0-9]{{2}}){_GAP}{_LOCAL_NUMBER}",
-        digits=11,
+        11,
     ),
     # With the trunk prefix 0: most of Europe, Japan, Australia.
-    Detector(
-        "phone",
-        rf"0{_NOT_AFTER_WORD}(?<![0-9][.,:/\-].)[1-9](?:[ .\-/()]{{0,2}}+[0-9]){{7,9}}+(?![0-9])",
-        checks.not_a_date,
+    (
+        rf"0{_NOT_AFTER_WORD}(?<![0-9][.,:/\-].)[1-9](?:[ .\-/()]{{0,2}}+[0-9]){{7,9}}+(?![0-9]){_EXTENSION}",
         9,
     ),
     # China, mobile; India, mobile in two groups.
-    Detector("phone", rf"1{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[3-9][0-9][ \-]?+[0-9]{{4}}[ \-]?+[0-9]{{4}}(?![0-9])", digits=11),
-    Detector("phone", rf"[6-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{4}}[ \-][0-9]{{5}}(?![0-9])", digits=10),
+    (rf"1{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[3-9][0-9][ \-]?+[0-9]{{4}}[ \-]?+[0-9]{{4}}(?![0-9])", 11),
+    (rf"[6-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{4}}[ \-][0-9]{{5}}(?![0-9])", 10),
     # Any number of seven digits or more that is said to be one.
-    Detector("phone", rf"[0-9](?>{_CUES})(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}+(?![0-9])", checks.not_a_date, 7),
+    (rf"[0-9](?>{_CUES})(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}+(?![0-9])", 7),
+)
+_PHONE = tuple(
+    Detector("phone", pattern, checks.not_a_date, digits, hints.dense_digits) for pattern, digits in _PHONES
 )
 
 # ------------------------------------------------------------ other numbers
@@ -144,8 +146,13 @@ _SSN_CUES = "".join(
 _SSN = (
     # Area 001-899 but 666, group 01-99, serial 0001-9999. Source: Social Security Administration,
     # "Randomization" (2011), which kept these exclusions.
-    Detector("ssn", rf"{_AREA}(?>-(?!00)[0-9]{{2}}-| (?!00)[0-9]{{2}} |\.(?!00)[0-9]{{2}}\.){_SERIAL}", digits=9),
-    Detector("ssn", rf"{_AREA}(?>{_SSN_CUES})(?!00)[0-9]{{2}}{_SERIAL}", digits=9),
+    Detector(
+        "ssn",
+        rf"{_AREA}(?>-(?!00)[0-9]{{2}}-| (?!00)[0-9]{{2}} |\.(?!00)[0-9]{{2}}\.){_SERIAL}",
+        digits=9,
+        hint=hints.dense_digits,
+    ),
+    Detector("ssn", rf"{_AREA}(?>{_SSN_CUES})(?!00)[0-9]{{2}}{_SERIAL}", digits=9, hint=hints.dense_digits),
 )
 
 _CREDIT_CARD = (
@@ -155,12 +162,17 @@ _CREDIT_CARD = (
         rf"[2-68](?<![0-9].){_NOT_A_FRACTION}(?:[ .\-]{{0,2}}+[0-9]){{11,22}}+",
         checks.credit_card,
         12,
+        hints.dense_digits,
     ),
 )
 
 _IBAN = (
     Detector(
-        "iban", rf"[A-Za-z]{_NOT_AFTER_WORD}[A-Za-z][0-9]{{2}}(?:[ \-]?+[A-Za-z0-9]){{11,30}}+", checks.iban, 6
+        "iban",
+        rf"[A-Za-z]{_NOT_AFTER_WORD}[A-Za-z][0-9]{{2}}(?:[ \-]?+[A-Za-z0-9]){{11,30}}+",
+        checks.iban,
+        6,
+        hints.country_and_digits,
     ),
 )
 
@@ -238,8 +250,8 @@ def _token_pattern() -> str:
 
 
 _VALUE = (
-    r"""[ \t]{0,4}+["']?+(?:(?i:(?>bearer|basic|token))[ ]{1,4}+)?+(?>(?<=")(?P<quoted>[^"\r\n]{4,400}+)"|'(?P<single>[^'\r\n]{4,400}+)'"""
-    r"""|["']?+(?P<bare>[^\s"'&,;<>()\[\]{}]{4,400}+))"""
+    r"""[ \t]{0,4}+(?>"(?P<quoted>[^"\r\n]{4,400}+)"|'(?P<single>[^'\r\n]{4,400}+)'"""
+    r"""|["']?+(?P<scheme>(?i:(?>bearer|basic|token))[ ]{1,4}+)?+(?P<bare>[^\s"'&,;<>()\[\]{}]{4,400}+))"""
 )
 _GLUE = r"""["'\]]{0,2}+[ \t]{0,3}+(?P<glue>(?>=>|:=|=|:))"""
 _PRIVATE_KEY = "(?:(?>RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?+PRIVATE KEY(?: BLOCK)?+-----"
@@ -262,13 +274,13 @@ _API_KEY = (
         checks.bearer,
         hint=hints.bearer,
     ),
-    Detector("api_key", rf"[Kk](?i:ey){_GLUE}{_VALUE}", checks.qualified_secret, hint=hints.key),
+    Detector("api_key", rf"[Kk](?i:ey){_GLUE}{_VALUE}", checks.qualified_secret, hint=hints.named),
     Detector(
         "api_key",
         rf"[TtSsPpAaCc](?>(?<=[Tt])(?i:oken)|(?<=[Ss])(?i:ecret)|(?<=[Pp])(?i:(?>assword|asswd|wd|assphrase))"
         rf"|(?<=[Aa])(?i:uthorization)|(?<=[Cc])(?i:redentials?)){_GLUE}{_VALUE}",
         checks.secret,
-        hint=hints.secret,
+        hint=hints.named,
     ),
     # A long random word, whatever it opens. Not in base64, where it would be one of many.
     Detector(
@@ -276,6 +288,7 @@ _API_KEY = (
         r"[A-Za-z0-9](?<![A-Za-z0-9+/=_.\-].)[A-Za-z0-9]{31,127}+(?![A-Za-z0-9+/=_\-])",
         checks.scrambled,
         3,
+        hints.digit_in_a_long_word,
     ),
 )
 
@@ -298,6 +311,19 @@ _OF = r"(?:(?>della|del|des|dei|de|du|las|les|los|la|le|dos|do|di|da)[ ]){0,3}+"
 
 _GERMAN_NUMBER = rf"[ ]{{1,2}}+[0-9]{{1,4}}+[a-z]?+(?![0-9A-Za-z])(?:,[ ][0-9]{{4,5}} {_NAME})?+"
 
+# Behind their first letter.
+_CAPITALISED = (
+    rf"(?P<zip>[A-Z],?+{_SPACE}[0-9]{{5}}(?:-[0-9]{{4}})?+(?![0-9A-Za-z]))",  # IL 62704
+    r"[A-Z]?+[0-9][A-Z0-9]?+ [0-9][ABD-HJLNP-UW-Z]{2}(?![A-Za-z0-9])",  # SW1A 2AA
+    r"[0-9][ABCEGHJ-NPRSTV-Z][ \-]?+[0-9][ABCEGHJ-NPRSTV-Z][0-9](?![A-Za-z0-9])",  # K1A 0B1
+    r"(?<=P)\.?+[ ]?+[Oo]\.?+[ ]?+(?i:box)[ ]{1,2}+#?+[0-9]{1,6}+",  # P.O. Box 12
+    r"[A-Za-z\-]{1,30}?(?>stra(?>ss|\xdf)e|str\.|platz|allee|gasse|weg)" + _GERMAN_NUMBER,
+    r"[a-z\-]{1,30}+ (?>Stra(?>ss|\xdf)e|Str\.|Platz|Allee|Gasse|Weg)" + _GERMAN_NUMBER,
+    # Spanish, Italian, Portuguese
+    r"(?>(?<=C)(?>alle|arrera|orso)|(?<=A)(?>venida|vda\.|v\.)|(?<=P)(?>laza|aseo|iazza)|(?<=R)ua|(?<=V)(?>iale|ia))"
+    rf"[ ]{_OF}{_NAME}(?:[ ]{_NAME}){{0,3}}+,?+[ ](?:[nN][o.\xb0]{{0,2}}+[ ]?+)?+[0-9]{{1,4}}+(?![0-9])",
+)
+
 _POSTAL_ADDRESS = (
     Detector(
         "postal_address",
@@ -307,33 +333,6 @@ _POSTAL_ADDRESS = (
         checks.street,
         1,
     ),
-    Detector("postal_address", r"[Pp](?<![A-Za-z0-9].)\.?+[ ]?+[Oo]\.?+[ ]?+(?i:box)[ ]{1,2}+#?+[0-9]{1,6}+", digits=1),
-    Detector(
-        "postal_address",
-        rf"[A-Z](?<![A-Za-z0-9].)[A-Z],?+{_SPACE}[0-9]{{5}}(?:-[0-9]{{4}})?+(?![0-9A-Za-z])",
-        checks.state_and_zip,
-        5,
-    ),
-    Detector(  # United Kingdom
-        "postal_address",
-        r"[A-Z](?<![A-Za-z0-9].)[A-Z]?+[0-9][A-Z0-9]?+ [0-9][ABD-HJLNP-UW-Z]{2}(?![A-Za-z0-9])",
-        digits=2,
-    ),
-    Detector(  # Canada
-        "postal_address",
-        r"[ABCEGHJ-NPRSTVXY](?<![A-Za-z0-9].)[0-9][ABCEGHJ-NPRSTV-Z][ \-]?+[0-9][ABCEGHJ-NPRSTV-Z][0-9](?![A-Za-z0-9])",
-        digits=3,
-    ),
-    Detector(  # Germany, Austria, Switzerland
-        "postal_address",
-        r"[A-Z](?<![A-Za-z0-9].)[A-Za-z\-]{1,30}?(?>stra(?>ss|\xdf)e|str\.|platz|allee|gasse|weg)" + _GERMAN_NUMBER,
-        digits=1,
-    ),
-    Detector(
-        "postal_address",
-        r"[A-Z](?<![A-Za-z0-9].)[a-z\-]{1,30}+ (?>Stra(?>ss|\xdf)e|Str\.|Platz|Allee|Gasse|Weg)" + _GERMAN_NUMBER,
-        digits=1,
-    ),
     Detector(  # France
         "postal_address",
         rf"[0-9](?<![0-9A-Za-z.,].)[0-9]{{0,3}}+(?:[ ]?+(?>bis|ter))?+,?+[ ]"
@@ -341,12 +340,12 @@ _POSTAL_ADDRESS = (
         rf"{_OF}(?:[dl]')?+{_NAME}(?:[ ]{_NAME}){{0,3}}+(?:,?+[ ][0-9]{{5}} {_NAME})?+",
         digits=1,
     ),
-    Detector(  # Spain, Italy, Portugal, Latin America
+    # All that begins with a capital letter, in one go.
+    Detector(
         "postal_address",
-        rf"[ACPRV](?<![A-Za-z0-9].)(?>(?<=C)(?>alle|arrera|orso)|(?<=A)(?>venida|vda\.|v\.)|(?<=P)(?>laza|aseo|iazza)"
-        rf"|(?<=R)ua|(?<=V)(?>iale|ia))[ ]{_OF}{_NAME}(?:[ ]{_NAME}){{0,3}}+,?+[ ](?:[nN][o.\xb0]{{0,2}}+[ ]?+)?+"
-        rf"[0-9]{{1,4}}+(?![0-9])",
-        digits=1,
+        rf"[A-Z](?<![A-Za-z0-9].)(?>{'|'.join(_CAPITALISED)})",
+        checks.state_and_zip,
+        1,
     ),
 )
 

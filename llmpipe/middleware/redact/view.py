@@ -161,9 +161,8 @@ class View:
             self._ends = [end - cut for end in self._ends[place:]]
 
 
-_TOKEN = re.compile(r"\\u[0-9A-Fa-f]{4}|\\.|.", re.DOTALL)
-# What is at the end and may go on: half an escape, or the first half of a surrogate pair.
-_OPEN = re.compile(r"(?:\\u[Dd][89ABab][0-9A-Fa-f]{2})?(?:\\(?:u[0-9A-Fa-f]{0,3})?)?\Z")
+# A character of JSON text as it is written; `open` is half an escape, at the end of what there is.
+_TOKEN = re.compile(r"\\u[0-9A-Fa-f]{4}|(?P<open>\\(?:u[0-9A-Fa-f]{0,3})?\Z)|\\.|.", re.DOTALL)
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -183,28 +182,31 @@ class JSONView(View):
             return
         if self._starts is None:
             self._map()
-        base = len(self.raw) - self._waiting
-        self.raw += piece
-        self._take(base, _OPEN.search(self.raw, base))
+        self._take(len(self.raw) - self._waiting, piece)
 
     def finish(self) -> None:
         """No more will come: half an escape is text."""
         if self._waiting:
-            self._take(len(self.raw) - self._waiting, None)
+            self._take(len(self.raw) - self._waiting, "", last=True)
 
-    def _take(self, base: int, waiting: re.Match[str] | None) -> None:
-        until = len(self.raw) if waiting is None else waiting.start()
-        self._waiting = len(self.raw) - until
+    def _take(self, base: int, piece: str, *, last: bool = False) -> None:
+        self.raw += piece
         characters: list[tuple[str, int, int]] = []
-        for token in _TOKEN.finditer(self.raw, base, until):
+        until = len(self.raw)
+        for token in _TOKEN.finditer(self.raw, base):
+            if token["open"] is not None and not last:
+                until = token.start()
+                break
             char = _meaning(token.group())
             before = characters[-1] if characters else None
-            if before and before[2] == token.start() and _is_pair(before, char, token):
-                high, low = ord(before[0]), ord(char)
-                whole = chr(0x10000 + ((high & 0x3FF) << 10) + (low & 0x3FF))
+            if before is not None and _is_high(before) and len(token.group()) == 6 and "\udc00" <= char <= "\udfff":
+                whole = chr(0x10000 + ((ord(before[0]) & 0x3FF) << 10) + (ord(char) & 0x3FF))
                 characters[-1] = (whole, before[1], token.end())
             else:
                 characters.append((char, *token.span()))
+        if characters and not last and characters[-1][2] == until and _is_high(characters[-1]):
+            until = characters.pop()[1]  # the second half of the pair may come
+        self._waiting = len(self.raw) - until
         self._append(characters)
 
     def _viewed(self) -> int:
@@ -217,13 +219,10 @@ def _meaning(token: str) -> str:
     return _SHORT.get(token[1], token[1]) if len(token) == 2 else token
 
 
-def _is_pair(before: tuple[str, int, int], char: str, token: re.Match[str]) -> bool:
-    return (
-        before[2] - before[1] == 6
-        and len(token.group()) == 6
-        and "\ud800" <= before[0] <= "\udbff"
-        and "\udc00" <= char <= "\udfff"
-    )
+def _is_high(character: tuple[str, int, int]) -> bool:
+    """Whether it is the escaped first half of a surrogate pair."""
+    char, start, end = character
+    return end - start == 6 and "\ud800" <= char <= "\udbff"
 
 
 def unescape(raw: str) -> str:

@@ -1,0 +1,29 @@
+"""A middleware in ten lines: the house's rules go before every chat request."""
+
+# [middleware]
+from attrs import evolve
+
+from llmpipe import Call, Handler, Message, Reply, Request, layer
+
+
+@layer(priority=350)
+async def house_rules(call: Call, call_next: Handler) -> Reply:
+    if isinstance(request := call.request, Request):
+        rules = Message("system", "Answer briefly.")
+        call = call.evolve(request=evolve(request, messages=(rules, *request.messages)))
+    return await call_next(call)
+    # [/middleware]
+
+
+# [use]
+if __name__ == "__main__":
+    import asyncio
+
+    from llmpipe import Chain, MockProvider
+
+    model = MockProvider(default="Fine.")
+    chain = Chain(model, house_rules)
+    asyncio.run(chain.complete("How are you?"))
+    for message in model.requests[0].messages:
+        print(f"{message.role}: {message.text}")
+# [/use]

@@ -1,0 +1,121 @@
+"""Cheap questions before dear ones: whether a text can have something of a kind in it at all.
+
+Most texts have nothing to hide, and every text of every call is asked. To look for one character
+takes 15 ns in 500, for a short word 200 ns, for a class of characters 1,200 ns (measured), so the
+questions go in that order. A hint may say yes too often and never no too often.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = (
+    "at",
+    "bearer",
+    "bracketed_at",
+    "colons",
+    "country_and_digits",
+    "dense_digits",
+    "digit_in_a_long_word",
+    "digits",
+    "jwt",
+    "named",
+    "private_key",
+    "token",
+)
+
+_NO_DIGITS = bytes(code for code in range(256) if not 48 <= code <= 57)
+
+
+def digits(text: str) -> int:
+    """How many ASCII digits there are in `text`."""
+    if not (
+        "0" in text or "1" in text or "2" in text or "3" in text or "4" in text
+        or "5" in text or "6" in text or "7" in text or "8" in text or "9" in text
+    ):  # fmt: skip
+        return 0
+    return len(text.encode("utf-8", "surrogatepass").translate(None, _NO_DIGITS))
+
+
+def at(text: str) -> bool:
+    """An @, or what stands for it in a URL and in HTML."""
+    return "@" in text or ("%" in text and "%40" in text) or ("&" in text and "&#64;" in text)
+
+
+_BRACKETED_AT = re.compile(r"[\[({<][ \t]{0,2}+(?>[Aa][Tt]|@)[ \t]{0,2}+[\])}>]")
+
+
+def bracketed_at(text: str) -> bool:
+    """An (at)."""
+    return (
+        "(" in text or "[" in text or "{" in text or "<" in text
+    ) and _BRACKETED_AT.search(text) is not None  # fmt: skip
+
+
+def colons(text: str) -> bool:
+    """The colons of an IPv6 address."""
+    return ":" in text and (text.count(":") > 6 or "::" in text)
+
+
+_DENSE = re.compile(r"[0-9](?:[ .\-/()]{0,3}+[0-9]){6}")
+
+
+def dense_digits(text: str) -> bool:
+    """Seven digits close together."""
+    return _DENSE.search(text) is not None
+
+
+_COUNTRY_AND_DIGITS = re.compile(r"[0-9](?<=[A-Za-z]{2}.)[0-9]")
+
+
+def country_and_digits(text: str) -> bool:
+    """Two letters and two digits."""
+    return _COUNTRY_AND_DIGITS.search(text) is not None
+
+
+_DIGIT_IN_A_LONG_WORD = re.compile(r"[0-9](?<=[A-Za-z0-9]{8}.)")
+
+
+def digit_in_a_long_word(text: str) -> bool:
+    """A digit after eight letters and digits."""
+    return _DIGIT_IN_A_LONG_WORD.search(text) is not None
+
+
+_HYPHENED = re.compile(r"-[A-Za-z0-9_\-]{8}")
+_UNDERSCORED = re.compile(r"_[A-Za-z0-9+/=_]{10}")
+
+
+def token(text: str) -> bool:
+    """The middle of a token that has a sign in it, or the beginning of one that has none."""
+    return (
+        ("-" in text and _HYPHENED.search(text) is not None)
+        or ("_" in text and _UNDERSCORED.search(text) is not None)
+        or ("A" in text and ("AIza" in text or "AKIA" in text or "ASIA" in text))
+        or ("." in text and ("ya29." in text or "SG." in text))
+    )
+
+
+def jwt(text: str) -> bool:
+    """The beginning of all JSON in base64."""
+    return "J" in text and "eyJ" in text
+
+
+def private_key(text: str) -> bool:
+    """A line of PEM."""
+    return "-" in text and "-----BEGIN" in text
+
+
+def bearer(text: str) -> bool:
+    """The word."""
+    return "earer" in text
+
+
+_NAMES = ("key", "token", "secret", "passw", "pwd", "passphrase", "authorization", "credential")
+
+
+def named(text: str) -> bool:
+    """The name of a secret, and what stands between a name and its value."""
+    if "=" not in text and ":" not in text:
+        return False
+    lower = text.lower()
+    return any([name in lower for name in _NAMES])

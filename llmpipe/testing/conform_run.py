@@ -1,0 +1,406 @@
+"""Runs one case of `conform`, on a loop of its own in virtual time, and writes down what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from anyio import CancelScope
+from attrs import Factory, define, evolve
+
+from llmpipe.errors import LLMError
+from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.function import middleware
+from llmpipe.pipeline.linker import Handler, Middleware
+from llmpipe.pipeline.outcome import Outcome, Result
+from llmpipe.pipeline.reply import Reply
+from llmpipe.providers.mock import Line, MockProvider
+from llmpipe.runtime import Runtime
+from llmpipe.testing.conform_cases import Case
+from llmpipe.testing.loop import VirtualTimeLoop
+from llmpipe.types import Event, is_content
+
+__all__ = ("Seen", "run_case")
+
+T = TypeVar("T")
+
+_DAY = 86400.0
+_FOREVER = 100 * _DAY
+
+
+@define
+class Seen:
+    """What happened in one case. Times are virtual seconds; counts are at the end unless they say when."""
+
+    result: Result | None = None
+    error: BaseException | None = None
+    cancelled: bool = False
+    hung: bool = False
+    events: list[Event] = Factory(list)
+    steps: int = 0
+    strikes: int = 0
+    places: list[str] = Factory(list)
+    committed_at: float | None = None
+    content_at: float | None = None
+    handed_early: bool = False
+    requests_at_content: int | None = None
+    requests_at_end: int = 0
+    commits: list[float] = Factory(list)
+    opened: list[Reply] = Factory(list)
+    inner: int = 0
+    outer: int = 0
+    outer_committed: int = 0
+    reports: list[tuple[str, str]] = Factory(list)
+    complaints: list[str] = Factory(list)
+    tasks: list[str] = Factory(list)
+    late_tasks: list[str] = Factory(list)
+    timers: list[str] = Factory(list)
+    open: int = 0
+    changed: str = ""
+    balance: tuple[float, float] | None = None
+    neighbour: BaseException | Result | None = None
+    next_error: BaseException | None = None
+
+
+def run_case(
+    case: Case,
+    make: Callable[[], Middleware],
+    request: AnyRequest,
+    lines: tuple[Line, Line],
+    *,
+    seed: int,
+    order: int | None = None,
+    balance: Callable[[Runtime], float] | None = None,
+) -> Seen:
+    """What happens when `case` is played on a new middleware.
+
+    `lines`: what the provider answers in this case, and what it answers when all is well. `order`
+    shuffles tasks that are ready together.
+    """
+    run = _Run(case, make, request, lines, seed, balance)
+    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(seed=order, end=1e9)) as runner:
+        runner.run(run.play())
+    return run.seen
+
+
+class _Remembering(Runtime):
+    """A runtime that writes down what is reported to it."""
+
+    def __init__(self, seed: int, seen: Seen) -> None:
+        super().__init__(seed=seed)
+        self._seen = seen
+
+    def report(self, what: str, error: BaseException) -> None:
+        self._seen.reports.append((what, f"{type(error).__name__}: {error}"))
+
+
+class _Run:
+    def __init__(
+        self,
+        case: Case,
+        make: Callable[[], Middleware],
+        request: AnyRequest,
+        lines: tuple[Line, Line],
+        seed: int,
+        balance: Callable[[Runtime], float] | None,
+    ) -> None:
+        self.case = case
+        self.seen = Seen()
+        self.runtime = _Remembering(seed, self.seen)
+        self.request = request
+        self.lines = lines
+        self.fails_once = case.script == "recovering"
+        self.plan = [*case.cancels]
+        self.call_task: asyncio.Task[None] | None = None
+        self.scope: CancelScope | None = None
+        self.provider = MockProvider(default=self._line, name="conform", model="conform-1")
+        self.item = make()
+        self.chain = Chain(self.provider, self._outer(), self.item, self._inner(), runtime=self.runtime)
+        self._balance = balance
+
+    # ------------------------------------------------------------ the layers round the middleware
+
+    def _outer(self) -> Middleware:
+        seen = self.seen
+
+        @middleware(priority=-(10**9), name="conform-outer")
+        async def outer(call: Call, call_next: Handler) -> Any:
+            reply = await call_next(call)
+            seen.outer_committed += 1
+            outcome: Outcome = yield reply
+            seen.outer += 1
+            str(outcome.completion)
+
+        return outer  # type: ignore[return-value]  # a function with a name and a priority
+
+    def _inner(self) -> Middleware:
+        seen = self.seen
+
+        @middleware(priority=10**9, name="conform-inner")
+        async def inner(call: Call, call_next: Handler) -> Any:
+            await asyncio.sleep(1.0)
+            reply = await call_next(call)
+            seen.opened.append(reply)
+            seen.commits.append(asyncio.get_running_loop().time())
+            yield reply
+            seen.inner += 1
+
+        return inner  # type: ignore[return-value]  # a function with a name and a priority
+
+    # ------------------------------------------------------------ the caller
+
+    async def play(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._complain)
+        self.driver = asyncio.current_task()
+        start = self._measure()
+        before = copy.deepcopy(self.request)
+        if self.case.way == "again":
+            with suppress(Exception):  # judged where it is the case's own call
+                await self._reply(self._new_call())
+            self.seen.commits.clear()
+        loop.set_task_factory(self._count)
+        self.call_task = loop.create_task(self._scoped())
+        others = [loop.create_task(self._beside())] if self.case.way == "company" else []
+        self.seen.hung = not await self._over(self.call_task)
+        for task in others:
+            self.seen.hung |= not await self._over(task)
+        loop.set_task_factory(None)
+        self.seen.requests_at_end = len(self.provider.requests)
+        await _turns()
+        self.seen.tasks = self._tasks(owned=False)
+        if before != self.request or repr(before) != repr(self.request):
+            self.seen.changed = f"{before!r} became {self.request!r}"
+        if start is not None and not self.runtime._tasks:
+            self.seen.balance = (start, self._measure() or 0.0)
+        await self._another()
+        await self._close(start)
+
+    async def _scoped(self) -> None:
+        if self.case.mode != "scope":
+            await self._told(self._consume())
+            return
+        with CancelScope() as self.scope:
+            await self._told(self._consume())
+        self.seen.cancelled = self.scope.cancelled_caught
+
+    async def _told(self, work: Coroutine[Any, Any, Result | None]) -> None:
+        try:
+            self.seen.result = await work
+        except asyncio.CancelledError:
+            self.seen.cancelled = True
+            raise
+        except Exception as error:  # noqa: BLE001  whatever the call ends with is what is judged
+            self.seen.error = error
+
+    async def _beside(self) -> None:
+        """The call of another caller, which nobody cancels."""
+        try:
+            self.seen.neighbour = await self._reply(self._new_call())
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  judged
+            self.seen.neighbour = error
+
+    async def _reply(self, call: Call) -> Result:
+        return await (await self.chain(call)).full()
+
+    def _new_call(self) -> Call:
+        timeout = {"hurried": 0.5, "patient": 20 * _DAY}.get(self.case.way)
+        return self.chain.new_call(self.request, timeout=timeout)
+
+    async def _open(self) -> Reply:
+        reply = await self.chain(self._new_call())
+        self.seen.committed_at = asyncio.get_running_loop().time()
+        self.seen.handed_early = not self.seen.commits and not reply.over
+        return reply
+
+    async def _consume(self) -> Result | None:
+        way, task = self.case.way, asyncio.current_task()
+        assert task is not None
+        if way == "another":
+            reply = await asyncio.create_task(self._open())
+            return await asyncio.create_task(self._read(reply))
+        reply = await self._open()
+        async with reply:
+            if way == "unread":
+                return None
+            if way == "abandoned":
+                await self._event(reply)
+                return None
+            if way == "closed":
+                return await self._closed(reply)
+            if way == "slow":
+                await asyncio.sleep(10 * _DAY)
+            return await self._read(reply)
+
+    async def _read(self, reply: Reply) -> Result:
+        if self.case.shape != "stream":
+            return await reply.full()
+        async with reply:
+            while await self._event(reply):
+                pass
+        return reply.completion
+
+    async def _closed(self, reply: Reply) -> Result | None:
+        """Read in one task and closed by this one, five seconds into the first wait."""
+        reader = asyncio.create_task(self._read(reply))
+        try:
+            await asyncio.sleep(5.0)
+            await reply.aclose()
+            return await reader
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
+            if not reader.cancelled():
+                reader.exception()
+
+    async def _event(self, reply: Reply) -> bool:
+        try:
+            event = await anext(reply)
+        except StopAsyncIteration:
+            return False
+        if is_content(event) and self.seen.content_at is None:
+            self.seen.content_at = asyncio.get_running_loop().time()
+            self.seen.requests_at_content = len(self.provider.requests)
+        self.seen.events.append(event)
+        return True
+
+    # ------------------------------------------------------------ afterwards
+
+    async def _another(self) -> None:
+        """A call after the first: it must come to an end, with a reply or an LLMError."""
+        self.lines = (self.lines[1], self.lines[1])
+        task = asyncio.ensure_future(self._reply(self.chain.new_call(self.request)))
+        if not await self._over(task):
+            self.seen.next_error = TimeoutError("it never ended")
+        elif task.cancelled():
+            self.seen.next_error = asyncio.CancelledError()
+        elif (error := task.exception()) is not None and not isinstance(error, LLMError):
+            self.seen.next_error = error
+
+    async def _close(self, start: float | None) -> None:
+        """Close the chain and look for what is left."""
+        seen = self.seen
+        await self.chain.aclose()
+        await _turns()
+        seen.late_tasks = [name for name in self._tasks(owned=True) if name not in seen.tasks]
+        seen.open = sum(not reply.over for reply in seen.opened)
+        if start is not None and (end := self._measure() or 0.0) != start:
+            seen.balance = (start, end)
+        for task in asyncio.all_tasks() - {self.driver}:
+            task.cancel()
+        await _turns()
+        for reply in seen.opened:
+            await reply.aclose()
+        loop: Any = asyncio.get_running_loop()
+        seen.timers = [_named(timer) for timer in loop._scheduled if not timer.cancelled()]
+
+    def _tasks(self, *, owned: bool) -> list[str]:
+        """Tasks still there; those that the runtime owns only if `owned`."""
+        mine = {self.driver} | (set() if owned else self.runtime._tasks)
+        return sorted(str(task.get_name()) for task in asyncio.all_tasks() - mine)
+
+    def _measure(self) -> float | None:
+        if self._balance is None:
+            return None
+        return self._balance(self.runtime)
+
+    def _line(self, _: AnyRequest) -> Line:
+        """The provider's next line: always the case's own, or only once if it is to recover."""
+        if self.case.script != "recovering":
+            return self.lines[0]
+        self.fails_once, now = False, self.fails_once
+        return self.lines[0] if now else self.lines[1]
+
+    async def _over(self, task: asyncio.Task[Any]) -> bool:
+        await asyncio.wait([task], timeout=_FOREVER)
+        if task.done():
+            return True
+        task.cancel()
+        await asyncio.wait([task], timeout=_FOREVER)
+        return False
+
+    def _complain(self, _: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        self.seen.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    # ------------------------------------------------------------ counting and cancelling
+
+    def _count(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(_stepwise(work, self._step), loop=loop, **options)
+
+    def _step(self, work: Coroutine[Any, Any, Any], waiting: Any) -> None:
+        if self.call_task is None or self.call_task.done():
+            return
+        self.seen.steps += 1
+        if self.plan and self.seen.steps == self.plan[0]:
+            self.plan.pop(0)
+            self.seen.places.append(_place(work))
+            if self.case.mode == "late" and waiting is not None:
+                waiting.add_done_callback(self._strike)
+            else:
+                self._strike()
+
+    def _strike(self, _: object = None) -> None:
+        if self.call_task is None or self.call_task.done():
+            return
+        self.seen.strikes += 1
+        if self.scope is not None:
+            self.scope.cancel()
+        else:
+            self.call_task.cancel()
+
+
+async def _stepwise(work: Coroutine[Any, Any, T], step: Callable[[Coroutine[Any, Any, T], Any], None]) -> T:
+    return await _Steps(work, step)
+
+
+class _Steps:
+    """Runs a coroutine and calls `step` each time it suspends."""
+
+    def __init__(
+        self, work: Coroutine[Any, Any, T], step: Callable[[Coroutine[Any, Any, T], Any], None]
+    ) -> None:
+        self.work, self.step = work, step
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        thrown: BaseException | None = None
+        while True:
+            try:
+                waiting = self.work.send(None) if thrown is None else self.work.throw(thrown)
+            except StopIteration as end:
+                return end.value
+            thrown = None
+            self.step(self.work, waiting)
+            try:
+                yield waiting
+            except BaseException as error:  # noqa: BLE001  handed to the coroutine
+                thrown = error
+
+
+def _place(work: Any) -> str:
+    """Where `work` waits: the innermost line that is neither ours nor asyncio's."""
+    place = ""
+    while work is not None:
+        frame = getattr(work, "cr_frame", None) or getattr(work, "ag_frame", None)
+        if frame is not None and not frame.f_globals.get("__name__", "").startswith(("asyncio", "llmpipe.testing.")):
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+        work = getattr(work, "cr_await", None) or getattr(work, "ag_await", None)
+    return place
+
+
+def _named(timer: Any) -> str:
+    callback = timer._callback
+    return str(getattr(callback, "__qualname__", callback))
+
+
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def with_stream(request: AnyRequest, stream: bool) -> AnyRequest:
+    """`request`, streamed or not; embeddings are never."""
+    return request if request.stream is stream else evolve(request, stream=stream)  # type: ignore[call-arg,arg-type]  # only a Request differs
