@@ -141,7 +141,7 @@ class LLMError(Exception):
     default_billed: ClassVar[Billed] = "no"
     default_throttled: ClassVar[bool] = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a verdict that some strategy reads
         self,
         message: str,
         *,

@@ -5,13 +5,13 @@ from llmpipe import Cache, Chain, Fallback, MockProvider, Redact, presets
 openai = MockProvider(default="Hello!", name="openai", model="gpt-4o-mini")
 claude = MockProvider(default="Hello!", name="anthropic", model="claude-haiku-4-5")
 
-# [standard]
+# region standard
 chain = Chain(openai, *presets.production(), Fallback(claude))
 print(chain.explain())
-# [/standard]
+# endregion standard
 
-# [lint]
+# region lint
 wrong = Chain(openai, Redact(), Cache(priority=150))
 for finding in wrong.lint():
     print(f"{finding.level} {finding.code}: {finding.message}")
-# [/lint]
+# endregion lint

@@ -9,26 +9,30 @@ from llmpipe import Call, Chain, Handler, MockProvider, Reply, TextDelta, layer
 from llmpipe.types import Event
 
 
-# [stage]
+# region stage
 class Hide:
     """Puts `cover` in place of `word`, also where a stream cuts the word in two."""
 
     def __init__(self, word: str, cover: str) -> None:
-        self.word, self.cover, self.held = word, cover, ""
+        self.word, self.cover = word, cover
+        self.held = TextDelta("")  # what could still become the word
 
     def feed(self, event: Event) -> Iterable[Event]:
+        """What becomes of `event`."""
         if not isinstance(event, TextDelta):
             return (*self.flush(), event)
-        text = (self.held + event.text).replace(self.word, self.cover)
-        self.held = self._beginning(text)
-        return (evolve(event, text=text.removesuffix(self.held)),)
+        *before, rest = (self.held.text + event.text).split(self.word)
+        held = self._beginning(rest)
+        self.held = evolve(event, text=held)
+        return (evolve(event, text=self.cover.join((*before, rest.removesuffix(held)))),)
 
     def flush(self) -> Iterable[Event]:
-        rest, self.held = self.held, ""
-        return (TextDelta(rest),) if rest else ()
+        """What is still held back, at the end."""
+        rest, self.held = self.held, TextDelta("")
+        return (rest,) if rest.text else ()
 
     def _beginning(self, text: str) -> str:
-        """The longest end of `text` that could still become the word."""
+        """The longest end of `text` that the word begins with."""
         return next((w for n in range(len(self.word) - 1, 0, -1) if text.endswith(w := self.word[:n])), "")
 
 
@@ -38,10 +42,10 @@ async def discreet(call: Call, call_next: Handler) -> Reply:
     return reply.pipe(Hide("Project X", "[a project]"))
 
 
-# [/stage]
+# endregion stage
 
 
-# [use]
+# region use
 async def main() -> None:
     model = MockProvider(default="They call it Project X. Not Project Y.", chunk_chars=7)
     chain = Chain(model, discreet)
@@ -51,4 +55,4 @@ async def main() -> None:
 
 
 asyncio.run(main())
-# [/use]
+# endregion use

@@ -1,6 +1,6 @@
 """A middleware in ten lines: the house's rules go before every chat request."""
 
-# [middleware]
+# region middleware
 from attrs import evolve
 
 from llmpipe import Call, Handler, Message, Reply, Request, layer
@@ -12,10 +12,10 @@ async def house_rules(call: Call, call_next: Handler) -> Reply:
         rules = Message("system", "Answer briefly.")
         call = call.evolve(request=evolve(request, messages=(rules, *request.messages)))
     return await call_next(call)
-    # [/middleware]
+    # endregion middleware
 
 
-# [use]
+# region use
 if __name__ == "__main__":
     import asyncio
 
@@ -24,6 +24,8 @@ if __name__ == "__main__":
     model = MockProvider(default="Fine.")
     chain = Chain(model, house_rules)
     asyncio.run(chain.complete("How are you?"))
-    for message in model.requests[0].messages:
+    sent = model.requests[0]
+    assert isinstance(sent, Request)
+    for message in sent.messages:
         print(f"{message.role}: {message.text}")
-# [/use]
+# endregion use

@@ -6,7 +6,7 @@ from llmpipe import Call, Chain, Handler, MockProvider, Outcome, Reply, Wait, la
 from llmpipe.testing import run
 
 
-# [middleware]
+# region middleware
 @layer(priority=150)
 async def slow_calls(call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
     outcome = yield await call_next(call)
@@ -15,13 +15,13 @@ async def slow_calls(call: Call, call_next: Handler) -> AsyncGenerator[Reply, Ou
         print(f"slow: {outcome.status} after {seconds:g} s, {outcome.usage.output_tokens} tokens")
 
 
-# [/middleware]
+# endregion middleware
 
 
-# [use]
+# region use
 async def main() -> None:
-    story = [Wait(1), "Once upon ", Wait(4), "a time."]
-    chain = Chain(MockProvider(["Fine.", story, story]), slow_calls)
+    model = MockProvider(["Fine."], default=[Wait(1), "Once upon ", Wait(4), "a time."])
+    chain = Chain(model, slow_calls)
 
     await chain.complete("How are you?")  # quick: nothing is said
     await chain.complete("Tell me a story")
@@ -32,4 +32,4 @@ async def main() -> None:
 
 
 run(main())  # as asyncio.run, with a clock that jumps: the waits take no time
-# [/use]
+# endregion use

@@ -149,7 +149,6 @@ _BY_STATUS: dict[int, type[LLMError]] = {
     429: RateLimited,
     431: RequestTooLarge,
     451: PermissionDenied,
-    499: ServiceUnavailable,
     503: Overloaded,
     529: Overloaded,
 }
@@ -220,7 +219,8 @@ def error_for_status(
     if status == 501 and told_to_retry is None:
         told_to_retry = False
     return kind(
-        message or f"the provider answered with status {status or 'unknown'} and no message",
+        message
+        or f"the provider {f'answered with status {status}' if status else 'failed'} and gave no message",
         status=status if status is not None and 400 <= status < 600 else None,
         code=next((word for word in words if not word.isdecimal()), words[0] if words else None),
         request_id=request_id(low),

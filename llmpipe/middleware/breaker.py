@@ -66,7 +66,7 @@ class Breaker(CircuitRules):
     priority: int = bands.HEALTH
 
     why: ClassVar[str] = "inside the queue, because time passes there; outside the attempt it judges"
-    traits: ClassVar[frozenset[str]] = frozenset({"counts"})
+    traits: ClassVar[frozenset[str]] = frozenset({"judges"})
 
     @property
     def enforced(self) -> bool:
@@ -251,8 +251,8 @@ class CircuitBreaker:
         return self._on(error)
 
     @property
-    def state(self) -> Literal["closed", "half_open", "open"]:
-        """What it is now; one whose time is up is still open until somebody comes."""
+    def state(self) -> str:
+        """``closed``, ``half_open`` or ``open``; one whose time is up is still open until somebody comes."""
         return STATES[self._circuit.state]
 
     def stats(self) -> CircuitStats:

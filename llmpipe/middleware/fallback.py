@@ -30,6 +30,7 @@ note                    detail
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
@@ -43,7 +44,7 @@ from llmpipe.pipeline.chain import Chain
 if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call
     from llmpipe.pipeline.linker import Handler
-    from llmpipe.pipeline.provider import Provider
+    from llmpipe.pipeline.provider import Target
     from llmpipe.pipeline.reply import Reply
 
 __all__ = ("Fallback", "ask")
@@ -120,12 +121,12 @@ class Fallback:
     priority: int = bands.ROUTE
 
     why: ClassVar[str] = "outside retry and limits, so that each target gets its own"
-    traits: ClassVar[frozenset[str]] = frozenset({"retries"})
+    traits: ClassVar[frozenset[str]] = frozenset({"routes"})
 
     def __init__(
         self,
-        *alternatives: Provider | Chain,
-        targets: Iterable[Provider | Chain] = (),
+        *alternatives: Target,
+        targets: Iterable[Target] = (),
         **settings: Unpack[_Settings],
     ) -> None:
         # People list the targets; a configuration, and `evolve`, name the field.
@@ -146,28 +147,25 @@ class Fallback:
         )
         last = route[-1]
         failures: list[tuple[str, LLMError]] = []
-        try:
-            for place in route:
-                if failures:
-                    if call.remaining() < cfg.min_attempt:
-                        call.note("fallback.gave_up", reason="deadline")
-                        break
-                    if not cfg._switch(place, call, failures[-1], board):
-                        continue
-                try:
-                    reply = await cfg._ask(place, call, call_next, spare=place != last or call.spare)
-                except LLMError as error:
-                    failures.append((_label(cfg._key(place, call)[1]), error))
-                    cfg._rest(place, call, error, resting)
-                    if not cfg._rescues(error, alternative=place >= 0):
-                        break
-                else:
-                    if resting:
-                        resting.pop(cfg._key(place, call), None)
-                    return reply
-            raise _most_useful(failures)
-        finally:
-            failures.clear()  # errors hold this frame, which must not hold them
+        for place in route:
+            if failures:
+                if call.remaining() < cfg.min_attempt:
+                    call.note("fallback.gave_up", reason="deadline")
+                    break
+                if not cfg._switch(place, call, failures[-1], board):
+                    continue
+            try:
+                reply = await cfg._ask(place, call, call_next, spare=place != last or call.spare)
+            except LLMError as error:
+                failures.append((_label(cfg._key(place, call)[1]), error))
+                cfg._rest(place, call, error, resting)
+                if not cfg._rescues(error, alternative=place >= 0):
+                    break
+            else:
+                if resting:
+                    resting.pop(cfg._key(place, call), None)
+                return reply
+        raise _most_useful(failures)
 
     async def _ask(self, place: int, call: Call, call_next: Handler, *, spare: bool) -> Reply:
         """The reply of the target at `place`; -1 is the chain's own."""
@@ -257,6 +255,19 @@ class Fallback:
     def _mark(self, call: Call) -> tuple[int, int]:
         return id(self.targets), id(call.ledger)
 
+    async def aclose(self) -> None:
+        """Close the alternatives."""
+        mark = id(self.targets), 0
+        if mark in _asking.get():
+            return  # a chain that falls back on itself is closing already
+        token = _asking.set(_asking.get() | {mark})
+        try:
+            async with AsyncExitStack() as stack:  # one that fails to close keeps no other from closing
+                for target in self.targets:
+                    stack.push_async_callback(target.aclose)
+        finally:
+            _asking.reset(token)
+
     # ------------------------------------------------------------ what explain() asks
 
     def worst_attempts(self) -> int:
@@ -268,7 +279,7 @@ class Fallback:
         return (1 + len(self.targets)) * inner
 
 
-async def ask(target: Provider | Chain, call: Call, call_next: Handler, *, spare: bool) -> Reply:
+async def ask(target: Target, call: Call, call_next: Handler, *, spare: bool) -> Reply:
     """The reply of `target`: a provider is asked through the inner chain, a chain directly.
 
     With the target's own model; one that has none gets the caller's.

@@ -71,7 +71,7 @@ class Flight:
         try:
             reply = await call_next(self.call)
             if reply.streamed:
-                async with _owned(reply) as reply:
+                async with reply.adopt():
                     self.streamed = True
                     async for event in reply:
                         self.tape.append(event)
@@ -220,20 +220,6 @@ class Rider:
         if not self._left:
             self._left = True
             await self._flight.leave()
-
-
-def _owned(reply: Reply) -> Reply:
-    """`reply`, as one that only its opener closes.
-
-    The linker closes what a middleware has opened and not handed on as soon as that is done, and a
-    flight outlives the caller who began it.
-    """
-    moved = Reply.__new__(Reply)
-    for slot in Reply.__slots__:
-        if slot != "__weakref__":
-            setattr(moved, slot, getattr(reply, slot))
-    reply.over, reply._frames = True, []
-    return moved
 
 
 def _late(leads: bool) -> DeadlineExceeded:

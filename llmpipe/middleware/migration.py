@@ -57,6 +57,8 @@ class Migration:
 
     why: ClassVar[str] = "chooses the target before anything is tried, and the old one when it fails"
 
+    traits: ClassVar[frozenset[str]] = frozenset({"routes"})
+
     def __attrs_post_init__(self) -> None:
         if not callable(self.old) or not hasattr(self.old, "model"):
             raise ConfigError(f"migration takes the old provider or chain, not a {type(self.old).__name__}")
@@ -74,6 +76,10 @@ class Migration:
                     raise
                 call.note("migration.returned", error=error.type)
         return await ask(cfg.old, call, call_next, spare=call.spare)
+
+    async def aclose(self) -> None:
+        """Close the old target."""
+        await self.old.aclose()
 
     async def _moved(self, call: Call) -> bool:
         if self.flag is not None:

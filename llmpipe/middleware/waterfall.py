@@ -44,7 +44,7 @@ def render_waterfall(what: Call | Ledger, *, width: int = 100, unicode: bool = T
     light, dark, cross, line, point, more = _PICTURES[unicode]
     rows = sorted(_rows(what.ledger if isinstance(what, Call) else what), key=lambda row: (row.at, row.note))
     if not rows:
-        return "nothing was attempted and nothing happened"
+        return "nothing happened"
     start = min(rows[0].at, what.started_at) if isinstance(what, Call) else rows[0].at
     end = max(row.at if row.note else row.end for row in rows)  # a wait may have been cut short
     labels = min(max(len(row.label) for row in rows), width // 3)

@@ -14,8 +14,8 @@ from llmpipe.types import Cost, EmbeddingRequest, Request, RerankRequest, Usage
 from llmpipe.types.copying import replace
 
 if TYPE_CHECKING:
-    from llmpipe.pipeline.provider import Target
     from llmpipe.pipeline.outcome import Outcome
+    from llmpipe.pipeline.provider import Target
 
 __all__ = ("AnyRequest", "Attempt", "Call", "Ledger", "Note")
 

@@ -12,12 +12,13 @@ from attrs import evolve, fields
 from llmpipe.errors import ConfigError, InvalidRequest
 from llmpipe.pipeline.call import AnyRequest, Attempt, Call
 from llmpipe.pipeline.linker import Handler, Middleware, link
+from llmpipe.pipeline.lint import Finding, lint
 from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Runtime
 from llmpipe.types import Completion, EmbeddingRequest, Embeddings, Message, Request
 
 if TYPE_CHECKING:
-    from llmpipe.pipeline.explain import Explanation, Finding
+    from llmpipe.pipeline.explain import Explanation
     from llmpipe.pipeline.provider import Target
 
 __all__ = ("Chain",)
@@ -155,14 +156,17 @@ class Chain:
         return done
 
     def stream(self, prompt: Prompt, /, **options: Any) -> Streaming:
-        """The reply to `prompt` as it comes: ``async with chain.stream(...) as reply: async for event in reply``.
+        """The reply to `prompt` as it comes: ``async with chain.stream(...) as reply:``, then iterate it.
 
         Takes what `complete` takes. Entering waits for the first content and raises LLMError.
         """
         return Streaming(self, self._call(prompt, options, stream=True))
 
     async def embed(self, inputs: str | Iterable[str] | EmbeddingRequest, /, **options: Any) -> Embeddings:
-        """Vectors for `inputs`, through the same chain. Keywords: ``model``, ``dimensions``, ``extra``, and the call's."""
+        """Vectors for `inputs`, through the same chain.
+
+        Keywords: any field of `EmbeddingRequest`, and those of the call as in `complete`.
+        """
         call_options = {key: options.pop(key) for key in (*_CALL_FIELDS, "timeout") if key in options}
         if isinstance(inputs, EmbeddingRequest):
             request = evolve(inputs, **options) if options else inputs
@@ -188,15 +192,15 @@ class Chain:
             request = Request(messages=prompt, **changes)
         return self.new_call(request, **options)
 
-    def new_call(self, request: AnyRequest, *, timeout: float | None = None, **fields: Any) -> Call:  # noqa: ASYNC109
+    def new_call(self, request: AnyRequest, *, timeout: float | None = None, **fields: Any) -> Call:
         """A fresh call for `request`, as the front door makes it; `timeout` in seconds.
 
         Raises: ConfigError for a keyword that neither a request nor a call has.
         """
         if unknown := [key for key in fields if key not in _CALL_FIELDS]:
             raise ConfigError(
-                f"unknown keyword {', '.join(map(repr, unknown))}; a call takes {', '.join(_CALL_FIELDS)}, timeout, "
-                f"and the fields of {type(request).__name__}"
+                f"unknown keyword {', '.join(map(repr, unknown))}; a call takes {', '.join(_CALL_FIELDS)}, "
+                f"timeout, and the fields of {type(request).__name__}"
             )
         if "without" in fields:
             fields["without"] = frozenset(fields["without"])
@@ -212,15 +216,13 @@ class Chain:
 
     def explain(self) -> Explanation:
         """What runs in which order and why, with settings and worst cases; print it."""
-        from llmpipe.pipeline.explain import explain
+        from llmpipe.pipeline.explain import explain  # noqa: PLC0415  few calls need it, and it costs time
 
         return explain(self)
 
     def lint(self) -> list[Finding]:
         """Dangerous orders and settings, each with what to do about it; empty when there are none."""
-        from llmpipe.pipeline.explain import lint
-
-        return lint(self)
+        return lint(self._middleware)
 
     async def aclose(self) -> None:
         """End background work and close the provider's and the middlewares' connections."""

@@ -1,20 +1,22 @@
-"""What a chain does, in words: its order with reasons, its worst cases, and what is dangerous in it."""
+"""What a chain does, in words: its order with reasons, and its worst cases."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from attrs import NOTHING, Factory, fields, frozen, has
 
-from llmpipe.pipeline.bands import ADMIT, AGAIN, BANDS, GUARD, HEALTH, OBSERVE, ROUTE, SHORTCUT, band_of
+from llmpipe.pipeline.bands import BANDS, band_of
 from llmpipe.pipeline.linker import Middleware
+from llmpipe.pipeline.lint import Finding, lint, traits_of
+from llmpipe.pipeline.registry import origin
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.chain import Chain
 
-__all__ = ("Explanation", "Finding", "Layer", "explain", "lint")
+__all__ = ("Explanation", "Layer", "explain")
 
 
 @frozen
@@ -82,16 +84,6 @@ class Explanation:
             yield f"{finding.level}: {finding.message}"
 
 
-@frozen
-class Finding:
-    """Something dangerous: a stable `code`, what it is, and what to do about it."""
-
-    code: str
-    level: Literal["error", "warning"]
-    message: str
-    layers: tuple[str, ...] = ()
-
-
 def explain(chain: Chain) -> Explanation:
     """What `chain` does, layer by layer."""
     attempts, seconds = 1, inf
@@ -107,22 +99,18 @@ def explain(chain: Chain) -> Explanation:
                 band_of(item.priority),
                 _why(item),
                 _settings(item),
-                _traits(item),
+                traits_of(item),
                 _origin(item),
                 attempts,
                 seconds,
             )
         )
-    return Explanation(tuple(reversed(layers)), repr(chain.provider), tuple(lint(chain)))
+    return Explanation(tuple(reversed(layers)), repr(chain.provider), tuple(lint(chain.middleware)))
 
 
 def _told(item: Middleware, method: str, default: Any, *arguments: Any) -> Any:
     found = getattr(item, method, None)
     return found(*arguments) if callable(found) else default
-
-
-def _traits(item: Middleware) -> frozenset[str]:
-    return frozenset(getattr(item, "traits", ()))
 
 
 def _why(item: Middleware) -> str:
@@ -134,8 +122,6 @@ def _why(item: Middleware) -> str:
 
 
 def _origin(item: Middleware) -> str:
-    from llmpipe.pipeline.registry import origin
-
     return "llmpipe" if type(item).__module__.startswith("llmpipe.") else origin(item.name)
 
 
@@ -153,128 +139,3 @@ def _settings(item: Middleware) -> dict[str, Any]:
         if value != default:
             changed[attribute.name] = value
     return changed
-
-
-def lint(chain: Chain) -> list[Finding]:
-    """What is dangerous in the order or the settings of `chain`, worst first."""
-    findings = [finding for rule in _RULES for finding in rule(chain.middleware)]
-    return sorted(findings, key=lambda finding: finding.level)
-
-
-def _with(layers: tuple[Middleware, ...], trait: str) -> list[Middleware]:
-    return [item for item in layers if trait in _traits(item)]
-
-
-def _stores_outside_masking(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    for store in _with(layers, "stores"):
-        for mask in _with(layers, "masks"):
-            if store.priority < mask.priority:
-                yield Finding(
-                    "cache-outside-redaction",
-                    "error",
-                    f"{store.name!r} ({store.priority}) runs outside {mask.name!r} ({mask.priority}), so it stores what "
-                    f"{mask.name!r} would mask; give it a priority above {mask.priority} ({SHORTCUT} is usual)",
-                    (store.name, mask.name),
-                )
-
-
-def _retries_inside_what_judges(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    for health in _with(layers, "judges"):
-        for retry in _with(layers, "retries"):
-            if health.priority < retry.priority:
-                yield Finding(
-                    "breaker-outside-retry",
-                    "warning",
-                    f"{health.name!r} ({health.priority}) runs outside {retry.name!r} ({retry.priority}), so it sees one "
-                    f"failure for all attempts and opens late; the usual priorities are {HEALTH} and {AGAIN}",
-                    (health.name, retry.name),
-                )
-
-
-def _limits_outside_retry(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    for admit in _with(layers, "admits"):
-        for retry in _with(layers, "retries"):
-            if admit.priority < retry.priority:
-                yield Finding(
-                    "limit-outside-retry",
-                    "warning",
-                    f"{admit.name!r} ({admit.priority}) runs outside {retry.name!r} ({retry.priority}), so retries pass "
-                    f"uncounted; the usual priorities are {ADMIT} and {AGAIN}",
-                    (admit.name, retry.name),
-                )
-
-
-def _retries_multiply(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    again = _with(layers, "retries")
-    if len(again) > 1:
-        yield Finding(
-            "retries-multiply",
-            "warning",
-            f"{' and '.join(repr(item.name) for item in again)} both retry; one owner of retries is enough",
-            tuple(item.name for item in again),
-        )
-
-
-def _routes_inside_retry(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    for route in _with(layers, "routes"):
-        for retry in _with(layers, "retries"):
-            if retry.priority < route.priority:
-                yield Finding(
-                    "fallback-inside-retry",
-                    "warning",
-                    f"{route.name!r} ({route.priority}) runs inside {retry.name!r} ({retry.priority}), so every retry goes "
-                    f"through all targets again; the usual priorities are {ROUTE} and {AGAIN}",
-                    (route.name, retry.name),
-                )
-
-
-def _deadline_inside_retry(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    for bound in _with(layers, "bounds"):
-        for retry in _with(layers, "retries"):
-            if retry.priority < bound.priority:
-                yield Finding(
-                    "deadline-inside-retry",
-                    "warning",
-                    f"{bound.name!r} ({bound.priority}) bounds the whole call but runs inside {retry.name!r} "
-                    f"({retry.priority}), so each attempt gets all of its time",
-                    (bound.name, retry.name),
-                )
-
-
-def _guards_inside_shortcut(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    for store in _with(layers, "stores"):
-        for guard in layers:
-            if guard.name == "validate" and guard.priority > store.priority:
-                yield Finding(
-                    "validation-inside-cache",
-                    "warning",
-                    f"{guard.name!r} ({guard.priority}) runs inside {store.name!r} ({store.priority}), so a request that "
-                    f"would be refused can be answered from the cache; the usual band is {GUARD}",
-                    (guard.name, store.name),
-                )
-
-
-def _observers_inside(layers: tuple[Middleware, ...]) -> Iterator[Finding]:
-    for watch in _with(layers, "observes"):
-        hidden = [
-            item.name for item in layers if item.priority < watch.priority and "stores" in _traits(item)
-        ]
-        if hidden:
-            yield Finding(
-                "observer-inside-cache",
-                "warning",
-                f"{watch.name!r} ({watch.priority}) runs inside {hidden[0]!r}, so it never sees a hit; the usual band is {OBSERVE}",
-                (watch.name, hidden[0]),
-            )
-
-
-_RULES = (
-    _stores_outside_masking,
-    _deadline_inside_retry,
-    _retries_inside_what_judges,
-    _limits_outside_retry,
-    _routes_inside_retry,
-    _retries_multiply,
-    _guards_inside_shortcut,
-    _observers_inside,
-)

@@ -31,7 +31,7 @@ class Outcome:
 
     __slots__ = ("_fold", "_request", "_result", "_usage", "committed_at", "ended_at", "error", "status")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  made for every call, and keywords cost a third more
         self,
         status: Status = "ok",
         error: BaseException | None = None,
@@ -86,5 +86,7 @@ def _estimate(request: AnyRequest | None, result: Result, told: Usage | None) ->
         calls = "".join(call.name + call.arguments for call in message.tool_calls)
         output = sum(estimate_tokens(text) for text in (message.text, message.reasoning, calls) if text)
     if told is not None:  # the input was told at the start, the stream was cut before the output was
-        return evolve(told, output_tokens=max(output, told.output_tokens), source="estimated")
+        output = max(output, told.output_tokens)
+        if told.input_tokens:
+            return evolve(told, output_tokens=output, source="estimated")
     return Usage(0 if request is None else estimate_request(request), output, source="estimated")

@@ -54,6 +54,7 @@ class Reply:
         "_rest",
         "_result",
         "_status",
+        "adopted",
         "over",
     )
 
@@ -71,6 +72,7 @@ class Reply:
         self._rest: list[Event] | None = None  # of a full reply that is read as a stream, last first
         self._ended: asyncio.Future[None] | None = None  # done when the clean-up is
         self._cleaner: asyncio.Task[Any] | None = None
+        self.adopted = False
 
     # ------------------------------------------------------------ making and shaping
 
@@ -129,6 +131,15 @@ class Reply:
         self._attempt, self._call, self._loop = attempt, call, asyncio.get_running_loop()
         self._origin = self._result if self._pump is None else self._pump.mark()
         self._committed_at = attempt.committed_at = self._loop.time()
+
+    def adopt(self) -> Reply:
+        """Take the reply out of the linker's hands; returns the reply itself.
+
+        For a task of a middleware's own that reads the reply while the call that opened it goes on,
+        such as the flight that several callers share. Whoever adopts a reply closes it.
+        """
+        self.adopted = True
+        return self
 
     @property
     def streamed(self) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from llmpipe.errors import ConfigError
+from llmpipe.providers.http import HTTPProvider
+from llmpipe.providers.mock import MockProvider
+from llmpipe.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.provider import Provider
@@ -17,8 +21,6 @@ __all__ = ("provider", "provider_names")
 
 def provider_names() -> list[str]:
     """All kinds that `provider` knows: built in, and of entry-point group ``llmpipe.providers``."""
-    from llmpipe.providers.profiles import PROFILES
-
     return sorted({*PROFILES, "mock", *(p.name for p in entry_points(group="llmpipe.providers"))})
 
 
@@ -33,15 +35,9 @@ def provider(kind: str, /, **options: Any) -> Provider:
 
     Raises: ConfigError for an unknown kind or keyword, or a missing key.
     """
-    from llmpipe.providers.profiles import PROFILES
-
     if kind == "mock":
-        from llmpipe.providers.mock import MockProvider
-
         return cast("Provider", _made(kind, MockProvider, (), options))
     if kind in PROFILES:
-        from llmpipe.providers.http import HTTPProvider
-
         profile = PROFILES[kind]
         if options.get("api_key") is None and (found := os.environ.get(profile.key_env)):
             options["api_key"] = found
@@ -57,8 +53,6 @@ def provider(kind: str, /, **options: Any) -> Provider:
 
 def _made(kind: str, make: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """`make(...)`, with a wrong keyword told as what it is."""
-    import inspect
-
     known = [name for name in inspect.signature(make).parameters if name != "profile"]
     unknown = [name for name in options if name not in known]
     if unknown:

@@ -145,7 +145,8 @@ class _Run:
             await asyncio.sleep(1.0)
             reply = await call_next(call)
             seen.opened.append(reply)
-            seen.commits.append(asyncio.get_running_loop().time())
+            if self.call_task is not None and not self.call_task.done():
+                seen.commits.append(asyncio.get_running_loop().time())
             yield reply
             seen.inner += 1
 
@@ -162,7 +163,6 @@ class _Run:
         if self.case.way == "again":
             with suppress(Exception):  # judged where it is the case's own call
                 await self._reply(self._new_call())
-            self.seen.commits.clear()
         loop.set_task_factory(self._count)
         self.call_task = loop.create_task(self._scoped())
         others = [loop.create_task(self._beside())] if self.case.way == "company" else []
@@ -329,7 +329,9 @@ class _Run:
     # ------------------------------------------------------------ counting and cancelling
 
     def _count(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-        return asyncio.Task(_stepwise(work, self._step), loop=loop, **options)
+        task = asyncio.Task(_stepwise(work, self._step), loop=loop, **options)
+        task.add_done_callback(lambda _: work.close())  # it may be cancelled before it has begun
+        return task
 
     def _step(self, work: Coroutine[Any, Any, Any], waiting: Any) -> None:
         if self.call_task is None or self.call_task.done():

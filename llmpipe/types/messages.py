@@ -80,7 +80,7 @@ class Document:
 
 @frozen
 class Audio:
-    """Sound as base64 `data`; `format` is ``wav``, ``mp3``, …"""
+    """Sound as base64 `data`; `format` is ``wav``, ``mp3`` and so on."""
 
     data: str = field(repr=False)
     format: str = "wav"

@@ -54,6 +54,21 @@ def maybe(strategy: SearchStrategy[Any]) -> SearchStrategy[Any]:
     return st.none() | strategy
 
 
+@st.composite
+def usages(draw: st.DrawFn, *, extra: SearchStrategy[dict[str, Any]] | None = None) -> Usage:
+    """Usage whose parts are subsets, as they must be."""
+    inputs, outputs = draw(counts), draw(counts)
+    cached = draw(st.integers(0, inputs))
+    return Usage(
+        input_tokens=inputs,
+        output_tokens=outputs,
+        cached_input_tokens=cached,
+        cache_write_tokens=draw(st.integers(0, inputs - cached)),
+        reasoning_tokens=draw(st.integers(0, outputs)),
+        extra=draw(extra) if extra is not None else {},
+    )
+
+
 @frozen
 class Wire:
     """What a wire can say.
@@ -95,21 +110,6 @@ class Wire:
     usages: SearchStrategy[Usage | None] = Factory(lambda: usages())
     finish_reasons: SearchStrategy[Any] = Factory(lambda: st.sampled_from(("stop", "length", "tool_calls")))
     reply_extra: SearchStrategy[dict[str, Any]] = Factory(lambda: st.just({}))
-
-
-@st.composite
-def usages(draw: st.DrawFn, *, extra: SearchStrategy[dict[str, Any]] | None = None) -> Usage:
-    """Usage whose parts are subsets, as they must be."""
-    inputs, outputs = draw(counts), draw(counts)
-    cached = draw(st.integers(0, inputs))
-    return Usage(
-        input_tokens=inputs,
-        output_tokens=outputs,
-        cached_input_tokens=cached,
-        cache_write_tokens=draw(st.integers(0, inputs - cached)),
-        reasoning_tokens=draw(st.integers(0, outputs)),
-        extra=draw(extra) if extra is not None else {},
-    )
 
 
 def tools() -> SearchStrategy[Tool]:

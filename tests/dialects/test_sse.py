@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -12,13 +13,12 @@ from llmpipe.dialects.sse import ServerSentEvent, SSEParser, encode
 from llmpipe.errors import BadReply
 
 
-def parse(*pieces: bytes, limit: int = 8 * 1024 * 1024) -> list[tuple[str | None, bytes | None]]:
+def parse(*pieces: bytes, limit: int = 8 * 1024 * 1024) -> list[ServerSentEvent]:
     parser = SSEParser(limit)
-    found = [event for piece in pieces for event in parser.feed(piece)]
-    return [tuple(event) for event in found + parser.close()]
+    return [event for piece in pieces for event in parser.feed(piece)] + parser.close()
 
 
-def outcome(pieces: list[bytes], limit: int) -> tuple[list[tuple[str | None, bytes | None]], str]:
+def outcome(pieces: list[bytes], limit: int) -> tuple[list[ServerSentEvent], str]:
     """Events and the error after them, as a reader sees them who goes on until something is raised."""
     parser, found = SSEParser(limit), []
     try:
@@ -26,8 +26,8 @@ def outcome(pieces: list[bytes], limit: int) -> tuple[list[tuple[str | None, byt
             found += parser.feed(piece)
         found += parser.close()
     except BadReply as error:
-        return [tuple(event) for event in found], error.message
-    return [tuple(event) for event in found], ""
+        return found, error.message
+    return found, ""
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,11 @@ def test_only_cr_and_lf_end_a_line(text):
 
 
 pieces_of_a_stream = st.sampled_from(
-    [b"data", b"event", b"id", b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"x", b"\xc2\x85", b"\xe2\x80\xa8"]
-    + [b"data: {}\n\n", b"event: ping\ndata: 1\n\n", b": c\n", b"\xef\xbb\xbf", b"data: " + b"y" * 30]
+    [
+        *(b"data", b"event", b"id", b":", b" ", b"x", b"\n", b"\r", b"\r\n", b"\n\n"),
+        *(b"\xc2\x85", b"\xe2\x80\xa8", b"\xef\xbb\xbf"),
+        *(b"data: {}\n\n", b"event: ping\ndata: 1\n\n", b": c\n", b"data: " + b"y" * 30),
+    ]
 )
 
 
@@ -94,7 +97,7 @@ pieces_of_a_stream = st.sampled_from(
 )
 def test_however_the_bytes_are_cut_the_events_are_the_same(stream, positions, limit):
     borders = [0, *(min(p, len(stream)) for p in positions), len(stream)]
-    cut = [stream[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    cut = [stream[a:b] for a, b in pairwise(borders)]
     assert outcome(cut, limit) == outcome([stream], limit)
     assert outcome([stream[i : i + 1] for i in range(len(stream))], limit) == outcome([stream], limit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from llmpipe.errors import LLMError
@@ -15,20 +16,31 @@ from llmpipe.types import Completion, EmbeddingRequest, Embeddings, Message, Req
 
 
 class Timed(MockProvider):
-    """Answers after `seconds`, and writes down when each request came, and how many were there at once."""
+    """Answers after `seconds`, and writes down when each request came, and how many were there at once.
+
+    `refuses` are raised first, at once and unwritten. `headers` may be a function of the request's number.
+    """
 
     def __init__(
-        self, seconds: float = 0.0, usage: Usage | None = None, headers: Any = None, **options: Any
+        self,
+        seconds: float = 0.0,
+        usage: Usage | None = None,
+        headers: Any = None,
+        refuses: Sequence[LLMError] = (),
     ) -> None:
-        super().__init__(default="ok", **options)
+        super().__init__(default="ok")
         self.seconds, self.told, self.headers = seconds, usage or Usage(10, 10), headers
+        self.refuses = list(refuses)
         self.came: list[tuple[float, str]] = []
         self.here = self.most = 0
 
     async def __call__(self, call: Call) -> Reply:
+        if self.refuses:
+            raise self.refuses.pop(0)
         request = call.request
         text = request.messages[0].text if isinstance(request, Request) else ""
         self.came.append((call.runtime.now(), text))
+        number = len(self.came)
         self.here += 1
         self.most = max(self.most, self.here)
         try:
@@ -37,7 +49,7 @@ class Timed(MockProvider):
             self.here -= 1
         if isinstance(request, EmbeddingRequest):
             return Reply.of(Embeddings(((1.0,),), usage=Usage(10)))
-        headers = self.headers(len(self.came)) if callable(self.headers) else self.headers or {}
+        headers = self.headers(number) if callable(self.headers) else self.headers or {}
         done = Completion(
             model=request.model,
             message=Message("assistant", "ok"),

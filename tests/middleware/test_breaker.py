@@ -88,6 +88,7 @@ async def test_a_failing_target_is_left_alone_and_then_tried_again():
     assert isinstance(refused, CircuitOpen)
     assert notes == ["breaker.refused"]
     assert len(it.provider.requests) == 5  # the sixth was not sent
+    assert refused.retry_after is not None
     assert 4.5 <= refused.retry_after <= 5.5
     assert (refused.provider, refused.model, refused.phase) == ("mock", "mock-1", "admit")
 

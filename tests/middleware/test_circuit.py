@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         it = self.it
         assert (it.successful, it.failed, it.ignored) == tuple(self.said.values())
         held = sum(stage == "held" for stage in self.stage.values())
-        begun = sum(stage in ("begun",) for stage in self.stage.values())
+        begun = sum(stage == "begun" for stage in self.stage.values())
         assert it.total - it.rejected >= held + begun
 
     @invariant()
@@ -562,6 +562,22 @@ def test_a_window_holds_what_happened_in_nine_tenths_of_it_and_nothing_older_tha
         perhaps = [f for at, f in seen if at > now - seconds - 1e-6 * seconds]
         assert len(surely) <= window.calls <= len(perhaps)
         assert sum(surely) <= window.failures <= sum(perhaps)
+
+
+@pytest.mark.parametrize(("seconds", "now"), [(25.6, 293908.48), (96.4, 4901756.84)])
+def test_a_bucket_that_ends_an_ulp_too_early_for_its_own_calls_keeps_them(seconds: float, now: float):
+    window = Window(seconds)
+    for _ in range(50):
+        window.add(now, True)
+    assert (window.calls, window.failures) == (50, 50)
+
+
+def test_an_unused_window_can_be_resized():
+    window = Window(10.0)
+    window.resize(20.0)
+    window.add(5.0, True)
+    window.add(20.0, True)
+    assert window.calls == 2
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.floats(0.1, 100), st.floats(0.1, 100))

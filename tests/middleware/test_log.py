@@ -149,6 +149,7 @@ async def test_an_error_is_told_with_its_verdicts(records: Records):
         "billed": "no",
         "retry_after": 2.5,
         "provider": "p",
+        "model": "m",
         "request_id": "r1",
         "message": "slow down",
     }

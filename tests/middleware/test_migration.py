@@ -12,6 +12,7 @@ from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
+from llmpipe.types import Request
 
 
 def chain(new=("new",), *, layers=(), **settings) -> tuple[Chain, MockProvider, MockProvider]:
@@ -62,7 +63,7 @@ async def test_callers_without_a_name_are_drawn_anew():
 @pytest.mark.parametrize("error", [Overloaded("down"), InvalidRequest("the new client encodes it wrongly")])
 async def test_whatever_fails_at_the_new_target_the_old_one_answers(error: LLMError):
     it, after, _ = chain([error], share=1.0)
-    call = it.new_call(request("hi"))
+    call = it.new_call(Request("", "hi"))
     assert (await (await it(call)).full()).text == "old"
     assert len(after.requests) == 1
     assert [(note.kind, note.detail) for note in call.ledger.notes] == [
@@ -104,14 +105,20 @@ async def test_the_old_one_may_be_a_whole_chain():
     assert (await it.complete("hi")).text == "old"
 
 
+async def test_closing_a_chain_closes_the_old_target():
+    class Closing(MockProvider):
+        closed = False
+
+        async def aclose(self):
+            self.closed = True
+
+    old = Closing()
+    await Chain(MockProvider(), Migration(old)).aclose()
+    assert old.closed
+
+
 def test_what_is_no_target_and_no_share_is_refused():
     with pytest.raises(ConfigError, match="old provider"):
         Migration("claude")
     with pytest.raises(ConfigError, match="share"):
         Migration(MockProvider(), share=1.5)
-
-
-def request(text: str):
-    from llmpipe.types import Request
-
-    return Request("", text)

@@ -49,14 +49,24 @@ visits = st.lists(
     max_size=25,
     unique_by=lambda visit: visit.at,
 )
-limits = st.tuples(st.floats(0.2, 3), st.integers(1, 4), st.floats(0.5, 10), st.integers(1, 20), st.integers(1, 4))
+def rates(most: float) -> st.SearchStrategy[float]:
+    return st.floats(0.2, most).map(lambda rate: rate + 2**0.5 / 1000)  # so that no turn falls on an arrival
+
+
+limits = st.tuples(rates(3), st.integers(1, 4), rates(10), st.integers(1, 20), st.integers(1, 4))
 
 
 def model(script, limit):
     """When each visit is admitted, None if never: buckets as levels, a sorted queue, and a list of moments."""
     request_rate, request_burst, token_rate, token_burst, room = limit
-    levels, rates, bursts = [request_burst, token_burst], [request_rate, token_rate], [request_burst, token_burst]
-    moments = [(v.at, 0, n) for n, v in enumerate(script)] + [(v.cancelled, 1, n) for n, v in enumerate(script)]
+    levels, rates, bursts = (
+        [request_burst, token_burst],
+        [request_rate, token_rate],
+        [request_burst, token_burst],
+    )
+    moments = [(v.at, 0, n) for n, v in enumerate(script)] + [
+        (v.cancelled, 1, n) for n, v in enumerate(script)
+    ]
     heapq.heapify(moments)
     admitted, queue, gone, inside, clock = [None] * len(script), [], set(), set(), 0.0
     while moments:
@@ -249,14 +259,16 @@ def test_retry_after_is_the_earliest_moment_that_works(before, last):
             assert run(main(wait - 0.001)) > 0
 
 
-@given(st.integers(1, 300), st.integers(0, 5))
-def test_a_queue_of_any_length_tells_the_same_wait_for_one_limit(waiting, seed):
+@settings(max_examples=20)
+@given(st.integers(1, 300))
+def test_a_queue_of_any_length_tells_the_same_wait_for_one_limit(waiting):
     async def main():
         runtime = Runtime()
         gate = Gate(("key",), (Limit("requests", REQUESTS, 60.0, 60, 1.0),), inf, inf, 0.0)
         one = (1.0, 0.0, 0.0, 0.0)
         tasks = [
-            asyncio.create_task(gate.enter(Call(Request("m", "hi"), runtime), one, inf, 1000)) for _ in range(waiting)
+            asyncio.create_task(gate.enter(Call(Request("m", "hi"), runtime), one, inf, 1000))
+            for _ in range(waiting)
         ]
         await asyncio.sleep(0)
         assert gate.expected(one, runtime.now()) == pytest.approx((waiting, waiting))
@@ -264,4 +276,4 @@ def test_a_queue_of_any_length_tells_the_same_wait_for_one_limit(waiting, seed):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    run(main(), seed=seed)
+    run(main())

@@ -65,7 +65,9 @@ async def test_headers_never_raise_what_we_have():
 
 async def test_what_a_long_stream_said_at_its_start_is_not_taken_for_what_is_left_now():
     start = Start(headers=openai(60, 0))
-    provider = MockProvider([[start, TextDelta("a"), Wait(30), Finish("stop")], [start, TextDelta("a"), Finish("stop")]])
+    provider = MockProvider(
+        [[start, TextDelta("a"), Wait(30), Finish("stop")], [start, TextDelta("a"), Finish("stop")]]
+    )
     chain = Chain(provider, RateLimit())
     async with chain.stream("hi") as reply:
         await reply.full()
@@ -117,7 +119,6 @@ async def test_a_429_pauses_the_key_for_as_long_as_it_says():
 
 
 async def test_who_cannot_wait_for_the_end_of_a_pause_is_told_at_once():
-    provider = MockProvider([["late", Wait(1), RateLimited("slow down", retry_after=100)]], default="ok")
     provider = MockProvider([[Wait(1), RateLimited("slow down", retry_after=100)]], default="ok")
     chain = limited(provider, concurrency=1, max_wait=30)
     first = asyncio.create_task(outcome(chain))
@@ -134,20 +135,9 @@ async def test_who_cannot_wait_for_the_end_of_a_pause_is_told_at_once():
 
 
 async def test_after_a_pause_one_call_goes_then_two_then_four():
-    provider = Timed(seconds=1)
+    provider = Timed(seconds=1, refuses=[RateLimited("slow down", retry_after=10)])
     chain = limited(provider, requests_per_minute=60_000, max_wait=1000)
-    gate_open = provider.__class__.__call__
-    provider.seconds = 1
-
-    async def refuse(self, call):
-        Timed.__call__ = gate_open
-        raise RateLimited("slow down", retry_after=10)
-
-    Timed.__call__ = refuse
-    try:
-        assert isinstance(await outcome(chain), RateLimited)
-    finally:
-        Timed.__call__ = gate_open
+    assert isinstance(await outcome(chain), RateLimited)
     await asyncio.gather(*(chain.complete("hi") for _ in range(15)))
     waves = [sum(at == pytest.approx(second) for at in provider.times) for second in (10, 11, 12, 13)]
     assert waves == [1, 2, 4, 8]
@@ -155,7 +145,8 @@ async def test_after_a_pause_one_call_goes_then_two_then_four():
 
 async def test_a_probe_that_fails_does_not_widen_the_ramp_and_one_that_is_cancelled_gives_way():
     provider = MockProvider(
-        [RateLimited("slow down", retry_after=1), Overloaded("busy"), [Wait(60), "never"]], default=[Wait(1), "ok"]
+        [RateLimited("slow down", retry_after=1), Overloaded("busy"), [Wait(60), "never"]],
+        default=[Wait(1), "ok"],
     )
     chain = limited(provider, requests_per_minute=6000, max_wait=1000)
     await outcome(chain)

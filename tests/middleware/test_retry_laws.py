@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import Counter
+from itertools import pairwise
 from math import comb
 from random import Random
 
@@ -32,7 +33,7 @@ LINES = st.lists(FAILURES | st.just("hi"), max_size=12)
 
 
 def play(lines, *, timeout: float | None = None, seed: int = 0, targets: int = 0, **options):
-    """One call against a script: its error or None, the call, when it ended, and each request's time and line."""
+    """One call against a script: its error or None, the call, its end, and each request's time and line."""
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -87,7 +88,7 @@ def test_waiting_never_crosses_the_deadline(lines, timeout: float, targets: int,
 @given(lines=st.lists(FAILURES, min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_a_hint_is_kept_or_the_call_fails_at_once(lines, seed: int):
     error, _, ended, seen = play(lines, seed=seed)
-    for (at, line), (after, _) in zip(seen, seen[1:], strict=False):
+    for (at, line), (after, _) in pairwise(seen):
         if isinstance(line, LLMError) and line.retry_after is not None:
             assert after - at >= line.retry_after
     if error is not None:
@@ -99,7 +100,7 @@ def test_after_the_first_content_there_is_no_retry(cut: int, failures: int, ping
     """However many attempts came before it, the one that reached the caller is the last."""
 
     async def main():
-        broken = [*(["text"] * cut), StreamBroken("cut")]
+        broken: list = [*(["text"] * cut), StreamBroken("cut")]
         if pings:
             broken.insert(0, Wait(1.0))
         provider = MockProvider([*[Overloaded("busy")] * failures, broken], default=["whole"])

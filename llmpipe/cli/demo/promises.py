@@ -121,7 +121,7 @@ def _outage(scene: Scene) -> Iterator[Promise]:
 
 def _shared(scene: Scene) -> Iterator[Promise]:
     repeated = [r for r in scene.records if r.errand.kind == "repeated" and r.outcome == "ok"]
-    asked = {r.errand.request.messages for r in repeated}
+    asked = {r.errand.request.messages[-1].text for r in repeated}
     sent = [r for r in repeated if r.call.ledger.attempts]
     yield Promise(
         "repeated questions are answered from the cache, or share a reply under way",

@@ -75,7 +75,7 @@ def simulators(seed: int, seen: list[str]) -> tuple[Simulator, Simulator]:
     alpha = Simulator(
         [
             Rule(Fault(status=503), since=OUTAGE[0], until=OUTAGE[1]),
-            Rule(Fault(status=429, headers={"retry-after": "1"}), rate=0.04),
+            Rule(Fault(status=429, headers={"retry-after": "1"}), rate=0.008),
             Rule(Fault(first_delay=4 * FIRST_TOKEN_SECONDS), rate=0.02),
             Rule(Fault(cut_after=0), rate=0.02, when=streamed),
             Rule(Fault(cut_after=3), rate=0.03, when=streamed),

@@ -11,12 +11,11 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.openai_chat.checked import Fields, invalid
 from llmpipe.dialects.openai_chat.content import decode_content, encode_content
 from llmpipe.dialects.openai_chat.reasoning import decode_reasoning, encode_reasoning
-from llmpipe.errors import Unsupported
+from llmpipe.errors import BadReply, Unsupported
 from llmpipe.types import Message, Part, Reasoning, Refusal, Role, Text, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -160,7 +159,10 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
     field = "input" if kind == "custom" else "arguments"
     arguments = inner.take(field)
     if isinstance(arguments, dict):  # Ollama's own clients send the object itself
-        arguments = orjson.dumps(arguments).decode()
+        try:
+            arguments = json_text(arguments, "it")
+        except BadReply as error:
+            raise invalid(inner.at(field), error.message) from None
     if arguments is not None and type(arguments) is not str:
         raise invalid(inner.at(field), "a string of JSON was expected", code="invalid_type")
     extra: dict[str, Any] = {} if kind == "function" else {"type": kind}
@@ -189,7 +191,7 @@ def _tool_id(call_id: str, dialect: OpenAIChat) -> str:
     size = dialect.tool_id_chars
     if size is None or (len(call_id) == size and call_id.isalnum() and call_id.isascii()):
         return call_id
-    return hashlib.sha256(call_id.encode()).hexdigest()[:size]
+    return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:size]
 
 
 def _drop_empty(fields: Fields, name: str) -> None:

@@ -62,17 +62,12 @@ def encode_reasoning(parts: Iterable[Reasoning], field: str, *, lossless: bool =
     details: list[dict[str, Any]] = []
     for part in parts:
         origin = part.extra.get("field")
+        only_block = origin is None and (is_block(part) or field == "reasoning_details")
         if "reasoning_details" in part.extra:
             details.extend(part.extra["reasoning_details"])
-        elif (
-            is_block(part)
-            or field == "reasoning_details"
-            or (lossless and (part.signature or part.encrypted))
-        ):
+        elif only_block or is_block(part) or (lossless and (part.signature or part.encrypted)):
             details.append(_encode_block(part))
-            if origin is None:
-                continue
-        if part.text:
+        if part.text and not only_block:
             for name in (origin or field).split("+"):
                 strings.setdefault(name, []).append(part.text)
     fields: dict[str, Any] = {name: "".join(texts) for name, texts in strings.items()}

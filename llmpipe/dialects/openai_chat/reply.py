@@ -106,7 +106,7 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
         extra["choices"] = others
     word = first.get("finish_reason") or _finish_details(first)
     reason = finish_reason(word, has_calls=any(type(part) is ToolCall for part in parts))
-    if isinstance(word, str) and word != reason:
+    if isinstance(word, str) and word not in ("", reason):
         extra["finish_reason"] = word
     usage = body.get("usage") or usage_of_groq(body)
     return Completion(

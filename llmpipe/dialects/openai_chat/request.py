@@ -19,7 +19,7 @@ _PLAIN = ("parallel_tool_calls", "temperature", "top_p", "frequency_penalty", "p
 
 
 def encode_request(request: Request, dialect: OpenAIChat) -> dict[str, Any]:
-    """The JSON body of a chat request. What is None or empty is not sent; `extra` goes in as it is.
+    """The JSON body of a chat request. What is None or empty is not sent; `extra` goes in beside it.
 
     A stream is asked for together with its usage, which OpenAI does not send unasked.
 
@@ -43,11 +43,13 @@ def encode_request(request: Request, dialect: OpenAIChat) -> dict[str, Any]:
         body.update(_encode_reasoning_options(request.reasoning, dialect))
     if request.metadata:
         body["metadata"] = dict(request.metadata)
-    body.update(request.extra)
+    # A field we model is never overridden: budgets and limits were checked on what the request says.
+    body = {**request.extra, **body}
+    options = body.pop("stream_options", None) or {}
     if request.stream:
         body["stream"] = True
         if dialect.stream_usage:
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+            body["stream_options"] = {**options, "include_usage": True}
     return body
 
 

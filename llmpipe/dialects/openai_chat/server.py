@@ -67,9 +67,9 @@ def decode_request(body: object, dialect: OpenAIChat) -> Request:
         parallel_tool_calls=fields.flag("parallel_tool_calls"),
         temperature=fields.number("temperature", 0),
         top_p=fields.number("top_p", 0, 1),
-        max_tokens=_decode_max_tokens(fields, extra),
+        max_tokens=_decode_max_tokens(fields),
         stop=_decode_stop(stop),
-        seed=fields.whole("seed") if dialect.seed_field == "seed" else fields.whole(dialect.seed_field),
+        seed=_decode_seed(fields, dialect),
         frequency_penalty=fields.number("frequency_penalty"),
         presence_penalty=fields.number("presence_penalty"),
         response_format=_decode_response_format(fields, extra),
@@ -183,12 +183,15 @@ def _decode_tool_choice(
     raise invalid("tool_choice", "auto, none, required or an object was expected")
 
 
-def _decode_max_tokens(fields: Fields, extra: dict[str, Any]) -> int | None:
-    """OpenAI's newer name wins where both are there; the older then stays in `extra`."""
-    old, new = fields.whole("max_tokens", 1), fields.whole("max_completion_tokens", 1)
-    if old is not None and new is not None and old != new:
-        extra["max_tokens"] = old
-    return old if new is None else new
+def _decode_max_tokens(fields: Fields) -> int | None:
+    """Under both of OpenAI's names; where both are there, the smaller, which breaks neither bound."""
+    found = [fields.whole(name, 1) for name in ("max_tokens", "max_completion_tokens")]
+    return min((bound for bound in found if bound is not None), default=None)
+
+
+def _decode_seed(fields: Fields, dialect: OpenAIChat) -> int | None:
+    seed = fields.whole("seed")
+    return fields.whole(dialect.seed_field) if seed is None else seed
 
 
 def _decode_stop(value: object) -> tuple[str, ...]:

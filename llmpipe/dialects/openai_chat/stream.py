@@ -73,7 +73,7 @@ class ChatDecoder:
         self._parser = SSEParser(dialect.max_event_bytes)
         self._main = ChoiceDecoder(0)
         self._choices: dict[int, ChoiceDecoder] = {0: self._main}
-        self._seen = False  # whether any chunk had a choice
+        self._seen = False  # whether the first choice was there at all
         self._started = False
         self._reply_id = ""
         self._extra: dict[str, Any] = {}  # fields of chunks that we do not model, as last seen
@@ -223,8 +223,8 @@ class ChatDecoder:
         """Take one choice of a chunk; return whether it says that it is finished."""
         if choice.get("error"):
             raise error_in(choice, phase="stream")  # OpenRouter
-        self._seen = True
         index = choice.get("index") or 0
+        self._seen = self._seen or index == 0
         decoder = self._main if index == 0 else self._choices.get(index) if type(index) is int else None
         if decoder is None:
             if type(index) is not int or len(self._choices) > 128:

@@ -1,0 +1,159 @@
+"""Keep personal data and credentials from providers, or out of replies, or just count them.
+
+=====================  ==============================================================
+note                   detail
+=====================  ==============================================================
+``redact.request``     `mode`, and how many of each kind were `found` in the request
+``redact.reply``       how many of each kind were `found` in the reply, with `output`
+=====================  ==============================================================
+
+What is found is never in a note, a log or an error. `Scanner` finds with positions, for use outside
+a chain; `mask` masks a text for a log.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache, partial
+from random import Random
+from typing import Literal, get_args
+
+from anyio import to_thread
+from attrs import field, frozen
+
+from llmpipe.errors import ConfigError
+from llmpipe.middleware.redact.masking import Masking, mask_json
+from llmpipe.middleware.redact.scan import KINDS, Finding, Scanner, kinds_of
+from llmpipe.middleware.redact.stage import Masker
+from llmpipe.middleware.redact.vault import Vault
+from llmpipe.middleware.redact.walk import AnyRequest, Role, as_name, rewrite_request, strings_of
+from llmpipe.pipeline import bands
+from llmpipe.pipeline.call import Call
+from llmpipe.pipeline.linker import Handler
+from llmpipe.pipeline.outcome import Result
+from llmpipe.pipeline.pump import Stage
+from llmpipe.pipeline.reply import Reply
+from llmpipe.types import Completion
+
+__all__ = ("KINDS", "Finding", "Masker", "Mode", "Redact", "Scanner", "Vault", "mask")
+
+Mode = Literal["log", "wire", "reversible"]
+
+
+@frozen(kw_only=True)
+class Redact:
+    """Finds personal data and credentials in everything a request says, and keeps them back.
+
+    Attributes:
+        kinds: what to look for, of `KINDS`: ``email``, ``phone``, ``ssn``, ``credit_card``, ``iban``,
+            ``ip``, ``api_key``, ``postal_address``.
+        mode: ``reversible`` sends placeholders, made anew for each request, and puts the values back
+            into the reply; ``wire`` sends ``[EMAIL]`` and the like for good; ``log`` sends the
+            request as it is, and only counts.
+        output: mask the reply too, in any mode: whatever the model says of these kinds and was not
+            told in this request.
+        patterns: more to look for, as (kind, regular expression). Every quantifier has a bound.
+        thread_above: a request or whole reply of more characters than this is searched in a worker
+            thread, so that others are not kept waiting.
+
+    Raises: ConfigError for an unknown kind or mode, and for a pattern that is not right.
+    """
+
+    kinds: tuple[str, ...] = field(default=KINDS, converter=kinds_of)
+    mode: Mode = "reversible"
+    output: bool = False
+    patterns: tuple[tuple[str, str], ...] = ()
+    thread_above: int = 65_536
+    name: str = "redact"
+    priority: int = bands.GUARD + 50
+
+    _scanner: Scanner = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"redact: unknown mode {self.mode!r}; there are {', '.join(get_args(Mode))}")
+        if not self.kinds and not self.patterns:
+            raise ConfigError("redact: nothing to look for; give kinds or patterns")
+        object.__setattr__(self, "_scanner", Scanner(self.kinds, self.patterns))
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """For `chain.lint`: whether it takes anything out."""
+        return frozenset(["masks"] if self.mode != "log" or self.output else ["counts"])
+
+    @property
+    def why(self) -> str:
+        """For `chain.explain`."""
+        if self.mode == "log":
+            return "counts personal data in requests, before anything is stored"
+        return "outside whatever stores or sends a request, so that none of them has personal data"
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        """The reply to a request from which everything found is hidden."""
+        cfg = call.opt(self)
+        request, random = call.request, call.runtime.random
+        strings = strings_of(request)
+        if sum([len(text) for text, _ in strings]) <= cfg.thread_above:
+            hidden, vault, found = cfg._hide(request, strings, random)
+        else:
+            hidden, vault, found = await to_thread.run_sync(cfg._hide, request, strings, random)
+        if found:
+            call.note("redact.request", mode=cfg.mode, found=dict(found))
+        reply = await call_next(call if hidden is request else call.evolve(request=hidden))
+        if cfg.output:
+            await cfg._pipe(reply, Masker(cfg._scanner, partial(_note, call)))
+        if vault is not None:
+            await cfg._pipe(reply, vault.restorer())
+        return reply
+
+    def _hide(
+        self, request: AnyRequest, strings: list[tuple[str, Role]], random: Random
+    ) -> tuple[AnyRequest, Vault | None, Mapping[str, int]]:
+        """The request to send, what can restore the reply, and how many of each kind were found."""
+        found: Counter[str] = Counter()
+        for text, role in strings:
+            if role == "json":
+                masking = Masking(self._scanner, json=True)
+                masking.feed(text)
+                masking.flush()
+                found.update(masking.found)
+            elif findings := self._scanner.scan(text):
+                found.update([finding.kind for finding in findings])
+        if not found or self.mode == "log":
+            return request, None, found
+        if self.mode == "wire":
+            return rewrite_request(request, self._mask), None, found
+        vault = Vault(self._scanner, random)
+        return vault.hide_request(request), vault, found
+
+    def _mask(self, text: str, role: Role) -> str:
+        masked = mask_json(self._scanner, text) if role == "json" else self._scanner.mask(text)
+        return as_name(masked) if role == "name" and masked is not text else masked
+
+    async def _pipe(self, reply: Reply, stage: Stage) -> None:
+        if not reply.streamed and _length(reply.completion) > self.thread_above:
+            await to_thread.run_sync(reply.pipe, stage)
+        else:
+            reply.pipe(stage)
+
+
+def mask(text: str) -> str:
+    """`text` with ``[EMAIL]`` and the like for everything of `KINDS`: for logs, traces and audits."""
+    return _default().mask(text)
+
+
+@cache
+def _default() -> Scanner:
+    return Scanner()
+
+
+def _note(call: Call, found: Mapping[str, int]) -> None:
+    call.note("redact.reply", found=dict(found))
+
+
+def _length(result: Result) -> int:
+    if not isinstance(result, Completion):
+        return 0
+    message = result.message
+    return len(message.text) + len(message.reasoning) + sum([len(c.arguments) for c in message.tool_calls])

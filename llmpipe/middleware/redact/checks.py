@@ -94,7 +94,11 @@ _BRANDS: dict[str, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
     ),
     "4": (("4", "4", (19, 16, 13)),),  # Visa
     "5": (("51", "55", (16,)), ("50", "50", _12_TO_19), ("56", "58", _12_TO_19)),  # Mastercard, Maestro
-    "6": (("62", "62", _16_TO_19), ("64", "65", _16_TO_19), ("60", "69", _12_TO_19)),  # Discover, Maestro, UnionPay
+    "6": (
+        ("62", "62", _16_TO_19),
+        ("64", "65", _16_TO_19),
+        ("60", "69", _12_TO_19),
+    ),  # Discover, Maestro, UnionPay
     "8": (("81", "82", _16_TO_19),),  # RuPay, UnionPay
 }
 
@@ -151,7 +155,7 @@ def iban(match: Match) -> Span | None:
 def _is_ip_v4(text: str) -> bool:
     parts = text.split(".")
     return len(parts) == 4 and all(
-        [0 < len(part) < 4 and int(part) < 256 and (part == "0" or part[0] != "0") for part in parts]
+        0 < len(part) < 4 and int(part) < 256 and (part == "0" or part[0] != "0") for part in parts
     )
 
 
@@ -169,12 +173,12 @@ def ip_v6(match: Match) -> Span | None:
     if _is_ip_v4(groups[-1]):
         groups[-1:] = ["0", "0"]
     written = [group for group in groups if group]
-    if any([len(group) > 4 or "." in group for group in written]) or ":::" in whole:
+    if any(len(group) > 4 or "." in group for group in written) or ":::" in whole:
         return None
     if whole.count("::") == 1:
         if len(written) > 7 or (len(written) < 3 and whole.isalpha()):
             return None
-        if len(written) < 3 and not any([char.isdigit() for char in whole]):
+        if len(written) < 3 and not any(char.isdigit() for char in whole):
             return None
     elif "::" in whole or len(written) != 8:
         return None
@@ -192,7 +196,7 @@ def bearer(match: Match) -> Span | None:
 
 
 def _is_random(value: str) -> bool:
-    return any([char.isdigit() for char in value]) or (len(value) > 23 and not value.islower())
+    return any(char.isdigit() for char in value) or (len(value) > 23 and not value.islower())
 
 
 def scrambled(match: Match) -> Span | None:
@@ -201,7 +205,7 @@ def scrambled(match: Match) -> Span | None:
     digits = sum([char.isdigit() for char in value])
     upper = sum([char.isupper() for char in value])
     mixed = digits > 2 and upper > 2 and len(value) - digits - upper > 2
-    return match.span() if mixed and any([char.isdigit() for char in value[8:]]) else None
+    return match.span() if mixed and any(char.isdigit() for char in value[8:]) else None
 
 
 # What stands in the place of a secret: a word of configuration, a variable, a mask.
@@ -230,7 +234,8 @@ def secret(match: Match) -> Span | None:
 
 
 _QUALIFIED = re.compile(
-    r"(?i:api|access|secret|private|auth|account|subscription|encryption|signing|master|service|client)[ _\-]?\Z"
+    r"(?i:api|access|secret|private|auth|account|subscription|encryption|signing|master|service|client)"
+    r"[ _\-]?\Z"
 )
 
 
@@ -241,8 +246,8 @@ def qualified_secret(match: Match) -> Span | None:
 
 
 _STATES = frozenset(
-    "AA AE AK AL AP AR AS AZ CA CO CT DC DE FL GA GU HI IA ID IL IN KS KY LA MA MD ME MI MN MO MP MS MT NC ND NE NH "
-    "NJ NM NV NY OH OK OR PA PR RI SC SD TN TX UT VA VI VT WA WI WV WY".split()
+    "AA AE AK AL AP AR AS AZ CA CO CT DC DE FL GA GU HI IA ID IL IN KS KY LA MA MD ME MI MN MO MP MS MT NC "  # noqa: SIM905
+    "ND NE NH NJ NM NV NY OH OK OR PA PR RI SC SD TN TX UT VA VI VT WA WI WV WY".split()
 )
 
 
@@ -253,19 +258,20 @@ def state_and_zip(match: Match) -> Span | None:
 
 _SURE_STREETS = frozenset(("street", "avenue", "boulevard", "lane", "road"))
 _NOT_IN_NAMES = frozenset(
-    "a about after again all along an and any are as at away blocks by car cars city day days dirt down each every "
-    "feet for from had has have hour hours if in is it its just kilometers kilometres km lane like m meters metres mi "
-    "mile miles minute minutes month months more most my new no of off on one open or our out over people per same "
-    "second seconds side small some steps than that the their them there these they this those through time times to "
-    "two under until up was way week weeks were when where which who with year years your".split()
+    "a about after again all along an and any are as at away blocks by car cars city day days dirt down "  # noqa: SIM905
+    "each every feet for from had has have hour hours if in is it its just kilometers kilometres km "
+    "lane like m meters metres mi mile miles minute minutes month months more most my new no of off on "
+    "one open or our out over people per same second seconds side small some steps than that the their "
+    "them there these they this those through time times to two under until up was way week weeks were "
+    "when where which who with year years your".split()
 )
 
 
 def street(match: Match) -> Span | None:
     """A house number, a name and a kind of street: capitalised, or a sure kind after what is no sentence."""
     names, kind = match["names"].split(), match["kind"]
-    if kind[0].isupper() and not any([name[0].islower() for name in names]):
+    if kind[0].isupper() and not any(name[0].islower() for name in names):
         return match.span()
-    if kind.lower() not in _SURE_STREETS or not any([name[0].isalpha() for name in names]):
+    if kind.lower() not in _SURE_STREETS or not any(name[0].isalpha() for name in names):
         return None
-    return None if any([name.lower() in _NOT_IN_NAMES for name in names]) else match.span()
+    return None if any(name.lower() in _NOT_IN_NAMES for name in names) else match.span()

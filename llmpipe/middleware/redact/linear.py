@@ -63,10 +63,10 @@ class Shape:
 
 
 def analyse(pattern: str) -> Shape:
-    """The shape of `pattern`.
+    r"""The shape of `pattern`.
 
     Raises: ConfigError, saying what to change, if it is no regular expression, has no bound, or
-    depends on more than its own match and a few characters before it (``^ $ \\A \\Z``, references).
+    depends on more than its own match and a few characters before it (``^ $ \A \Z``, references).
     """
     try:
         tree = _parser.parse(pattern)

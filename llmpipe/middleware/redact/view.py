@@ -199,7 +199,12 @@ class JSONView(View):
                 break
             char = _meaning(token.group())
             before = characters[-1] if characters else None
-            if before is not None and _is_high(before) and len(token.group()) == 6 and "\udc00" <= char <= "\udfff":
+            if (
+                before is not None
+                and _is_high(before)
+                and len(token.group()) == 6
+                and "\udc00" <= char <= "\udfff"
+            ):
                 whole = chr(0x10000 + ((ord(before[0]) & 0x3FF) << 10) + (ord(char) & 0x3FF))
                 characters[-1] = (whole, before[1], token.end())
             else:
@@ -215,7 +220,7 @@ class JSONView(View):
 
 def _meaning(token: str) -> str:
     if len(token) == 6:
-        return chr(int(token[2:], 16))
+        return chr(int(token[2:], 16))  # noqa: FURB166  there is no prefix
     return _SHORT.get(token[1], token[1]) if len(token) == 2 else token
 
 

@@ -1,0 +1,103 @@
+"""How API keys, tokens, passwords and private keys are written."""
+
+from __future__ import annotations
+
+import re
+
+from llmpipe.middleware.redact import checks, hints
+from llmpipe.middleware.redact.detector import Detector
+
+__all__ = ("API_KEY",)
+
+# (what it begins with, what it goes on with, at least, at most). Source: the providers' own formats.
+_PREFIXES = (
+    ("sk-", "A-Za-z0-9_\\-", 8, 220),  # OpenAI, Anthropic, OpenRouter, DeepSeek, …
+    ("gsk_", "A-Za-z0-9", 16, 100),  # Groq
+    ("AIza", "A-Za-z0-9_\\-", 30, 60),  # Google
+    ("AKIA", "A-Z0-9", 16, 16),  # AWS
+    ("ASIA", "A-Z0-9", 16, 16),
+    ("ghp_", "A-Za-z0-9", 20, 255),  # GitHub
+    ("gho_", "A-Za-z0-9", 20, 255),
+    ("ghu_", "A-Za-z0-9", 20, 255),
+    ("ghs_", "A-Za-z0-9", 20, 255),
+    ("ghr_", "A-Za-z0-9", 20, 255),
+    ("github_pat_", "A-Za-z0-9_", 20, 255),
+    ("glpat-", "A-Za-z0-9_\\-", 16, 100),  # GitLab
+    ("xoxa-", "A-Za-z0-9\\-", 10, 255),  # Slack
+    ("xoxb-", "A-Za-z0-9\\-", 10, 255),
+    ("xoxe-", "A-Za-z0-9\\-", 10, 255),
+    ("xoxp-", "A-Za-z0-9\\-", 10, 255),
+    ("xoxr-", "A-Za-z0-9\\-", 10, 255),
+    ("xoxs-", "A-Za-z0-9\\-", 10, 255),
+    ("xapp-", "A-Za-z0-9\\-", 10, 255),
+    ("xai-", "A-Za-z0-9", 16, 100),
+    ("hf_", "A-Za-z0-9", 16, 60),  # Hugging Face
+    ("r8_", "A-Za-z0-9", 16, 60),  # Replicate
+    ("pplx-", "A-Za-z0-9", 16, 100),  # Perplexity
+    ("csk-", "A-Za-z0-9", 16, 100),  # Cerebras
+    ("nvapi-", "A-Za-z0-9_\\-", 16, 100),
+    ("tvly-", "A-Za-z0-9_\\-", 16, 100),
+    ("npm_", "A-Za-z0-9", 30, 60),
+    ("pypi-", "A-Za-z0-9_\\-", 30, 255),
+    ("sk_live_", "A-Za-z0-9", 10, 255),  # Stripe
+    ("sk_test_", "A-Za-z0-9", 10, 255),
+    ("rk_live_", "A-Za-z0-9", 10, 255),
+    ("whsec_", "A-Za-z0-9+/=", 16, 100),
+    ("ya29.", "A-Za-z0-9_\\-", 20, 255),  # Google OAuth
+    ("SG.", "A-Za-z0-9_\\-.", 30, 100),  # SendGrid
+)
+
+
+def _token_pattern() -> str:
+    """All beginnings as one pattern, by first letter: tried at a place are those of its letter only."""
+    by_letter: dict[str, list[str]] = {}
+    for begin, of, least, most in _PREFIXES:
+        start = re.escape(begin)
+        by_letter.setdefault(begin[0], []).append(
+            rf"{re.escape(begin[1:])}(?<![A-Za-z0-9]{start})[{of}]{{{least},{most}}}+"
+        )
+    return "|".join(f"{letter}(?>{'|'.join(rest)})" for letter, rest in by_letter.items())
+
+
+_VALUE = (
+    r"""[ \t]{0,4}+(?>"(?P<quoted>[^"\r\n]{4,400}+)"|'(?P<single>[^'\r\n]{4,400}+)'"""
+    r"""|["']?+(?P<scheme>(?i:(?>bearer|basic|token))[ ]{1,4}+)?+(?P<bare>[^\s"'&,;<>()\[\]{}]{4,400}+))"""
+)
+_GLUE = r"""["'\]]{0,2}+[ \t]{0,3}+(?P<glue>(?>=>|:=|=|:))"""
+_PRIVATE_KEY = "(?:(?>RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?+PRIVATE KEY(?: BLOCK)?+-----"
+
+API_KEY = (
+    Detector("api_key", _token_pattern(), checks.token, hint=hints.token),
+    Detector(  # JWT
+        "api_key",
+        r"eyJ(?<![A-Za-z0-9]eyJ)[A-Za-z0-9_\-]{8,1024}+\.[A-Za-z0-9_\-]{4,6144}+(?:\.[A-Za-z0-9_\-]{0,1024}+)?+",
+        hint=hints.jwt,
+    ),
+    Detector(
+        "api_key",
+        rf"-----BEGIN {_PRIVATE_KEY}[A-Za-z0-9+/=\s\\:,]{{1,8192}}+(?:-----END {_PRIVATE_KEY})?+",
+        hint=hints.private_key,
+    ),
+    Detector(
+        "api_key",
+        r"[Bb](?<![A-Za-z0-9].)earer[ \t]{1,4}+(?P<value>[A-Za-z0-9._~+/\-]{8,2048}+={0,2}+)",
+        checks.bearer,
+        hint=hints.bearer,
+    ),
+    Detector("api_key", rf"[Kk](?i:ey){_GLUE}{_VALUE}", checks.qualified_secret, hint=hints.named),
+    Detector(
+        "api_key",
+        rf"[TtSsPpAaCc](?>(?<=[Tt])(?i:oken)|(?<=[Ss])(?i:ecret)|(?<=[Pp])(?i:(?>assword|asswd|wd|assphrase))"
+        rf"|(?<=[Aa])(?i:uthorization)|(?<=[Cc])(?i:redentials?)){_GLUE}{_VALUE}",
+        checks.secret,
+        hint=hints.named,
+    ),
+    # A long random word, whatever it opens. Not in base64, where it would be one of many.
+    Detector(
+        "api_key",
+        r"[A-Za-z0-9](?<![A-Za-z0-9+/=_.\-].)[A-Za-z0-9]{31,127}+(?![A-Za-z0-9+/=_\-])",
+        checks.scrambled,
+        3,
+        hints.digit_in_a_long_word,
+    ),
+)

@@ -1,0 +1,121 @@
+"""Orders that look right and are not: a rule each, over what middlewares say of themselves.
+
+A middleware says so by its `traits`:
+
+=============  ==========================================================================
+trait          the middleware
+=============  ==========================================================================
+``observes``   records calls for people: metrics, logs, traces
+``bounds``     puts a deadline on the whole call
+``checks``     refuses requests that must not be answered
+``masks``      takes personal data or secrets out of requests
+``stores``     keeps replies, or shares them between calls
+``routes``     sends the call to one of several targets
+``retries``    sends the call to the same target again
+``admits``     counts attempts against a limit
+``judges``     judges the health of a target by its attempts
+``buffers``    holds a stream back until its end
+``waits``      may wait on purpose
+``counts``     keeps figures
+=============  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from attrs import frozen
+
+from llmpipe.pipeline.linker import Middleware
+
+__all__ = ("TRAITS", "Finding", "lint", "traits_of")
+
+TRAITS = frozenset(
+    [
+        "observes",
+        "bounds",
+        "checks",
+        "masks",
+        "stores",
+        "routes",
+        "retries",
+        "admits",
+        "judges",
+        "buffers",
+        "waits",
+        "counts",
+    ]
+)
+
+
+@frozen
+class Finding:
+    """Something dangerous: a stable `code`, what it is, and what to do about it."""
+
+    code: str
+    level: Literal["error", "warning"]
+    message: str
+    layers: tuple[str, ...] = ()
+
+
+@frozen
+class _Order:
+    """A rule: what has trait `outer` must run outside what has trait `inner`, else `because`."""
+
+    code: str
+    level: Literal["error", "warning"]
+    outer: str
+    inner: str
+    because: str
+
+
+_ORDERS = (
+    _Order("cache-outside-redaction", "error", "masks", "stores", "so it stores what would have been masked"),
+    _Order(
+        "validation-inside-cache", "warning", "checks", "stores", "so a hit answers what would be refused"
+    ),
+    _Order("observer-inside-cache", "warning", "observes", "stores", "so a hit is never seen"),
+    _Order("deadline-inside-retry", "warning", "bounds", "retries", "so each attempt gets all of the time"),
+    _Order("fallback-inside-retry", "warning", "routes", "retries", "so each retry asks all targets again"),
+    _Order("limit-outside-retry", "warning", "retries", "admits", "so retries pass uncounted"),
+    _Order(
+        "breaker-outside-retry", "warning", "retries", "judges", "so it sees one failure for all attempts"
+    ),
+)
+
+
+def traits_of(item: Middleware) -> frozenset[str]:
+    """What a middleware says of itself."""
+    return frozenset(getattr(item, "traits", ()))
+
+
+def lint(layers: Sequence[Middleware]) -> list[Finding]:
+    """What is dangerous in the order of `layers`, which stand outermost first; errors come first."""
+    findings = [finding for rule in _ORDERS for finding in _broken(rule, layers)]
+    findings += _several(layers)
+    return sorted(findings, key=lambda finding: finding.level)
+
+
+def _broken(rule: _Order, layers: Sequence[Middleware]) -> Iterable[Finding]:
+    for place, first in enumerate(layers):
+        for later in layers[place + 1 :]:
+            if rule.inner in traits_of(first) and rule.outer in traits_of(later):
+                yield Finding(
+                    rule.code,
+                    rule.level,
+                    f"{first.name!r} (priority {first.priority}) runs outside {later.name!r} "
+                    f"({later.priority}), {rule.because}; swap their priorities",
+                    (first.name, later.name),
+                )
+
+
+def _several(layers: Sequence[Middleware]) -> Iterable[Finding]:
+    again = [item.name for item in layers if "retries" in traits_of(item)]
+    if len(again) > 1:
+        yield Finding(
+            "retries-multiply",
+            "warning",
+            f"{' and '.join(map(repr, again))} both retry, so attempts multiply; keep one of them",
+            tuple(again),
+        )
