@@ -12,7 +12,7 @@ RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --no-input -qq install --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 # mypy takes a directory only if Python lies in it.
-CHECKED := llmpipe conftest.py docs/conf.py $(foreach dir,tests examples benchmarks scripts,$(if $(shell find $(dir) -name '*.py' 2>/dev/null),$(dir)))
+CHECKED := llmpipe conftest.py $(wildcard docs/*.py) $(foreach dir,tests examples benchmarks scripts,$(if $(shell find $(dir) -name '*.py' 2>/dev/null),$(dir)))
 DECLARED := pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 
 # A virtual environment whose Python is gone is made anew.

@@ -46,11 +46,11 @@ def plot(figures: Sequence[Figure], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
     bounded = [figure for figure in figures if figure.target]
     shares = [figure.value / (figure.target or 1) for figure in bounded]
-    chart, axes = pyplot.subplots(figsize=(9, 0.6 * len(bounded) + 1.2), layout="constrained")
+    chart, axes = plt.subplots(figsize=(9, 0.6 * len(bounded) + 1.2), layout="constrained")
     colours = ["tab:green" if share <= 1 else "tab:red" for share in shares]
     bars = axes.barh([figure.name for figure in bounded], shares, color=colours)
     axes.bar_label(bars, [f" {figure.value:.2f} {figure.unit}" for figure in bounded])
@@ -59,4 +59,4 @@ def plot(figures: Sequence[Figure], path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     chart.savefig(path, dpi=110)
-    pyplot.close(chart)
+    plt.close(chart)

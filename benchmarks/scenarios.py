@@ -5,20 +5,37 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import cycle, repeat
+from typing import Any
 
 import aiohttp
 import orjson
 
 from benchmarks.measure import Figure, Work, compare, cost
 from benchmarks.upstream import CHUNKS
-from llmpipe import Cache, Chain, MockProvider, Request, TextDelta, layer, presets, provider
+from llmpipe import (
+    Cache,
+    Call,
+    Chain,
+    Handler,
+    MockProvider,
+    Outcome,
+    Reply,
+    Request,
+    TextDelta,
+    layer,
+    presets,
+    provider,
+)
 
 __all__ = ("SCENARIOS",)
 
 _PROMPT = "Summarise the minutes of the meeting in three sentences, and name who does what until when. " * 4
 _REQUEST = Request("gpt-4o-mini", _PROMPT, max_tokens=200)
+_IN_TURN = cycle([Request("gpt-4o-mini", f"{n}. {_PROMPT}", max_tokens=200) for n in range(200)])
+"""Requests that differ, so that a cache of one entry looks, misses and stores every time."""
 _BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 200}
 
 
@@ -45,7 +62,7 @@ def _spread(one: Callable[[], Awaitable[None]], concurrency: int) -> Work:
 def _uncached(base_url: str) -> Chain:
     """The standard chain round a real loopback call; the cache looks, and never finds."""
     core = provider("openai", api_key="sk-bench", base_url=base_url, model="gpt-4o-mini")
-    return Chain(core, *presets.production(cache=Cache(ttl=0)))
+    return Chain(core, *presets.production(cache=Cache(max_entries=1)))
 
 
 async def full_call(base_url: str, rounds: int) -> list[Figure]:
@@ -55,7 +72,7 @@ async def full_call(base_url: str, rounds: int) -> list[Figure]:
     async with _bare() as session, _uncached(base_url) as chain:
 
         async def ours() -> None:
-            await chain.complete(_REQUEST)
+            await chain.complete(next(_IN_TURN))
 
         async def bare() -> None:
             async with session.post(
@@ -85,7 +102,7 @@ async def streamed_chunk(base_url: str, rounds: int) -> list[Figure]:
 
         async def ours() -> None:
             seen = 0
-            async with chain.stream(_REQUEST) as reply:
+            async with chain.stream(next(_IN_TURN)) as reply:
                 async for event in reply:
                     seen += type(event) is TextDelta
             assert seen == CHUNKS
@@ -116,16 +133,16 @@ async def streamed_chunk(base_url: str, rounds: int) -> list[Figure]:
 async def in_process(base_url: str, rounds: int) -> list[Figure]:
     """What the onion itself costs, without I/O."""
 
-    def returning(number: int) -> object:
+    def returning(number: int) -> Any:
         @layer(priority=number, name=f"pass{number}")
-        async def middleware(call, call_next):  # type: ignore[no-untyped-def]  # the shape is the point
+        async def middleware(call: Call, call_next: Handler) -> Reply:
             return await call_next(call)
 
         return middleware
 
-    def yielding(number: int) -> object:
+    def yielding(number: int) -> Any:
         @layer(priority=number, name=f"pass{number}")
-        async def middleware(call, call_next):  # type: ignore[no-untyped-def]  # the shape is the point
+        async def middleware(call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
             yield await call_next(call)
 
         return middleware
@@ -152,22 +169,22 @@ async def in_process(base_url: str, rounds: int) -> list[Figure]:
         return Figure(name, net, "us", target, net, net, f"{with_layers.value:.1f} us with provider and call")
 
     for form, make, target in (("returning", returning, 6.0), ("yielding", yielding, 13.0)):
-        chain = Chain(instant, *(make(n) for n in range(10)))  # type: ignore[arg-type]  # functions are middlewares
+        chain = Chain(instant, *(make(n) for n in range(10)))
         figures.append(await layers(f"ten pass-through middlewares, {form}", chain, target))
 
-    def calls(chain: Chain) -> Work:
+    def calls(chain: Chain, requests: Iterator[Request]) -> Work:
         async def work(times: int) -> None:
             for _ in range(times):
-                await chain.complete(_REQUEST)
+                await chain.complete(next(requests))
                 instant.requests.clear()
 
         return work
 
-    standard = Chain(instant, *presets.production(cache=Cache(ttl=0)))
+    standard = Chain(instant, *presets.production(cache=Cache(max_entries=1)))
     figures.append(
         await cost(
             "nine standard middlewares, instant provider",
-            calls(standard),
+            calls(standard, _IN_TURN),
             times=1000,
             rounds=rounds,
             target=25.0,
@@ -176,7 +193,13 @@ async def in_process(base_url: str, rounds: int) -> list[Figure]:
     cached = Chain(instant, *presets.production())
     await cached.complete(_REQUEST)
     figures.append(
-        await cost("cache hit through the chain", calls(cached), times=1000, rounds=rounds, target=20.0)
+        await cost(
+            "cache hit through the chain",
+            calls(cached, repeat(_REQUEST)),
+            times=1000,
+            rounds=rounds,
+            target=20.0,
+        )
     )
     return figures
 

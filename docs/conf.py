@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ napoleon_use_ivar = True
 python_maximum_signature_line_length = 90
 
 DEPTH = 2  # llmpipe.middleware.retry is shown, the parts of a dialect are its own business
+TABLES = runpy.run_path(str(HERE / "tables.py"))
 NOT_SHOWN = {"llmpipe.testing.pytest_plugin"}  # hooks that only pytest calls
 
 
@@ -83,6 +85,18 @@ def leave_out_unwritten(app: Any, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"^```\{toctree\}\n.*?^```\n", kept, source[0], flags=re.MULTILINE | re.DOTALL)
 
 
+def fill_in_tables(app: Any, docname: str, source: list[str]) -> None:
+    """Put what `tables.py` makes in the place of ``<!-- made: error_table -->``."""
+    source[0] = re.sub(
+        r"^<!-- made: (\w+) -->$", lambda made: TABLES[made[1]](), source[0], flags=re.MULTILINE
+    )
+
+
+def with_tables(*about: Any) -> list[str]:
+    """Pages that are built each time, since what they show is in no page."""
+    return ["reference/index", "reference/errors", "reference/notes"]
+
+
 def join_shared_entries(*about: Any) -> None:
     """`provider, model: whose failure it is` in a docstring is one entry for both names."""
     lines: list[str] = about[-1]
@@ -94,5 +108,7 @@ def join_shared_entries(*about: Any) -> None:
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     write_reference(HERE / "reference" / "modules")
+    app.connect("source-read", fill_in_tables)
     app.connect("source-read", leave_out_unwritten)
+    app.connect("env-get-outdated", with_tables)
     app.connect("autodoc-process-docstring", join_shared_entries, priority=400)  # before napoleon's 500

@@ -11,6 +11,8 @@ import asyncio
 import logging
 import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,12 @@ EXAMPLES = ROOT / "examples"
 ACCEPT = "LLMPIPE_ACCEPT" in os.environ
 REAL = {"front_door.py"}  # speaks to real providers; here to a simulator in their place
 
-PROGRAMS = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py"))
+PROGRAMS = sorted(
+    path.relative_to(EXAMPLES).as_posix()
+    for path in EXAMPLES.rglob("*.py")
+    if not path.name.startswith("test_")
+)
+TESTS = sorted(path.relative_to(ROOT).as_posix() for path in EXAMPLES.rglob("test_*.py"))
 CHAINS = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("chains/*.toml"))
 
 
@@ -91,6 +98,15 @@ def test_the_front_door_answers_and_tells_a_story(
     runpy.run_path(str(EXAMPLES / "front_door.py"), run_name="__main__")
     assert simulator.book.ends == {"ok": 2}
     assert "Usage(" in capsys.readouterr().out
+
+
+def test_the_tests_among_the_examples_pass():
+    """In a process of their own, as a reader runs them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("chain", CHAINS)

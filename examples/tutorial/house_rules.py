@@ -6,7 +6,7 @@ from attrs import evolve
 from llmpipe import Call, Handler, Message, Reply, Request, layer
 
 
-@layer(priority=350)
+@layer(priority=340)
 async def house_rules(call: Call, call_next: Handler) -> Reply:
     if isinstance(request := call.request, Request):
         rules = Message("system", "Answer briefly.")

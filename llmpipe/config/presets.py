@@ -47,7 +47,7 @@ def production(**replace: Middleware | None) -> tuple[Middleware, ...]:
     known = (*STANDARD, *_OPTIONAL)
     for name, given in replace.items():
         if name not in known:
-            near = get_close_matches(name, known, 1)
+            near = [other for other in known if other[:3] == name[:3]] or get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"production has no middleware {name!r}; it takes {', '.join(known)}{hint}")
         if given is not None and not _is_middleware(given):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ("headers_of_interest", "lower_case", "request_id")
+__all__ = ("headers_of_interest", "lower_case", "request_id", "request_id_in")
 
 # In order of preference: a gateway in front of a provider adds its own id beside the provider's.
 _REQUEST_IDS = (
@@ -45,14 +45,22 @@ def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
 
 def headers_of_interest(headers: Mapping[str, str]) -> dict[str, str]:
     """Request ids, rate limits, retry hints and the server's date, by lower-case name."""
-    return {
-        name: value
-        for name, value in lower_case(headers).items()
-        if name in _NAMES or name.startswith(_PREFIXES)
-    }
+    result: dict[str, str] = {}
+    for name, value in headers.items():
+        low = name.lower()
+        if low in _NAMES or low.startswith(_PREFIXES):
+            result[low] = f"{result[low]}, {value}" if low in result else value
+    return result
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The id under which the provider knows this exchange, or None."""
-    low = lower_case(headers)
-    return next((low[name] for name in _REQUEST_IDS if low.get(name)), None)
+    return request_id_in(lower_case(headers))
+
+
+def request_id_in(low: Mapping[str, str]) -> str | None:
+    """The same, of headers that are by lower-case name already: all of them, or those of interest."""
+    for name in _REQUEST_IDS:
+        if value := low.get(name):
+            return value
+    return None

@@ -109,7 +109,7 @@ class Gate:
     def leave(self, held: float | None) -> None:
         """One call less in flight; it had been there `held` seconds, None if that does not count."""
         self.in_flight -= 1
-        if held is not None:
+        if held is not None and self.concurrency < inf:
             self._hold = held if self._hold is None else self._hold + 0.1 * (held - self._hold)
         if self.queue:
             self.pump()

@@ -21,9 +21,9 @@ from attrs import field, frozen
 from llmpipe.errors import ConfigError
 
 __all__ = (
-    "STRATEGIES",
     "Adaptive",
     "Exponential",
+    "STRATEGIES",
     "Strategy",
     "fibonacci",
     "linear",

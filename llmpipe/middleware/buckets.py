@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from attrs import define, frozen
 
-__all__ = ("EPSILON", "Bucket", "Limit")
+__all__ = ("Bucket", "EPSILON", "Limit")
 
 EPSILON = 1e-6
 """Seconds by which an amount may be early, so that rounding never leaves a timer short of its moment."""
@@ -59,12 +59,13 @@ class Bucket:
     def wait(self, amount: float, now: float) -> float:
         """Seconds until `amount` could be taken if nobody else did; 0 or less if now."""
         ahead = self.full_at - now
-        need = min(self.burst, amount)
-        return (max(0.0, ahead)) + (need - self.burst) / self.rate
+        need = self.burst if amount > self.burst else amount  # noqa: FURB136  the hot path: 0.1 µs less than min
+        return (0.0 if ahead < 0.0 else ahead) + (need - self.burst) / self.rate  # noqa: FURB136  as above
 
     def take(self, amount: float, now: float) -> None:
         """Take `amount`, whether it is there or not."""
-        self.full_at = (max(now, self.full_at)) + amount / self.rate
+        begins = now if now > self.full_at else self.full_at  # noqa: FURB136  as above
+        self.full_at = begins + amount / self.rate
 
     def give(self, amount: float) -> None:
         """Give back `amount`. What a full bucket is given is lost."""

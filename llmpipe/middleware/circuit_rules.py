@@ -10,7 +10,7 @@ from attrs import frozen
 
 from llmpipe.errors import ConfigError
 
-__all__ = ("CLOSED", "HALF_OPEN", "OPEN", "STATES", "Change", "CircuitRules", "CircuitStats")
+__all__ = ("CLOSED", "Change", "CircuitRules", "CircuitStats", "HALF_OPEN", "OPEN", "STATES")
 
 CLOSED, HALF_OPEN, OPEN = 0, 1, 2
 """The states, as the gauge ``circuit.state`` shows them."""

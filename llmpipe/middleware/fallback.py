@@ -16,7 +16,8 @@ What goes on to the next: each error says so itself (`error.rescue`). ``any`` an
 
 What is raised when all have failed: the error that tells the caller most about a later try: first one
 that may be retried, then one that says when, then one of a target that was really asked; among
-equals the first. Its ``metadata["fallback"]`` lists them all.
+equals the first; a circuit that was open says when. Its ``metadata["fallback"]`` lists them all, those
+that were not asked included.
 
 ======================  =====================================================================
 note                    detail
@@ -52,6 +53,10 @@ __all__ = ("Fallback", "ask")
 _LONGEST_REST = 3600.0  # seconds; a server's hint may be nonsense, and an hour later it can be asked again
 
 _Key = tuple[int, tuple[str, str, str]]
+_Rest = tuple[float, str]
+"""Until when, in loop time, and after which type of error."""
+_Failure = tuple[str, LLMError | str]
+"""A target and its error, or why it was not asked."""
 _asking: ContextVar[frozenset[tuple[int, int]]] = ContextVar("llmpipe_fallback_asking", default=frozenset())
 
 
@@ -140,19 +145,20 @@ class Fallback:
         """The reply of the first target that answers."""
         cfg = call.opt(self)
         runtime = call.runtime
-        resting: dict[_Key, float] = runtime.state("fallback", self.name, dict)
+        resting: dict[_Key, _Rest] = runtime.state("fallback", self.name, dict)
         board = runtime.state("breaker", self.breaker, Board)
-        route = (
-            cfg._route(call, resting, board) if resting or board.troubled else range(-1, len(self.targets))
-        )
+        route: Sequence[int] = range(-1, len(self.targets))
+        failures: list[_Failure] = []
+        passed: list[_Failure] = []
+        if resting or board.troubled:
+            route = cfg._route(call, resting, board, passed)
         last = route[-1]
-        failures: list[tuple[str, LLMError]] = []
         for place in route:
             if failures:
                 if call.remaining() < cfg.min_attempt:
                     call.note("fallback.gave_up", reason="deadline")
                     break
-                if not cfg._switch(place, call, failures[-1], board):
+                if not cfg._switch(place, call, failures[-1], board, passed):
                     continue
             try:
                 reply = await cfg._ask(place, call, call_next, spare=place != last or call.spare)
@@ -165,7 +171,7 @@ class Fallback:
                 if resting:
                     resting.pop(cfg._key(place, call), None)
                 return reply
-        raise _most_useful(failures)
+        raise _most_useful(failures, passed)
 
     async def _ask(self, place: int, call: Call, call_next: Handler, *, spare: bool) -> Reply:
         """The reply of the target at `place`; -1 is the chain's own."""
@@ -182,48 +188,58 @@ class Fallback:
 
     # ------------------------------------------------------------ who is next
 
-    def _route(self, call: Call, resting: dict[_Key, float], board: Board) -> list[int]:
-        """The places of the targets to ask, in order. Raises CircuitOpen when none would take the call."""
+    def _route(
+        self, call: Call, resting: dict[_Key, _Rest], board: Board, passed: list[_Failure]
+    ) -> list[int]:
+        """The places of the targets to ask, in order; who is passed over, and why, goes into `passed`.
+
+        Raises: CircuitOpen when none would take the call.
+        """
         now = call.runtime.now()
-        for key in [key for key, until in resting.items() if until <= now]:
+        for key in [key for key, (until, _) in resting.items() if until <= now]:
             del resting[key]
         ready: list[int] = []
         tired: list[tuple[float, int]] = []
-        dead: list[tuple[float, tuple[str, str, str]]] = []
         for place in range(-1, len(self.targets)):
             key = self._key(place, call)
-            if wait := board.peek(key[1], now):
-                dead.append((wait, key[1]))
+            if board.peek(key[1], now):
+                passed.append((_label(key[1]), board.troubled[key[1]].refusal(now)))
             elif key in resting:
-                tired.append((resting[key], place))
+                tired.append((resting[key][0], place))
             else:
                 ready.append(place)
-        if ready:
-            for _, target in dead:
-                call.note("fallback.skipped", target=_label(target), reason="circuit")
-            for _, place in tired:
-                call.note("fallback.skipped", target=_label(self._key(place, call)[1]), reason="resting")
-            return ready
-        if tired:
+        if not ready and not tired:
+            call.note("fallback.gave_up", reason="circuits")
+            raise _most_useful(passed)
+        for label, _ in passed:
+            call.note("fallback.skipped", target=label, reason="circuit")
+        if not ready:
             return [place for _, place in sorted(tired)]
-        call.note("fallback.gave_up", reason="circuits")
-        raise _most_useful(
-            [(_label(target), board.troubled[target].refusal(now)) for _, target in sorted(dead)]
-        )
+        for until, place in tired:
+            key = self._key(place, call)
+            passed.append(
+                (_label(key[1]), f"{resting[key][1]} before, it rests for another {until - now:.3g} s")
+            )
+            call.note("fallback.skipped", target=_label(key[1]), reason="resting")
+        return ready
 
-    def _switch(self, place: int, call: Call, failure: tuple[str, LLMError], board: Board) -> bool:
+    def _switch(
+        self, place: int, call: Call, failure: _Failure, board: Board, passed: list[_Failure]
+    ) -> bool:
         """Whether to go on to the alternative at `place`; noted either way."""
-        key = self._key(place, call)
+        key, now = self._key(place, call), call.runtime.now()
         own = call.target or call.provider
         if self.targets[place] is own and key[1] == call.target_key:
             return False  # it is the chain's own target, which has failed
         if isinstance(self.targets[place], Chain) and self._mark(call) in _asking.get():
             return False  # this very call came here through that chain
-        if board.peek(key[1], call.runtime.now()):
+        if board.peek(key[1], now):
+            passed.append((_label(key[1]), board.troubled[key[1]].refusal(now)))
             call.note("fallback.skipped", target=_label(key[1]), reason="circuit")
             return False
         origin, error = failure
-        call.note("fallback.switched", **{"from": origin, "to": _label(key[1]), "error": error.type})
+        kind = error.type if isinstance(error, LLMError) else ""
+        call.note("fallback.switched", **{"from": origin, "to": _label(key[1]), "error": kind})
         return True
 
     def _rescues(self, error: LLMError, *, alternative: bool) -> bool:
@@ -235,7 +251,7 @@ class Fallback:
             return self.on_policy
         return rescue != "none" or alternative
 
-    def _rest(self, place: int, call: Call, error: LLMError, resting: dict[_Key, float]) -> None:
+    def _rest(self, place: int, call: Call, error: LLMError, resting: dict[_Key, _Rest]) -> None:
         """Pass over the target for a while where it said so, or where it will go on failing."""
         hint = error.retry_after
         if error.rescue == "credential":
@@ -243,7 +259,7 @@ class Fallback:
         else:
             seconds = hint if hint is not None and error.throttled else 0.0
         if seconds > 0 and self.cooldown > 0:
-            resting[self._key(place, call)] = call.runtime.now() + min(seconds, _LONGEST_REST)
+            resting[self._key(place, call)] = call.runtime.now() + min(seconds, _LONGEST_REST), error.type
 
     def _key(self, place: int, call: Call) -> _Key:
         """What a target rests under: its circuit's key is shared by two accounts of one provider."""
@@ -297,8 +313,9 @@ def _label(target: tuple[str, str, str]) -> str:
     return f"{provider}/{model}" if model else provider
 
 
-def _most_useful(failures: Sequence[tuple[str, LLMError]]) -> LLMError:
-    """The error of `failures` to raise, with all of them listed in its metadata; see the module."""
+def _most_useful(failures: Sequence[_Failure], passed: Sequence[_Failure] = ()) -> LLMError:
+    """The error to raise, with what all targets said listed in its metadata; see the module."""
+    told = [*failures, *passed]
 
     def rank(error: LLMError) -> tuple[bool, bool, bool, float]:
         hint = error.retry_after
@@ -309,10 +326,13 @@ def _most_useful(failures: Sequence[tuple[str, LLMError]]) -> LLMError:
             0.0 if error.sent or hint is None else hint,
         )
 
-    best = min((error for _, error in failures), key=rank)  # of equals, the first
-    if len(failures) > 1:
-        best.metadata["fallback"] = [
-            {"target": target, "type": error.type, "status": error.status, "message": str(error)}
-            for target, error in failures
-        ]
+    best = min((error for _, error in told if isinstance(error, LLMError)), key=rank)  # of equals, the first
+    if len(told) > 1:
+        best.metadata["fallback"] = [{"target": target, **_entry(error)} for target, error in told]
     return best
+
+
+def _entry(error: LLMError | str) -> dict[str, Any]:
+    if isinstance(error, str):
+        return {"type": "NOT_ASKED", "status": None, "message": error}
+    return {"type": error.type, "status": error.status, "message": str(error)}

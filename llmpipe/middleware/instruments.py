@@ -21,13 +21,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 from llmpipe.errors import ConfigError
 
 __all__ = (
-    "OTHER",
-    "SECONDS",
     "Counter",
     "Family",
     "Gauge",
     "Histogram",
+    "OTHER",
     "Registry",
+    "SECONDS",
     "check_bounds",
     "check_names",
 )

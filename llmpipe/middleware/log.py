@@ -132,6 +132,7 @@ class Log:
                 fields = ended_fields(call, outcome, error, chars)
             # Made by hand: `Logger.log` walks the stack to find its caller, which takes 3 µs.
             record = logging.LogRecord(self.logger, level, __file__, 0, line_of(fields), (), None)
+            record.created = call.runtime.wall()
             record.llmpipe = fields
             self._logger.handle(record)
         except Exception:  # noqa: BLE001  no handler of a log may fail a call; `failures` tells of it

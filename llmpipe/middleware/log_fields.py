@@ -8,12 +8,13 @@ from typing import Any
 
 from llmpipe.errors import LLMError, scrub
 from llmpipe.middleware.jsonlog import printable
+from llmpipe.middleware.redact import mask
 from llmpipe.pipeline.call import AnyRequest, Attempt, Call
 from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.tokens import estimate_request
 from llmpipe.types import Completion, EmbeddingRequest, Message, Request, Text, ToolCall, ToolResult
 
-__all__ = ("body_of", "ended_fields", "line_of", "operation_of", "request_fields")
+__all__ = ("body_of", "ended_fields", "line_of", "masked", "operation_of", "request_fields")
 
 _PARAMETERS = (
     "temperature",
@@ -236,4 +237,4 @@ def _body(fields: dict[str, Any], which: str, text: str, chars: int) -> None:
 
 def masked(text: str) -> str:
     """`text` without credentials and personal data."""
-    return scrub(text, max_chars=len(text))
+    return scrub(mask(text), max_chars=len(text) + 1000)

@@ -6,7 +6,7 @@ name                            kind       labels                               
 ``requests.total``              counter    provider, model, status                  as it is
 ``requests.in_flight``          gauge
 ``request.duration``            histogram  provider, model, status                  ``…_seconds``
-``request.first_content``       histogram  provider, model                          ``…_seconds``
+``request.first_content``       histogram  provider, model; of streams              ``…_seconds``
 ``attempts.total``              counter    provider, model, status, error
 ``attempt.duration``            histogram  provider, model                          ``…_seconds``
 ``tokens.total``                counter    provider, model, kind: input, output, cached_input,
@@ -20,6 +20,7 @@ name                            kind       labels                               
 ``cache.hits``                  counter    kind: fresh, stale
 ``coalesced.total``             counter    (calls that rode along with another)
 ``fallbacks.total``             counter    (switches to another target)
+``redactions.total``            counter    kind: email, phone, api_key, …
 ``rate_limit.wait``             histogram                                           ``…_seconds``
 ``events.total``                counter    kind: of every note, such as ``breaker.opened``
 ``circuit.state``               gauge      provider, endpoint, model: 0 closed, 1 half-open, 2 open

@@ -70,7 +70,7 @@ class Book:
         )
         self.first_content = histogram(
             "request.first_content",
-            "Seconds to the first content; of a full reply, to its end.",
+            "Seconds to the first content of a stream.",
             _TARGET,
             bounds=bounds,
             exposed="request_first_content_seconds",
@@ -102,6 +102,7 @@ class Book:
             "coalesce.joined": counter("coalesced.total", "Calls that rode along with another.").of(),
             "fallback.switched": counter("fallbacks.total", "Switches to another target.").of(),
         }
+        self.redactions = counter("redactions.total", "What was found in requests and replies.", ("kind",))
         self.events = counter("events.total", "What happened on the way, by kind.", ("kind",))
         self.by_user: Family[Counter] | None = None
         if users:
@@ -114,7 +115,7 @@ class Book:
     def failed(self, call: Call, error: BaseException) -> None:
         """Count a call that ended without a reply."""
         status = "error" if isinstance(error, Exception) else "cancelled"
-        target = self._attempts(call) or self._target(*call.target_key[::2])
+        target = self._attempts(call) if call.ledger.attempts else self._target(*call.target_key[::2])
         now = call.runtime.now()
         self._ended(call, target, status, now)
         if status == "error":
@@ -122,7 +123,8 @@ class Book:
 
     def ended(self, call: Call, outcome: Outcome) -> None:
         """Count a call that had a reply."""
-        attempts = call.ledger.attempts
+        ledger = call.ledger
+        attempts = ledger.attempts
         if attempts:
             target = self._attempts(call)
             last = attempts[-1].outcome or outcome  # the same end, and its events are folded already
@@ -130,25 +132,24 @@ class Book:
             result = outcome.completion
             target = self._target(result.provider, result.model)
             last = outcome
-        if target is None:  # attempts there are, but none of them is over
-            target = self._target(*call.target_key[::2])
-        target.first_content.observe(outcome.committed_at - call.started_at)
-        if outcome.status == "ok":
-            self.active.discard(call.ledger)
-            target.requests.value += 1
-            target.duration.observe(outcome.ended_at - call.started_at)
-            reason = last.completion.finish_reason
-            counter = target.reasons.get(reason)
-            if counter is None:
-                counter = self.finishes.of(target.provider, target.model, reason or "")
-                target.reasons[reason] = counter
-            counter.value += 1
-            if call.ledger.notes:
-                self._notes(call.ledger.notes)
+        if call.request.stream:
+            target.first_content.observe(outcome.committed_at - call.started_at)
+        if outcome.status != "ok":
+            self._ended(call, target, outcome.status, outcome.ended_at)
+            if outcome.error is not None and outcome.status == "error":
+                self._error(target, outcome.error)
             return
-        self._ended(call, target, outcome.status, outcome.ended_at)
-        if outcome.error is not None and outcome.status == "error":
-            self._error(target, outcome.error)
+        self.active.discard(ledger)
+        target.requests.value += 1
+        target.duration.observe(outcome.ended_at - call.started_at)
+        reason = last.completion.finish_reason
+        counter = target.reasons.get(reason)
+        if counter is None:
+            counter = self.finishes.of(target.provider, target.model, reason or "")
+            target.reasons[reason] = counter
+        counter.value += 1
+        if ledger.notes:
+            self._notes(ledger.notes)
 
     def _ended(self, call: Call, target: _Target, status: str, now: float) -> None:
         self.active.discard(call.ledger)
@@ -162,9 +163,8 @@ class Book:
 
     # ------------------------------------------------------------ attempts
 
-    def _attempts(self, call: Call) -> _Target | None:
-        """Count all attempts of a call; the target of the last one."""
-        target: _Target | None = None
+    def _attempts(self, call: Call) -> _Target:
+        """Count all attempts of a call, of which there must be one; the target of the last one."""
         for attempt in call.ledger.attempts:
             target = self._attempt(attempt)
             charge = attempt.charge
@@ -224,6 +224,9 @@ class Book:
             elif kind in ("cache.hit", "cache.stale"):
                 self.hits.of("fresh" if kind == "cache.hit" else "stale").value += 1
                 self.saved.value += (detail.get("saved") or 0) * 1e-9
+            elif kind in ("redact.request", "redact.reply"):
+                for what, count in detail["found"].items():
+                    self.redactions.of(what).value += count
             elif kind == "rate_limit.wait":
                 self.waits.observe(detail["seconds"])
 

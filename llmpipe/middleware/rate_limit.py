@@ -172,7 +172,10 @@ class RateLimit:
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """The reply, once there is room for it; what it used is settled when it is over."""
         now = call.runtime.now()
-        gate = self._gate(call, now)
+        gates = call.runtime.state("rate_limit", self.name, Gates)
+        gate = gates.get(self._key(call)) if gates.config is self else None
+        if gate is None:
+            gate = self._gate(call, now)
         amounts = self._amounts(call.request, gate) if gate.counts_tokens else _ONE_REQUEST
         if gate.queue or gate.wait(amounts, now):
             permit = await self._enter(call, gate, amounts, now)

@@ -29,7 +29,15 @@ from llmpipe.types import (
     ToolResult,
 )
 
-__all__ = ("SIZE", "Limits", "Problem", "chat_problems", "embedding_problems", "rerank_problems", "texts_of")
+__all__ = (
+    "Limits",
+    "Problem",
+    "SIZE",
+    "chat_problems",
+    "embedding_problems",
+    "rerank_problems",
+    "texts_of",
+)
 
 Problem = tuple[str, str]
 

@@ -13,7 +13,6 @@ __all__ = ("render_waterfall",)
 
 _PICTURES = {True: ("░", "█", "✗", "┄", "◆", "…"), False: (".", "#", "x", "-", "*", "~")}
 _AHEAD = frozenset(("retry.wait",))  # written before the wait; other waits are written after it
-_MIN_CHART = 10
 
 
 class _Row(NamedTuple):
@@ -48,7 +47,7 @@ def render_waterfall(what: Call | Ledger, *, width: int = 100, unicode: bool = T
     start = min(rows[0].at, what.started_at) if isinstance(what, Call) else rows[0].at
     end = max(row.at if row.note else row.end for row in rows)  # a wait may have been cut short
     labels = min(max(len(row.label) for row in rows), width // 3)
-    tails = min(max(len(row.tail) for row in rows), width - labels - _MIN_CHART - 2)
+    tails = min(max(len(row.tail) for row in rows), width - labels - width // 3 - 2)
     chart = width - labels - tails - 2
     scale = (chart - 1) / (end - start) if end > start else 0.0
 

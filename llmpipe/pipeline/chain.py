@@ -107,7 +107,7 @@ class Chain:
         attempt = Attempt(len(attempts) + 1, provider.name, request.model or provider.model, request, now())
         attempts.append(attempt)
         try:
-            reply = await provider(call)
+            reply: Any = await provider(call)
             if type(reply) is not Reply or reply.over:
                 given = "a reply that is over" if isinstance(reply, Reply) else f"a {type(reply).__name__}"
                 raise TypeError(f"provider {provider.name!r} gave {given} instead of a new Reply")

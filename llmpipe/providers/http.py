@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
+from urllib.parse import urlsplit
 
 import orjson
 from attrs import evolve
 
 from llmpipe import dialects
 from llmpipe.dialects import Dialect, StreamDecoder
-from llmpipe.dialects.headers import headers_of_interest, request_id
-from llmpipe.dialects.jsonbody import parse_object
-from llmpipe.errors import AuthenticationFailed, BadReply, ConfigError, LLMError, Unsupported, scrub
+from llmpipe.dialects.headers import headers_of_interest, request_id_in
+from llmpipe.dialects.jsonbody import excerpt, parse_object
+from llmpipe.errors import (
+    AuthenticationFailed,
+    BadReply,
+    ConfigError,
+    LLMError,
+    PermissionDenied,
+    Unsupported,
+    scrub,
+)
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pipeline.reply import Reply
+from llmpipe.pricing import worst_case_cost
+from llmpipe.providers.exchange import Exchange
 from llmpipe.providers.profiles import Profile
-from llmpipe.providers.transport import Exchange, Transport
+from llmpipe.providers.transport import Transport
 from llmpipe.secret import Secret
 from llmpipe.types import (
+    Completion,
     EmbeddingRequest,
     Embeddings,
     Event,
@@ -33,6 +45,8 @@ from llmpipe.types import (
 from llmpipe.types.copying import replace
 
 __all__ = ("HTTPProvider",)
+
+_Done: TypeAlias = Completion | Embeddings
 
 
 class _Embedding(Protocol):
@@ -77,8 +91,6 @@ class HTTPProvider:
         dialect: Dialect | None = None,
         transport: Mapping[str, Any] | None = None,
     ) -> None:
-        from yarl import URL  # aiohttp's; costs 20 ms that a chain over mocks need not pay
-
         self.profile = profile
         self.name = name or profile.name
         self.version = profile.version
@@ -90,12 +102,6 @@ class HTTPProvider:
         self.dialect = dialect or evolve(cast(Any, dialects.get(profile.dialect)), **profile.quirks)
         url = _checked(base_url or profile.base_url, profile)
         self.endpoint = url.partition("://")[2].partition("/")[0]
-        self._urls = {
-            path: URL(url + path, encoded=True)
-            for path in (profile.chat_path, profile.embeddings_path, profile.models_path)
-            if path
-        }
-        self._chat_url = self._urls[profile.chat_path]
         self._key = None if api_key is None else Secret(api_key)
         if self._key is None and profile.key_required:
             raise ConfigError(
@@ -104,7 +110,8 @@ class HTTPProvider:
         sent = {**profile.headers, **(headers or {})}
         if self._key is not None:
             sent[profile.key_header] = profile.key_prefix + self._key.reveal()
-        self._transport = Transport(sent, **(transport or {}))
+        self._transport = Transport(url, sent, **(transport or {}))
+        self._chat_route = self._transport.route("POST", profile.chat_path)
 
     async def __call__(self, call: Call) -> Reply:
         """One exchange. Returns when the first content is in hand; raises LLMError."""
@@ -114,11 +121,10 @@ class HTTPProvider:
                 return await self._chat(call, request)
             if isinstance(request, EmbeddingRequest):
                 return await self._embed(call, request)
+            raise Unsupported(f"provider {self.name!r} does not take a {type(request).__name__}")
         except LLMError as error:
-            error.provider = error.provider or self.name
             error.model = error.model or request.model or self.model
-            raise
-        raise Unsupported(f"provider {self.name!r} does not take a {type(request).__name__}")
+            raise _signed(error, self.name)  # noqa: B904  it is the same error
 
     async def _chat(self, call: Call, request: Request) -> Reply:
         if not request.model:
@@ -127,12 +133,12 @@ class HTTPProvider:
         if stream is not request.stream:
             request = replace(request, stream=stream)
         body = orjson.dumps(self.dialect.encode_request(request))
-        exchange = await self._transport.send("POST", self._chat_url, body, call.connect_timeout)
+        exchange = await self._transport.send(self._chat_route, body, call.connect_timeout)
         try:
             if exchange.status != 200:
-                raise await self._refusal(exchange)
+                raise await self._refused(exchange)
             if not stream or exchange.content_type == "application/json":
-                return Reply.of(self._signed(await self._json(exchange, self.dialect.decode_reply), exchange))
+                return await self._whole(exchange, self.dialect.decode_reply)
             return await self._stream(exchange)
         except BaseException:  # cancelled or failed: goes on when the connection is given up
             exchange.drop()
@@ -141,21 +147,20 @@ class HTTPProvider:
     async def _stream(self, exchange: Exchange) -> Reply:
         if exchange.content_type not in ("text/event-stream", ""):
             raise await self._wrong_type(exchange, "an event stream")
-        source = _EventSource(exchange, self.dialect.decoder(exchange.content_type))
+        source = _EventSource(exchange, self.dialect.decoder(exchange.content_type), self.name)
         first: list[Event] = []
-        while not any(map(is_content, first)):
-            events = await source.read()
-            if not events:
-                break
-            first.extend(events)
+        committed = False
+        while not committed and (events := await source.read()):
+            committed = any(map(is_content, events))
+            first += [event for event in events if event is not _PING]
         found = headers_of_interest(exchange.headers)
         for place, event in enumerate(first):
             if type(event) is Start:
-                ident = event.request_id or request_id(found)
+                ident = event.request_id or request_id_in(found)
                 first[place] = replace(event, provider=self.name, headers=found, request_id=ident)
                 break
         else:
-            first.insert(0, Start(provider=self.name, headers=found, request_id=request_id(found)))
+            first.insert(0, Start(provider=self.name, headers=found, request_id=request_id_in(found)))
         return Reply.stream(source, first)
 
     async def _embed(self, call: Call, request: EmbeddingRequest) -> Reply:
@@ -166,32 +171,38 @@ class HTTPProvider:
         if not request.model:
             request = replace(request, model=self._default_model())
         body = orjson.dumps(dialect.encode_embedding_request(request))
-        exchange = await self._transport.send("POST", self._urls[path], body, call.connect_timeout)
+        exchange = await self._transport.send(self._transport.route("POST", path), body, call.connect_timeout)
         try:
             if exchange.status != 200:
-                raise await self._refusal(exchange)
-            return Reply.of(self._signed(await self._json(exchange, dialect.decode_embeddings), exchange))
+                raise await self._refused(exchange)
+            return await self._whole(exchange, dialect.decode_embeddings)
         except BaseException:  # cancelled or failed: goes on when the connection is given up
             exchange.drop()
             raise
 
-    async def _json(self, exchange: Exchange, decode: Any) -> Any:
+    async def _whole(
+        self, exchange: Exchange, decode: Callable[[dict[str, Any], Mapping[str, str]], _Done]
+    ) -> Reply:
         if "json" not in exchange.content_type:
             raise await self._wrong_type(exchange, "JSON")
-        return decode(parse_object(await exchange.body(), "the reply"), exchange.headers)
+        done = decode(parse_object(await exchange.body(), "the reply"), exchange.headers)
+        # Frozen, and ours alone as yet: a signed copy would cost 2 µs.
+        object.__setattr__(done, "provider", self.name)
+        return Reply.of(done)
 
-    def _signed(self, done: Any, exchange: Exchange) -> Any:
-        return replace(done, provider=self.name)
-
-    async def _refusal(self, exchange: Exchange) -> LLMError:
+    async def _refused(self, exchange: Exchange) -> LLMError:
         """The error that a status other than 200 stands for."""
-        status, headers = exchange.status, exchange.headers
-        return self.dialect.decode_error(status, headers, await exchange.error_body())
+        return self.dialect.decode_error(exchange.status, exchange.headers, await exchange.refusal())
 
     async def _wrong_type(self, exchange: Exchange, expected: str) -> LLMError:
         kind = exchange.content_type or "no content type"
-        text = scrub((await exchange.error_body())[:512].decode("utf-8", "replace"))
-        return BadReply(f"expected {expected} and got {kind}: {text}", phase="headers")
+        said = excerpt(await exchange.refusal(), max_chars=512)
+        return BadReply(
+            f"expected {expected} and got {scrub(kind, max_chars=100)}: {said}",
+            code="wrong_content_type",
+            phase="headers",
+            request_id=request_id_in(headers_of_interest(exchange.headers)),
+        )
 
     def _default_model(self) -> str:
         if not self.model:
@@ -206,28 +217,39 @@ class HTTPProvider:
         """The models this key may use, as the provider lists them. Raises LLMError."""
         if not self.profile.models_path or not hasattr(self.dialect, "decode_models"):
             raise Unsupported(f"provider {self.name!r} lists no models")
-        exchange = await self._transport.send("GET", self._urls[self.profile.models_path], None, None)
+        try:
+            body = await self._listed(self.profile.models_path)
+            return cast(_Models, self.dialect).decode_models(body)
+        except LLMError as error:
+            raise _signed(error, self.name)  # noqa: B904  it is the same error
+
+    async def _listed(self, path: str) -> dict[str, Any]:
+        exchange = await self._transport.send(self._transport.route("GET", path))
         try:
             if exchange.status != 200:
-                raise await self._refusal(exchange)
-            body = parse_object(await exchange.body(), "the list of models")
+                raise await self._refused(exchange)
+            if "json" not in exchange.content_type:
+                raise await self._wrong_type(exchange, "JSON")
+            return parse_object(await exchange.body(), "the list of models")
         except BaseException:  # cancelled or failed: goes on when the connection is given up
             exchange.drop()
             raise
-        return cast(_Models, self.dialect).decode_models(body)
 
     async def validate_api_key(self) -> bool:
-        """Whether the provider accepts the key, asked at the free list of models. Raises LLMError if it cannot tell."""
+        """Whether the provider accepts the key, asked at the free list of models.
+
+        Raises: LLMError if it cannot tell.
+        """
         try:
             await self.get_models()
+        except PermissionDenied:
+            return True  # it knows whose key this is, and that it may not list models
         except AuthenticationFailed:
             return False
         return True
 
     def estimate_cost(self, request: AnyRequest) -> Decimal | None:
         """USD this request costs at most; None where the price is unknown."""
-        from llmpipe.pricing import worst_case_cost
-
         charge = worst_case_cost(self.profile.prices or self.name, request.model or self.model, request)
         return None if charge is None else charge.usd
 
@@ -244,12 +266,17 @@ class HTTPProvider:
         return f"<provider {self.name} at {self.endpoint}, model {self.model or 'as asked'}>"
 
 
+_PING = Ping()
+_SIGN_OF_LIFE = (_PING,)
+
+
 class _EventSource:
     """The events of one exchange, batch by batch."""
 
-    __slots__ = ("_decoder", "_exchange", "_over")
+    __slots__ = ("_decoder", "_exchange", "_over", "_provider")
 
-    def __init__(self, exchange: Exchange, decoder: StreamDecoder) -> None:
+    def __init__(self, exchange: Exchange, decoder: StreamDecoder, provider: str) -> None:
+        self._provider = provider
         self._exchange = exchange
         self._decoder = decoder
         self._over = False
@@ -262,12 +289,14 @@ class _EventSource:
             self._over = True
             await self._exchange.finish()
             return ()
-        data = await self._exchange.read()
-        if data:
-            # Bytes that complete no event yet are a sign of life all the same.
-            return decoder.feed(data) or (Ping(),)
-        self._over = True
-        events = decoder.close()
+        try:
+            if data := await self._exchange.read():
+                # Bytes that complete no event yet are a sign of life all the same.
+                return decoder.feed(data) or _SIGN_OF_LIFE
+            self._over = True
+            events = decoder.close()
+        except LLMError as error:
+            raise _signed(error, self._provider)  # noqa: B904  it is the same error
         self._exchange.release()
         return events
 
@@ -276,10 +305,15 @@ class _EventSource:
         self._exchange.drop()
 
 
+def _signed(error: LLMError, provider: str) -> LLMError:
+    """`error`, which knows whose it is, and nothing of what a decoder was looking at when it gave up."""
+    error.provider = error.provider or provider
+    error.__cause__ = error.__context__ = None  # such as a JSONDecodeError, which has all of the body
+    return error
+
+
 def _checked(url: str | None, profile: Profile) -> str:
     """`url` without a trailing slash, or a ConfigError that says what is wrong with it."""
-    from urllib.parse import urlsplit
-
     if not url:
         raise ConfigError(f"provider {profile.name!r} needs base_url=…, such as 'http://localhost:8000/v1'")
     parts = urlsplit(url)

@@ -35,30 +35,32 @@ class Inflate:
 
     def feed(self, data: bytes) -> bytes:
         """The plain bytes that `data` completes."""
-        if not data:
-            return b""
-        stream = self._stream
         self._came += len(data)
-        plain: list[bytes] = []
-        while data or len(plain[-1]) == _STEP:  # a full step may have left more inside of zlib
-            if stream.eof:
-                raise BadReply("the reply goes on after the end of its gzip data", phase="body")
-            try:
-                plain.append(stream.decompress(data, _STEP))
-            except zlib.error as error:
-                raise BadReply(f"the reply's gzip data is broken: {error}", phase="body") from None
-            self._gave += len(plain[-1])
-            if self._gave > self._max_bytes or self._gave > max(_FREE_BYTES, _MAX_RATIO * self._came):
-                raise BadReply(
-                    f"{self._came} bytes of the reply decompress to more than {self._gave}: "
-                    f"too large, or a gzip bomb",
-                    code="reply_too_large",
-                    phase="body",
-                )
-            data = stream.unused_data or stream.unconsumed_tail
-            if stream.eof and not data:
-                break
+        plain = [self._step(data)] if data else []
+        # A full step may have left more inside of zlib, although all of the data has gone in.
+        while (rest := self._rest()) or (plain and len(plain[-1]) == _STEP and not self._stream.eof):
+            plain.append(self._step(rest))
         return plain[0] if len(plain) == 1 else b"".join(plain)
+
+    def _rest(self) -> bytes:
+        return self._stream.unused_data or self._stream.unconsumed_tail
+
+    def _step(self, data: bytes) -> bytes:
+        if self._stream.eof:
+            raise BadReply("the reply goes on after the end of its gzip data", phase="body")
+        try:
+            plain = self._stream.decompress(data, _STEP)
+        except zlib.error as error:
+            raise BadReply(f"the reply's gzip data is broken: {error}", phase="body") from None
+        self._gave += len(plain)
+        if self._gave > self._max_bytes or self._gave > max(_FREE_BYTES, _MAX_RATIO * self._came):
+            raise BadReply(
+                f"{self._came} bytes of the reply decompress to more than {self._gave}: "
+                f"too large, or a gzip bomb",
+                code="reply_too_large",
+                phase="body",
+            )
+        return plain
 
     def close(self) -> None:
         """The body is over. Raises StreamBroken if its gzip data is not."""

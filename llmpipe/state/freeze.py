@@ -2,67 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import lru_cache
 from sys import getsizeof
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from attrs import fields, has
 
-__all__ = ("FrozenDict", "FrozenList", "freeze")
+from llmpipe.types import Completion, Text
+from llmpipe.types.copying import replace
+from llmpipe.types.frozen import EMPTY, FrozenDict, FrozenList
+
+__all__ = ("freeze",)
 
 V = TypeVar("V")
 _ATOMS = frozenset((str, int, float, bool, bytes, type(None)))
-
-
-def _refuse(self: object, *_: object, **__: object) -> NoReturn:
-    raise TypeError("this reply is shared, by a cache or by callers who asked the same; copy what you change")
-
-
-class FrozenDict(dict[Any, Any]):
-    """A dict that cannot be changed. JSON encoders and ``==`` take it for a plain one."""
-
-    __slots__ = ()
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
-
-    def __copy__(self) -> dict[Any, Any]:
-        return dict(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
-        return {key: _thawed(value, memo) for key, value in self.items()}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (FrozenDict, (dict(self),))
-
-
-class FrozenList(list[Any]):
-    """A list that cannot be changed. JSON encoders and ``==`` take it for a plain one."""
-
-    __slots__ = ()
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
-    append = clear = extend = insert = pop = remove = reverse = sort = _refuse
-
-    def __copy__(self) -> list[Any]:
-        return list(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
-        return [_thawed(value, memo) for value in self]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (FrozenList, (list(self),))
-
-
-def _thawed(value: Any, memo: dict[int, Any]) -> Any:
-    return deepcopy(value, memo)
+_ATOMIC = re.compile(r"(str|int|float|bool|bytes|None|Role|FinishReason|Literal\[[^\]]*\]|[| ])+")
 
 
 def freeze(value: V) -> tuple[V, int]:
-    """A copy of `value` that nobody can change, sharing its strings; and its size in bytes.
+    """`value` as nobody can change it, and its size in bytes.
 
     Takes what replies are made of: attrs values, mappings, sequences, plain values. Equal to the
-    original, and the size is what CPython takes for it.
+    original, of which it shares all that cannot change; the size is about what CPython takes.
     """
     copy, size = _freeze(value)
     return cast("V", copy), size
@@ -70,8 +33,12 @@ def freeze(value: V) -> tuple[V, int]:
 
 def _freeze(value: Any) -> tuple[Any, int]:
     kind = type(value)
+    if kind is Completion:
+        return _completion(value)
     if kind in _ATOMS:
         return value, getsizeof(value)
+    if kind in _PLANS:
+        return _attrs(value, kind)
     if isinstance(value, Mapping):
         return _mapping(value)
     if isinstance(value, list | tuple):
@@ -82,9 +49,36 @@ def _freeze(value: Any) -> tuple[Any, int]:
     return deepcopy(value), getsizeof(value)
 
 
+def _completion(value: Completion) -> tuple[Completion, int]:
+    """By hand, for it is on the path of every call: only mappings and parts can change, or be large."""
+    message, usage = value.message, value.usage
+    size = 1500  # the values themselves, their ids and numbers, about (measured)
+    parts, same = [], message.extra is EMPTY
+    for part in message.parts:
+        if type(part) is Text and part.extra is EMPTY:
+            size += len(part.text) + 120
+            parts.append(part)
+        else:
+            frozen, more = _freeze(part)
+            size += more
+            parts.append(frozen)
+            same = same and frozen is part
+    changes: dict[str, Any] = {}
+    for name in ("extra", "headers"):
+        mapping = getattr(value, name)
+        if mapping is not EMPTY:
+            changes[name], more = _mapping(mapping)
+            size += more
+    if not same:
+        changes["message"] = replace(message, parts=tuple(parts), extra=_mapping(message.extra)[0])
+    if usage is not None and usage.extra is not EMPTY:
+        changes["usage"] = replace(usage, extra=_mapping(usage.extra)[0])
+    return (replace(value, **changes) if changes else value), size
+
+
 def _mapping(value: Mapping[Any, Any]) -> tuple[FrozenDict, int]:
     if not value:
-        return _EMPTY, 0
+        return EMPTY, 0
     items, size = {}, 0
     for key, item in value.items():
         items[key], more = _freeze(item)
@@ -99,28 +93,45 @@ def _sequence(value: list[Any] | tuple[Any, ...]) -> tuple[Any, int]:
         copy = shape(value)
         return copy, getsizeof(copy) + 24 * len(value)
     pairs = [_freeze(item) for item in value]
-    copy = shape([item for item, _ in pairs])
+    if shape is tuple and all(new is old for (new, _), old in zip(pairs, value, strict=True)):
+        copy = value
+    else:
+        copy = shape([item for item, _ in pairs])
     return copy, getsizeof(copy) + sum([more for _, more in pairs])
 
 
 def _attrs(value: Any, kind: type) -> tuple[Any, int]:
-    copy: Any = object.__new__(kind)
-    size = getsizeof(value)
-    for name, put in _setters(kind):
+    size, texts, others = _PLANS.get(kind) or _plan(kind)
+    changed: dict[str, Any] = {}
+    for name in texts:
+        text = getattr(value, name)
+        if text:
+            size += getsizeof(text)
+    for name in others:
         item = getattr(value, name)
-        if type(item) in _ATOMS:
-            size += getsizeof(item)
-        else:
-            item, more = _freeze(item)
+        if item is not EMPTY and item is not None:
+            frozen, more = _freeze(item)
             size += more
-        put(copy, item)
-    return copy, size
+            if frozen is not item:
+                changed[name] = frozen
+    return (replace(value, **changed) if changed else value), size
 
 
-@lru_cache(maxsize=64)
-def _setters(kind: type) -> list[tuple[str, Any]]:
-    """For each field its name and what sets it on a value that is frozen to everybody else."""
-    return [(field.name, getattr(kind, field.name).__set__) for field in fields(kind)]
+def _plan(kind: type) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
+    """What to look at in a value of `kind`, worked out once.
+
+    Its own bytes, its fields that are text, and those that could be changed from outside, by their
+    annotations. Plain numbers are neither.
+    """
+    texts, others = [], []
+    for field in fields(kind):
+        annotation = str(field.type)
+        if not _ATOMIC.fullmatch(annotation):
+            others.append(field.name)
+        elif "str" in annotation:
+            texts.append(field.name)
+    plan = _PLANS[kind] = 32 + 40 * len(fields(kind)), tuple(texts), tuple(others)
+    return plan
 
 
-_EMPTY = FrozenDict()
+_PLANS: dict[type, tuple[int, tuple[str, ...], tuple[str, ...]]] = {}

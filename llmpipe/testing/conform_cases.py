@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from llmpipe.errors import InvalidRequest, ServiceUnavailable, StreamBroken
 from llmpipe.pipeline.call import AnyRequest
 from llmpipe.providers.mock import Line, Step, Wait
 from llmpipe.types import Completion, EmbeddingRequest, Embeddings, Finish, Message, Request, Usage
 
-__all__ = ("ANSWERS", "CASES", "Case", "Unheard", "chunkings", "default_requests", "parse", "script")
+__all__ = ("ANSWERS", "CASES", "Case", "Shape", "Unheard", "chunkings", "default_requests", "parse", "script")
 
 Shape = Literal["full", "stream", "embeddings"]
 Mode = Literal["early", "late", "scope"]
@@ -57,7 +57,9 @@ def parse(text: str) -> Case:
     name, _, mode = text.partition("+")
     name, *places = name.split("@")
     if name not in CASES or mode not in ("", "late", "scope"):
-        raise ValueError(f"no case {text!r}; cases are {', '.join(CASES)}, and @7, @7@9, +late, +scope behind them")
+        raise ValueError(
+            f"no case {text!r}; cases are {', '.join(CASES)}, and @7, @7@9, +late, +scope behind them"
+        )
     shape, script, way = name.split("/")
     return Case(shape, script, way, tuple(map(int, places)), mode or "early")  # type: ignore[arg-type]  # from CASES
 
@@ -141,8 +143,3 @@ def chunkings(text: str, random: Random) -> Iterator[tuple[str, Sequence[str]]]:
     for trial in range(6):
         cuts = sorted(random.sample(range(1, len(text)), min(len(text) - 1, random.randint(1, 12))))
         yield f"at random ({trial})", [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
-
-
-def cancelled(case: Case, *places: int, mode: Mode = "early") -> Case:
-    """`case`, cancelled at these suspensions."""
-    return evolve(case, cancels=places, mode=mode)

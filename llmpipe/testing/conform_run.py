@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from anyio import CancelScope
-from attrs import Factory, define, evolve
+from attrs import Factory, define
 
 from llmpipe.errors import LLMError
 from llmpipe.pipeline.call import AnyRequest, Call
@@ -51,6 +50,7 @@ class Seen:
     requests_at_end: int = 0
     commits: list[float] = Factory(list)
     opened: list[Reply] = Factory(list)
+    replies: int = 0
     inner: int = 0
     outer: int = 0
     outer_committed: int = 0
@@ -81,9 +81,15 @@ def run_case(
     `lines`: what the provider answers in this case, and what it answers when all is well. `order`
     shuffles tasks that are ready together.
     """
-    run = _Run(case, make, request, lines, seed, balance)
-    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(seed=order, end=1e9)) as runner:
-        runner.run(run.play())
+    run = _Run(case, make(), request, lines, balance=balance, seed=seed)
+    # Not asyncio.Runner: it asks for all tasks of all loops, of which there are thousands here.
+    loop = VirtualTimeLoop(seed=order, end=1e9)
+    try:
+        loop.run_until_complete(run.play())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+        run.forget()
     return run.seen
 
 
@@ -102,24 +108,25 @@ class _Run:
     def __init__(
         self,
         case: Case,
-        make: Callable[[], Middleware],
+        item: Middleware,
         request: AnyRequest,
         lines: tuple[Line, Line],
-        seed: int,
+        *,
         balance: Callable[[Runtime], float] | None,
+        seed: int,
     ) -> None:
         self.case = case
         self.seen = Seen()
         self.runtime = _Remembering(seed, self.seen)
-        self.request = request
+        self.pristine, self.request = request, copy.deepcopy(request)
         self.lines = lines
         self.fails_once = case.script == "recovering"
         self.plan = [*case.cancels]
+        self.tasks: list[asyncio.Task[Any]] = []
         self.call_task: asyncio.Task[None] | None = None
         self.scope: CancelScope | None = None
         self.provider = MockProvider(default=self._line, name="conform", model="conform-1")
-        self.item = make()
-        self.chain = Chain(self.provider, self._outer(), self.item, self._inner(), runtime=self.runtime)
+        self.chain = Chain(self.provider, self._outer(), item, self._inner(), runtime=self.runtime)
         self._balance = balance
 
     # ------------------------------------------------------------ the layers round the middleware
@@ -145,6 +152,7 @@ class _Run:
             await asyncio.sleep(1.0)
             reply = await call_next(call)
             seen.opened.append(reply)
+            seen.replies += 1
             if self.call_task is not None and not self.call_task.done():
                 seen.commits.append(asyncio.get_running_loop().time())
             yield reply
@@ -157,24 +165,23 @@ class _Run:
     async def play(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._complain)
-        self.driver = asyncio.current_task()
-        start = self._measure()
-        before = copy.deepcopy(self.request)
-        if self.case.way == "again":
-            with suppress(Exception):  # judged where it is the case's own call
-                await self._reply(self._new_call())
         loop.set_task_factory(self._count)
+        start = self._measure()
+        if self.case.way == "again":
+            first = loop.create_task(self._reply(self._new_call()))
+            self.seen.hung = not await self._over(first)
+            first.cancelled() or first.exception()  # judged where it is the case's own call
         self.call_task = loop.create_task(self._scoped())
         others = [loop.create_task(self._beside())] if self.case.way == "company" else []
-        self.seen.hung = not await self._over(self.call_task)
+        self.seen.hung |= not await self._over(self.call_task)
+        self.seen.cancelled |= self.call_task.cancelled()  # perhaps before it had begun
         for task in others:
             self.seen.hung |= not await self._over(task)
-        loop.set_task_factory(None)
         self.seen.requests_at_end = len(self.provider.requests)
         await _turns()
         self.seen.tasks = self._tasks(owned=False)
-        if before != self.request or repr(before) != repr(self.request):
-            self.seen.changed = f"{before!r} became {self.request!r}"
+        if self.request != self.pristine:
+            self.seen.changed = f"{self.pristine!r} became {self.request!r}"
         if start is not None and not self.runtime._tasks:
             self.seen.balance = (start, self._measure() or 0.0)
         await self._another()
@@ -253,7 +260,8 @@ class _Run:
             return await reader
         finally:
             reader.cancel()
-            await asyncio.wait([reader])
+            with CancelScope(shield=True):
+                await asyncio.wait([reader])
             if not reader.cancelled():
                 reader.exception()
 
@@ -290,7 +298,7 @@ class _Run:
         seen.open = sum(not reply.over for reply in seen.opened)
         if start is not None and (end := self._measure() or 0.0) != start:
             seen.balance = (start, end)
-        for task in asyncio.all_tasks() - {self.driver}:
+        for task in self._left():
             task.cancel()
         await _turns()
         for reply in seen.opened:
@@ -300,8 +308,18 @@ class _Run:
 
     def _tasks(self, *, owned: bool) -> list[str]:
         """Tasks still there; those that the runtime owns only if `owned`."""
-        mine = {self.driver} | (set() if owned else self.runtime._tasks)
-        return sorted(str(task.get_name()) for task in asyncio.all_tasks() - mine)
+        mine = set() if owned else self.runtime._tasks
+        return sorted(str(task.get_name()) for task in self._left() if task not in mine)
+
+    def _left(self) -> list[asyncio.Task[Any]]:
+        return [task for task in self.tasks if not task.done()]
+
+    def forget(self) -> None:
+        """Let go of everything at once, rather than when the garbage collector comes round."""
+        self.tasks.clear()
+        self.seen.opened.clear()
+        self.provider.default = self.call_task = None
+        del self.chain
 
     def _measure(self) -> float | None:
         if self._balance is None:
@@ -331,6 +349,7 @@ class _Run:
     def _count(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(_stepwise(work, self._step), loop=loop, **options)
         task.add_done_callback(lambda _: work.close())  # it may be cancelled before it has begun
+        self.tasks.append(task)
         return task
 
     def _step(self, work: Coroutine[Any, Any, Any], waiting: Any) -> None:
@@ -356,7 +375,8 @@ class _Run:
 
 
 async def _stepwise(work: Coroutine[Any, Any, T], step: Callable[[Coroutine[Any, Any, T], Any], None]) -> T:
-    return await _Steps(work, step)
+    result: T = await _Steps(work, step)
+    return result
 
 
 class _Steps:
@@ -387,7 +407,9 @@ def _place(work: Any) -> str:
     place = ""
     while work is not None:
         frame = getattr(work, "cr_frame", None) or getattr(work, "ag_frame", None)
-        if frame is not None and not frame.f_globals.get("__name__", "").startswith(("asyncio", "llmpipe.testing.")):
+        if frame is not None and not frame.f_globals.get("__name__", "").startswith(
+            ("asyncio", "llmpipe.testing.")
+        ):
             place = f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
         work = getattr(work, "cr_await", None) or getattr(work, "ag_await", None)
     return place
@@ -399,10 +421,6 @@ def _named(timer: Any) -> str:
 
 
 async def _turns() -> None:
-    for _ in range(10):
+    """Let what is ready run; four turns are enough for a task that was told to end."""
+    for _ in range(4):
         await asyncio.sleep(0)
-
-
-def with_stream(request: AnyRequest, stream: bool) -> AnyRequest:
-    """`request`, streamed or not; embeddings are never."""
-    return request if request.stream is stream else evolve(request, stream=stream)  # type: ignore[call-arg,arg-type]  # only a Request differs

@@ -9,12 +9,13 @@ asked to. It works through pytest-asyncio, whose fixtures and scopes stay as the
   ``@pytest.mark.real_time`` takes one out.
 - ``--llmpipe-seed N`` runs the marked tests that name no seed in an order drawn from N. A test
   that passes under one seed and not under another has a race.
+- The fixture ``conform`` is the suite that a middleware must pass: `llmpipe.testing.conform`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -23,9 +24,17 @@ import pytest
 
 from llmpipe.testing.loop import VirtualTimeLoop
 
-__all__ = ("pytest_addoption", "pytest_configure", "pytest_generate_tests")
+__all__ = ("conform", "pytest_addoption", "pytest_configure", "pytest_generate_tests")
 
 Factory = Callable[[], asyncio.AbstractEventLoop]
+
+
+@pytest.fixture
+def conform() -> Callable[..., Awaitable[Any]]:
+    """The suite that a middleware must pass; see `llmpipe.testing.conform`."""
+    from llmpipe.testing.conform import conform as suite  # noqa: PLC0415  loads more than a plugin should
+
+    return suite
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import orjson
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, InvalidRequest
+from llmpipe.types.frozen import EMPTY
 
 __all__ = (
     "Audio",
@@ -51,7 +52,7 @@ class Text:
     """Plain text."""
 
     text: str
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -62,7 +63,7 @@ class Image:
     data: str | None = field(default=None, repr=False)
     media_type: str | None = None
     detail: str | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -75,7 +76,7 @@ class Document:
     file_id: str | None = None
     media_type: str | None = None
     name: str | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -84,7 +85,7 @@ class Audio:
 
     data: str = field(repr=False)
     format: str = "wav"
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -98,7 +99,7 @@ class Reasoning:
     text: str = ""
     signature: str | None = None
     encrypted: str | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -108,7 +109,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str = "{}"
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
     @property
     def args(self) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class ToolResult:
     content: tuple[Part, ...] = field(converter=_parts)
     is_error: bool = False
     name: str | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
     @property
     def text(self) -> str:
@@ -152,7 +153,7 @@ class Refusal:
     """The model declined, in its own words."""
 
     text: str
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -185,7 +186,7 @@ class Message:
     role: Role
     parts: tuple[Part, ...] = field(converter=_parts)
     name: str | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
     @property
     def text(self) -> str:

@@ -7,9 +7,10 @@ from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 import orjson
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 
 from llmpipe.errors import InvalidRequest
+from llmpipe.types.frozen import EMPTY
 from llmpipe.types.messages import Message, ToolCall
 
 __all__ = (
@@ -43,7 +44,7 @@ class Usage:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     source: Literal["provider", "estimated"] = "provider"
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
     @property
     def total_tokens(self) -> int:
@@ -106,9 +107,9 @@ class Completion:
     created: float | None = None
     request_id: str | None = None
     charge: Cost | None = None
-    headers: Mapping[str, str] = Factory(dict)
+    headers: Mapping[str, str] = EMPTY
     warnings: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
     @property
     def text(self) -> str:
@@ -158,8 +159,8 @@ class Embeddings:
     provider: str = ""
     request_id: str | None = None
     charge: Cost | None = None
-    headers: Mapping[str, str] = Factory(dict)
-    extra: Mapping[str, Any] = Factory(dict)
+    headers: Mapping[str, str] = EMPTY
+    extra: Mapping[str, Any] = EMPTY
 
     finish_reason: ClassVar[str] = "stop"
 
@@ -176,4 +177,4 @@ class ModelInfo:
     id: str
     owner: str = ""
     created: float | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from attrs import Factory, field, frozen
 
 from llmpipe.errors import ConfigError
+from llmpipe.types.frozen import EMPTY
 from llmpipe.types.messages import Message
 
 __all__ = (
@@ -29,7 +30,7 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] = Factory(lambda: {"type": "object", "properties": {}})
     strict: bool | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -48,7 +49,7 @@ class ResponseFormat:
     name: str = "response"
     strict: bool | None = None
     description: str | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 @frozen
@@ -58,7 +59,7 @@ class ReasoningOptions:
     effort: str | None = None
     max_tokens: int | None = None
     enabled: bool | None = None
-    extra: Mapping[str, Any] = Factory(dict)
+    extra: Mapping[str, Any] = EMPTY
 
 
 def _messages(
@@ -122,8 +123,8 @@ class Request:
     response_format: ResponseFormat | None = None
     reasoning: ReasoningOptions | None = None
     stream: bool = False
-    metadata: Mapping[str, Any] = Factory(dict)
-    extra: Mapping[str, Any] = Factory(dict)
+    metadata: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = EMPTY
 
     @property
     def system(self) -> str:
@@ -138,8 +139,8 @@ class EmbeddingRequest:
     model: str = ""
     inputs: tuple[str | Sequence[int], ...] = field(default=(), converter=_tuple)
     dimensions: int | None = None
-    metadata: Mapping[str, Any] = Factory(dict)
-    extra: Mapping[str, Any] = Factory(dict)
+    metadata: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = EMPTY
 
     stream: ClassVar[bool] = False
 
@@ -152,7 +153,7 @@ class RerankRequest:
     query: str = ""
     documents: tuple[str, ...] = field(default=(), converter=_tuple)
     top_n: int | None = None
-    metadata: Mapping[str, Any] = Factory(dict)
-    extra: Mapping[str, Any] = Factory(dict)
+    metadata: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = EMPTY
 
     stream: ClassVar[bool] = False

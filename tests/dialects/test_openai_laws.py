@@ -160,6 +160,7 @@ WIRE = Wire(
     user_parts=st.one_of(images, documents, others),
     result_parts=images,
     thoughts=thoughts(),
+    call_ids=words.filter(lambda word: word != "null"),  # which stands for no id
     call_extra=st.sampled_from(
         [{}, {"type": "custom"}, {"extra_content": {"google": {"thought_signature": "x"}}}]
     ),

@@ -385,21 +385,25 @@ def test_an_error_that_is_nothing_is_none():
     assert decode(error=None).text == decode(error={}).text == decode(error="").text == "a"
 
 
-@settings(deadline=None, max_examples=200)
+message_fields = st.sampled_from(
+    ["content", "tool_calls", "function_call", "reasoning", "reasoning_details", "refusal"]
+)
+calls = st.lists(
+    st.dictionaries(st.sampled_from(["id", "function", "type"]), json_values, max_size=2), max_size=2
+)
+choice_fields = st.sampled_from(["index", "message", "finish_reason", "error", "finish_details", "logprobs"])
+
+
+@settings(deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(["id", "choices", "usage", "created", "error", "x"]), json_values),
+    st.dictionaries(st.sampled_from(["id", "choices", "usage", "created", "error"]), json_values, max_size=3),
     st.lists(
         st.dictionaries(
-            st.sampled_from(["index", "message", "finish_reason", "error", "finish_details", "logprobs"]),
-            json_values
-            | st.dictionaries(
-                st.sampled_from(
-                    ["content", "tool_calls", "function_call", "reasoning", "reasoning_details", "refusal"]
-                ),
-                json_values
-                | st.lists(st.dictionaries(st.sampled_from(["id", "function", "type"]), json_values)),
-            ),
-        )
+            choice_fields,
+            json_values | st.dictionaries(message_fields, json_values | calls, max_size=3),
+            max_size=3,
+        ),
+        max_size=2,
     ),
 )
 def test_any_json_is_a_reply_or_one_typed_error(body, choices):

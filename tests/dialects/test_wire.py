@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+import struct
+from base64 import b64decode
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -485,12 +487,65 @@ def canonical(body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("exchange", REQUESTS)
 def test_a_request_is_understood_and_said_again_without_loss(exchange):
     body = exchange["request"]
-    request = DIALECT.decode_request(copy.deepcopy(body))
+    try:
+        request = DIALECT.decode_request(copy.deepcopy(body))
+    except InvalidRequest:
+        assert exchange["status"] == 400  # the provider thought no better of it
+        return
     again = orjson.loads(orjson.dumps(DIALECT.encode_request(request)))
     assert canonical(again) == canonical(body)
     assert DIALECT.decode_request(again) == DIALECT.decode_request(orjson.loads(orjson.dumps(again)))
     assert [m.role for m in request.messages] == [
         {"developer": "system", "function": "tool"}.get(m["role"], m["role"]) for m in body["messages"]
+    ]
+
+
+# -- vectors and models
+
+
+def is_api(name: str) -> Callable[[Exchange], bool]:
+    return lambda exchange: exchange["api"].partition(".")[2] == name
+
+
+@pytest.mark.parametrize("exchange", exchanges(is_api("embeddings")))
+def test_vectors_are_those_of_the_json(exchange):
+    try:
+        request = DIALECT.decode_embedding_request(copy.deepcopy(exchange["request"]))
+    except InvalidRequest:
+        assert exchange["status"] == 400  # the provider thought no better of it
+        return
+    wire = {name: value for name, value in exchange["request"].items() if value is not None}
+    given = wire["input"] if isinstance(wire["input"], list) else [wire["input"]]
+    again = {
+        name: value for name, value in DIALECT.encode_embedding_request(request).items() if value is not None
+    }
+    assert {**again, "input": None} == {**wire, "input": None}
+    assert again["input"] == ([given] if given and isinstance(given[0], int) else given)
+    if exchange["status"] != 200:
+        error = DIALECT.decode_error(exchange["status"], exchange["response_headers"], bytes_of(exchange))
+        assert type(error) is kind_of(exchange)
+        return
+    body = exchange["response"]
+    found = DIALECT.decode_embeddings(body, exchange["response_headers"])
+    assert len(found.vectors) == len(body["data"])
+    for item, vector in zip(body["data"], found.vectors, strict=True):
+        if isinstance(item["embedding"], str):
+            size = len(b64decode(item["embedding"])) // 4
+            assert vector == list(struct.unpack(f"<{size}f", b64decode(item["embedding"])))
+        else:
+            assert vector == item["embedding"]
+    assert found.usage is not None
+    assert found.usage.input_tokens == body["usage"].get("prompt_tokens", body["usage"]["total_tokens"])
+
+
+@pytest.mark.parametrize("exchange", exchanges(is_api("models")))
+def test_the_models_are_those_of_the_json(exchange):
+    if "data" not in exchange["response"]:
+        return  # Google's own list
+    models = DIALECT.decode_models(exchange["response"])
+    assert [model.id for model in models] == [entry["id"] for entry in exchange["response"]["data"]]
+    assert DIALECT.encode_models(models)["data"] == [
+        {"created": 0, **entry} for entry in exchange["response"]["data"]
     ]
 
 

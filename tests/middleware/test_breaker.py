@@ -27,11 +27,13 @@ from llmpipe.errors import (
 from llmpipe.middleware.board import Board
 from llmpipe.middleware.breaker import Breaker
 from llmpipe.middleware.circuit_rules import CLOSED, HALF_OPEN, OPEN, CircuitRules
+from llmpipe.pipeline import bands
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.linker import settles_at_once
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
+from llmpipe.testing.conform import conform
 from llmpipe.types import Request
 
 KEY = ("mock", "mock", "mock-1")
@@ -315,6 +317,36 @@ async def test_a_late_failure_from_before_the_opening_does_not_disturb_the_recov
     assert it.circuit.state == CLOSED
 
 
+class Probing:
+    """A breaker that is half-open whenever a call comes, with room for several probes."""
+
+    name, priority = "probing", 0
+
+    def rings(self):
+        breaker = Breaker(consecutive=1, base=1e-9, cap=1e-9, probes=9, close_after=9)
+
+        @layer(priority=bands.HEALTH - 1, name="trips")
+        async def trips(call, call_next):
+            board, now = breaker.board(call.runtime), call.runtime.now()
+            circuit = board.make(call.target_key, breaker, call.runtime.random, now)
+            if circuit.state == CLOSED:
+                circuit.admit(now).failure(now)
+            await asyncio.sleep(0.001)  # the open time
+            return await call_next(call)
+
+        return (trips, breaker)
+
+
+async def test_a_half_open_breaker_keeps_the_laws_of_the_pipeline_and_loses_no_permit():
+    """Full and streamed, failing in every way, cancelled at every place where that can happen."""
+
+    def probes_out(runtime: Runtime) -> float:
+        return sum(circuit._out for circuit in Breaker().board(runtime))
+
+    report = await conform(Probing, balance=probes_out)
+    assert report.cancellations > 100
+
+
 # -- slow calls, modes, hands
 
 
@@ -354,9 +386,18 @@ async def test_a_disabled_breaker_does_nothing():
 async def test_one_call_can_pass_an_open_circuit():
     it = Setup(*down())
     await it.trip()
+    seen = it.circuit.stats(now())
     assert (await it.ask(options={Breaker: {"mode": "disabled"}}))[0] == "ok"
+    assert it.circuit.stats(now()) == seen
     assert (await it.ask(without={"breaker"}))[0] == "ok"
     assert isinstance((await it.ask())[0], CircuitOpen)
+
+
+async def test_a_call_that_disables_the_breaker_is_not_counted_while_the_circuit_is_closed_either():
+    it = Setup()
+    await it.ask()
+    await it.ask(options={Breaker: {"mode": "disabled"}})
+    assert it.circuit.total == 1
 
 
 async def test_options_of_a_call_do_not_change_the_rules_for_the_others():

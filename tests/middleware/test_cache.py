@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,12 +91,11 @@ async def test_a_hit_is_the_reply_it_was_and_costs_nothing():
     @layer(priority=500)
     async def price(call, call_next):
         reply = await call_next(call)
-        return reply.amend(lambda done: Completion(**{**fields_of(done), "charge": Cost(1000, 234)}))
+        return reply.amend(lambda done: evolve(done, charge=Cost(1000, 234)))
 
-    def fields_of(done):
-        return {name: getattr(done, name) for name in Completion.__slots__ if name != "__weakref__"}
-
-    told = Completion(message=Message("assistant", "hi"), finish_reason="stop", headers={"x-ratelimit-limit-requests": "1"})
+    told = Completion(
+        message=Message("assistant", "hi"), finish_reason="stop", headers={"x-ratelimit-limit-requests": "1"}
+    )
     chain = Chain(MockProvider([told]), Cache(), price)
     first = await chain.complete("hi")
     assert first.charge == Cost(1000, 234)
@@ -122,7 +123,10 @@ async def test_embeddings_are_cached_and_other_kinds_never_mixed_up():
     assert (await chain.embed(["hi"])).vectors == first.vectors
     assert len(chain.provider.requests) == 1
     layer_ = chain.middleware[0]
-    keys = {layer_.key(chain.new_call(r)) for r in (Request("", "hi"), EmbeddingRequest("", "hi"), RerankRequest("", "hi"))}
+    keys = {
+        layer_.key(chain.new_call(r))
+        for r in (Request("", "hi"), EmbeddingRequest("", "hi"), RerankRequest("", "hi"))
+    }
     assert len(keys) == 3
 
 
@@ -134,7 +138,9 @@ async def test_tool_calls_are_cached_with_their_arguments():
 
 
 async def test_what_one_caller_does_to_a_reply_reaches_no_other():
-    chain = cached([Completion(message=Message("assistant", "hi"), finish_reason="stop", extra={"list": [1]})])
+    chain = cached(
+        [Completion(message=Message("assistant", "hi"), finish_reason="stop", extra={"list": [1]})]
+    )
     first = await chain.complete("hi")
     first.extra["list"].append(2)
     second = await chain.complete("hi")
@@ -241,7 +247,11 @@ async def test_tenants_users_of_other_tags_and_versions_never_share():
     provider.default = lambda request: str(len(provider.requests))
     chain = Chain(provider, Cache(vary=["lang"]), runtime=runtime)
     first = await ask(chain, tenant="a", tags={"lang": "el"})
-    for options in ({"tenant": "b", "tags": {"lang": "el"}}, {"tenant": "a", "tags": {"lang": "de"}}, {"tenant": "a"}):
+    for options in (
+        {"tenant": "b", "tags": {"lang": "el"}},
+        {"tenant": "a", "tags": {"lang": "de"}},
+        {"tenant": "a"},
+    ):
         assert await ask(chain, **options) != first
     later = Chain(provider, Cache(vary=["lang"], version="2"), runtime=runtime)
     assert await ask(later, tenant="a", tags={"lang": "el"}) != first
@@ -249,23 +259,26 @@ async def test_tenants_users_of_other_tags_and_versions_never_share():
 
 
 prompts = st.lists(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.booleans(), st.floats(0, 20)), min_size=1, max_size=20
+    st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.booleans(), st.floats(0, 20)),
+    min_size=1,
+    max_size=20,
 )
 
 
 @settings(max_examples=60)
 @given(prompts, st.integers(1, 4))
 def test_what_a_tenant_sees_does_not_depend_on_the_others(script, capacity):
-    """Non-interference: tenant a's answers, with the traffic of b and without it, in a cache with room for both."""
+    """Non-interference: the answers of a, with the traffic of b and without it, where both have room."""
 
     async def main(tenants):
         provider = MockProvider()
-        asked: dict[str, int] = {}
+        asked: Counter[tuple[str, str]] = Counter()
+        writer = ""
 
         def answer(request):
-            text = request.messages[0].text
-            asked[text] = asked.get(text, 0) + 1
-            return f"{text} {asked[text]}"
+            said = (writer, request.messages[0].text)
+            asked[said] += 1
+            return f"{said} {asked[said]}"
 
         provider.default = answer
         chain = Chain(provider, Cache(ttl=15.0 * capacity))
@@ -273,8 +286,8 @@ def test_what_a_tenant_sees_does_not_depend_on_the_others(script, capacity):
         for tenant, number, stream, pause in script:
             await asyncio.sleep(pause)
             if tenant in tenants:
-                how = read if stream else ask
-                seen.append((tenant, await how(chain, f"{tenant}{number}", tenant=tenant)))
+                how, writer = read if stream else ask, tenant
+                seen.append((tenant, await how(chain, f"the same {number}", tenant=tenant)))
         return [answer for tenant, answer in seen if tenant == "a"]
 
     assert run(main("ab")) == run(main("a"))
@@ -335,7 +348,12 @@ async def test_a_stale_reply_is_given_while_one_refresh_runs():
     await asyncio.sleep(6)
     assert await ask(chain) == "new"
     assert len(chain.provider.requests) == 2
-    assert (stats(chain).stale, stats(chain).refreshed, stats(chain).hits, stats(chain).misses) == (10, 1, 11, 1)
+    assert (stats(chain).stale, stats(chain).refreshed, stats(chain).hits, stats(chain).misses) == (
+        10,
+        1,
+        11,
+        1,
+    )
 
 
 async def test_a_refresh_outlives_the_call_that_began_it_and_has_a_deadline_of_its_own():
@@ -383,7 +401,12 @@ async def test_past_stale_the_reply_is_not_given():
 
 @pytest.mark.parametrize(
     ("error", "helped"),
-    [(Overloaded("busy"), True), (RateLimited("slow"), True), (InvalidRequest("no"), False), (RuntimeError("bug"), False)],
+    [
+        (Overloaded("busy"), True),
+        (RateLimited("slow"), True),
+        (InvalidRequest("no"), False),
+        (RuntimeError("bug"), False),
+    ],
 )
 async def test_a_stale_reply_stands_in_for_a_failure_of_the_provider(error, helped):
     chain = cached(["old", error], ttl=10, stale_if_error=100)
@@ -432,7 +455,12 @@ async def test_a_call_can_ask_for_nothing_but_the_cache():
     with pytest.raises(NotCached) as caught:
         await ask(chain, options=only)
     assert isinstance(caught.value, LookupError)
-    assert (caught.value.status, caught.value.sent, caught.value.billed, caught.value.retryable) == (504, False, "no", False)
+    assert (caught.value.status, caught.value.sent, caught.value.billed, caught.value.retryable) == (
+        504,
+        False,
+        "no",
+        False,
+    )
     await ask(chain)
     assert await ask(chain, options=only) == "1"
     await asyncio.sleep(12)
@@ -522,7 +550,15 @@ async def test_starts_of_streams_are_kept_whole():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ttl": 0}, {"stale": -1}, {"max_entries": 0}, {"max_bytes": 0}, {"mode": "never"}, {"refresh_timeout": 0}]
+    "wrong",
+    [
+        {"ttl": 0},
+        {"stale": -1},
+        {"max_entries": 0},
+        {"max_bytes": 0},
+        {"mode": "never"},
+        {"refresh_timeout": 0},
+    ],
 )
 def test_wrong_settings_are_refused_at_construction(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

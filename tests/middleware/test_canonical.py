@@ -56,7 +56,11 @@ simple = st.one_of(
 )
 part = simple | st.builds(ToolResult, word, st.lists(simple, max_size=2), st.booleans(), maybe, extra)
 message = st.builds(
-    Message, st.sampled_from(["system", "user", "assistant", "tool"]), word | st.lists(part, max_size=2), maybe, extra
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    word | st.lists(part, max_size=2),
+    maybe,
+    extra,
 )
 number = st.none() | st.sampled_from([0, 0.0, -0.0, 1, 1.0, 0.5, float("inf"), -float("inf")])
 count = st.none() | st.integers(0, 2)
@@ -75,14 +79,21 @@ chat = st.builds(
     frequency_penalty=number,
     presence_penalty=number,
     response_format=st.none()
-    | st.builds(ResponseFormat, st.sampled_from(["text", "json"]), st.none() | extra, word, st.none() | st.booleans()),
+    | st.builds(
+        ResponseFormat, st.sampled_from(["text", "json"]), st.none() | extra, word, st.none() | st.booleans()
+    ),
     reasoning=st.none() | st.builds(ReasoningOptions, maybe, count, st.none() | st.booleans()),
     stream=st.booleans(),
     metadata=extra,
     extra=extra,
 )
 embedding = st.builds(
-    EmbeddingRequest, word, st.lists(word | st.lists(st.integers(0, 2), max_size=2), max_size=2), count, extra, extra
+    EmbeddingRequest,
+    word,
+    st.lists(word | st.lists(st.integers(0, 2), max_size=2), max_size=2),
+    count,
+    extra,
+    extra,
 )
 rerank = st.builds(RerankRequest, word, word, st.lists(word, max_size=2), count, extra, extra)
 request = chat | embedding | rerank
@@ -95,7 +106,10 @@ def plain(value):
     if isinstance(value, list | tuple):
         return tuple(map(plain, value))
     if hasattr(value, "__attrs_attrs__"):
-        return (type(value), *(plain(getattr(value, f.name)) for f in fields(type(value)) if f.name != "stream"))
+        return (
+            type(value),
+            *(plain(getattr(value, f.name)) for f in fields(type(value)) if f.name != "stream"),
+        )
     return (isinstance(value, bool), value)
 
 
@@ -123,7 +137,9 @@ def test_a_change_in_any_field_is_another_key_and_streaming_is_none(one, data):
 @given(st.lists(st.tuples(word, word), max_size=3), st.lists(st.tuples(word, word), max_size=3))
 def test_strings_cut_elsewhere_are_other_requests(one, other):
     """The attack on keys that are joined together: what ends one field begins the next."""
-    requests = [Request("m", [Message("user", list(map(Text, pair))) for pair in pairs]) for pairs in (one, other)]
+    requests = [
+        Request("m", [Message("user", list(map(Text, pair))) for pair in pairs]) for pairs in (one, other)
+    ]
     assert (key(requests[0]) == key(requests[1])) == (one == other)
 
 
@@ -160,6 +176,12 @@ def test_the_target_is_part_of_it_and_names_the_model_that_is_not_named():
     assert key(Request("m", "hi"), target=other) == key(Request("m", "hi"), provider=other)
 
 
+def test_each_tenant_and_each_version_has_its_own():
+    hi = Request("m", "hi")
+    keys = [key(hi), key(hi, tenant="a"), key(hi, tenant="b"), key(hi, version="a"), key(hi, version="b")]
+    assert len(set(keys)) == 5
+
+
 def test_tags_count_if_they_are_declared():
     hi = Request("m", "hi")
     assert key(hi, tags={"a": "1"}) == key(hi)
@@ -181,7 +203,9 @@ def test_mappings_of_any_kind_and_order_are_one():
     assert key(Request("m", "hi", extra={"a": True})) != key(Request("m", "hi", extra={"a": 1}))
 
 
-@pytest.mark.parametrize("unsendable", [{"a": b"bytes"}, {1: 2}, {"a": object()}, {"a": 2**70}, {"a": "\ud800"}])
+@pytest.mark.parametrize(
+    "unsendable", [{"a": b"bytes"}, {1: 2}, {"a": object()}, {"a": 2**70}, {"a": "\ud800"}]
+)
 def test_what_has_no_json_has_no_key(unsendable):
     assert key(Request("m", "hi", extra=unsendable)) is None
     nested: list = []

@@ -144,6 +144,7 @@ class Machine(RuleBasedStateMachine):
         self.model = Model(rules)
         self.offset = self.model.epoch - self.it.epoch
         self.stage: dict[int, str] = {}  # of each permit: held, begun, over
+        self.kept: list[Permit] = []  # alive, so that no id comes twice
         self.said = {"success": 0, "failure": 0, "release": 0}
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0, 11.0]))
@@ -151,7 +152,10 @@ class Machine(RuleBasedStateMachine):
         self.model.now += seconds
 
     @rule(target=permits)
-    def somebody_comes(self):
+    def somebody_gets_in_or_not(self):
+        return self.somebody_comes()
+
+    def somebody_comes(self) -> Permit | None:
         peeked = self.it.peek(self.model.now)
         permit, expected = self.it.admit(self.model.now), self.model.admits()
         assert (permit is not None) == expected
@@ -162,11 +166,17 @@ class Machine(RuleBasedStateMachine):
             assert refusal.retry_after is None or refusal.retry_after > 0
         else:
             self.stage[id(permit)] = "held"
+            self.kept.append(permit)
         return permit
 
-    @rule(permit=permits, hint=st.sampled_from([None, 0.5, 3.0, 1000.0]), how=st.sampled_from(
-        ["success", "success", "failure", "release"]
-    ))  # fmt: skip
+    @rule(
+        permit=permits,
+        hint=st.sampled_from([None, 0.5, 3.0, 1000.0]),
+        how=st.sampled_from(["success", "success", "failure", "release"]),
+    )
+    def somebody_says_how_it_went(self, permit: Permit | None, hint: float | None, how: str) -> None:
+        self.somebody_reports(permit, hint, how)
+
     def somebody_reports(self, permit: Permit | None, hint: float | None, how: str) -> None:
         if permit is None:
             return
@@ -186,6 +196,13 @@ class Machine(RuleBasedStateMachine):
             self.stage[id(permit)] = "begun" if how == "success" else "over"
         if not counts or permit.epoch != epoch or how == "release":
             assert (self.it.epoch, self.it.state) == (epoch, state)
+
+    @precondition(lambda self: self.it.state == CLOSED)
+    @rule()
+    def everything_fails_until_it_may_be_probed(self) -> None:
+        while self.it.state == CLOSED:
+            self.somebody_reports(self.somebody_comes(), None, "failure")
+        self.model.now = self.model.until
 
     @precondition(lambda self: self.forced < 3)
     @rule(close=st.booleans())
@@ -488,9 +505,14 @@ def test_a_single_lucky_probe_does_not_close_it():
 
 
 def test_no_more_probes_go_out_than_are_needed_to_close():
-    it = half_open(probes=5, close_after=3)
+    it = half_open(probes=3, close_after=4)
     out = [it.admit(5.0) for _ in range(10)]
     assert sum(permit is not None for permit in out) == 3
+    for permit in out[:2]:
+        assert permit is not None
+        permit.success(6.0)
+    assert it.admit(6.0) is not None  # two have succeeded, one is out, four are needed
+    assert it.admit(6.0) is None
 
 
 def test_a_probe_that_breaks_after_it_began_reopens_the_circuit():

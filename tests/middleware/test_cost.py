@@ -350,7 +350,7 @@ def test_the_books_are_the_sum_of_what_the_replies_said(usages, input_price: int
             for usage in usages
         ]
         chain = chain_of(*script, cost=cost)
-        said = [(await chain.complete("hi")).charge for _ in usages]
+        said: list[Any] = [(await chain.complete("hi")).charge for _ in usages]
         assert books(chain).nano == sum(charge.total_nano for charge in said)
         for (inp, out), charge in zip(usages, said, strict=True):
             assert 0 <= charge.input_nano - inp * input_price < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from random import Random
 from threading import Barrier, Event
@@ -401,6 +402,16 @@ def test_threads_get_one_probe_between_them():
     assert sum(isinstance(error, CircuitOpen) for error in errors) == 15
 
 
+@pytest.fixture
+def restless():
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-7)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
 def test_threads_that_share_a_breaker_lose_no_count():
     it = guard(rules=CircuitRules(consecutive=100_000, ratio=None))
     start = Barrier(8)

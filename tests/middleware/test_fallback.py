@@ -378,7 +378,7 @@ async def test_when_all_circuits_are_open_the_one_that_is_tried_soonest_says_whe
     assert said.retry_after is not None
     assert 30 <= said.retry_after <= 33
     assert (said.provider, notes(call)) == ("b", [("gave_up", "circuits")])
-    assert [entry["target"] for entry in said.metadata["fallback"]] == ["b/b-1", "a/a-1"]
+    assert [entry["target"] for entry in said.metadata["fallback"]] == ["a/a-1", "b/b-1"]
     assert sum(len(t.requests) for t in targets) == sent
 
 
@@ -388,6 +388,32 @@ async def test_a_circuit_whose_time_is_up_gets_its_probe():
     assert [(await ask(it))[0] for _ in range(2)] == ["theirs", "theirs"]
     await asyncio.sleep(6)
     assert (await ask(it))[0] == "back"
+
+
+async def test_a_target_that_was_passed_over_is_listed_and_may_say_when():
+    own, other, third = (
+        target("own"),
+        target("other", AuthenticationFailed("x")),
+        target("third", QuotaExceeded("y")),
+    )
+    it = chain(own, other, third, layers=[Breaker(consecutive=1)])
+    own._script = iter([Overloaded("down")])
+    with pytest.raises(Overloaded):
+        await it.complete("hi")
+    third.default = AuthenticationFailed("z")
+    await asyncio.sleep(1)
+    resting = it.runtime.state("fallback", "fallback", dict)
+    resting.pop((1, ("third", "mock", "third-1")))
+    said, call = await ask(it)
+    assert isinstance(said, CircuitOpen)  # the wrong key will not mend itself, the circuit may
+    assert len(call.ledger.attempts) == 1
+    entries = said.metadata["fallback"]
+    assert [(entry["target"], entry["type"]) for entry in entries] == [
+        ("third/third-1", "AUTHENTICATION_ERROR"),
+        ("own/own-1", "CIRCUIT_OPEN"),
+        ("other/other-1", "NOT_ASKED"),
+    ]
+    assert entries[2]["message"] == "AUTHENTICATION_ERROR before, it rests for another 29 s"
 
 
 async def test_the_circuits_of_a_dry_run_keep_nobody_away():
@@ -431,11 +457,12 @@ async def test_a_target_that_refuses_the_key_is_passed_over_for_a_while(error: L
     assert (await ask(it))[0] == "mine"
 
 
-async def test_two_accounts_of_one_provider_rest_apart():
-    first, second = target("openai", AuthenticationFailed("revoked")), target("openai", default="second key")
-    it = chain(first, second)
-    assert [(await ask(it))[0] for _ in range(3)] == ["second key"] * 3
-    assert len(first.requests) == 1
+async def test_accounts_of_one_provider_rest_apart():
+    first, second = (target("openai", AuthenticationFailed("revoked")) for _ in range(2))
+    third = target("openai", default="third key")
+    it = chain(first, second, third)
+    assert [(await ask(it))[0] for _ in range(3)] == ["third key"] * 3
+    assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
 async def test_when_all_rest_the_one_that_rests_shortest_is_asked_first():
@@ -444,7 +471,8 @@ async def test_when_all_rest_the_one_that_rests_shortest_is_asked_first():
     it = chain(own, other)
     await ask(it)
     assert (await ask(it))[0] == "theirs"
-    assert (await ask(it))[0] == "theirs"  # it answered, so it rests no more
+    said, call = await ask(it)  # it answered, so it rests no more, and alone is ready
+    assert (said, notes(call)) == ("theirs", [("skipped", "own/own-1", "resting")])
 
 
 async def test_a_hint_beyond_reason_is_an_hour_at_most():

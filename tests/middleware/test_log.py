@@ -239,6 +239,22 @@ def test_bodies_are_cut_at_their_limit_and_say_so(text: str, limit: int):
     assert fields.get("request_truncated", False) is (len(text) > limit)
 
 
+async def test_personal_data_in_bodies_errors_and_labels_is_masked(records: Records):
+    chain = chain_of(
+        "write to jane@example.org", RateLimited("account jane@example.org"), log=Log(bodies=True)
+    )
+    options = {"user": "jane@example.org", "tags": {"who": "jane@example.org"}}
+    await chain.complete("I am jane@example.org, 4111 1111 1111 1111", **options)
+    with pytest.raises(RateLimited):
+        await chain.complete("hi", **options)
+    first, second = records.fields
+    assert first["request_body"] == "user: I am [EMAIL], [CREDIT_CARD]"
+    assert first["response_body"] == "write to [EMAIL]"
+    assert (first["user"], first["tags"]) == ("[EMAIL]", {"who": "[EMAIL]"})
+    assert second["error"]["message"] == "account [EMAIL]"
+    assert "jane@" not in "".join(records.format(record) for record in records.records)
+
+
 async def test_a_secret_at_the_cut_is_not_cut_in_half_and_missed(records: Records):
     secret = "sk-proj-" + "a1B2" * 20
     text = "x" * 90 + " " + secret

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.middleware.limits import Timed, limited, outcome, status, turns
 
 from llmpipe.errors import LimitReached, Overloaded, RateLimited
 from llmpipe.middleware.ramp import Ramp
@@ -13,6 +12,7 @@ from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.types import Finish, Request, Start, TextDelta, Usage
+from tests.middleware.limits import Timed, limited, outcome, status, turns
 
 
 def openai(limit: int, remaining: int, kind: str = "requests") -> dict[str, str]:
@@ -116,6 +116,17 @@ async def test_a_429_pauses_the_key_for_as_long_as_it_says():
     assert asyncio.get_running_loop().time() == pytest.approx(7)
     await chain.complete("hi", model="another")  # another key is not concerned
     assert asyncio.get_running_loop().time() == pytest.approx(7)
+
+
+async def test_a_pause_longer_than_an_hour_is_not_forgotten():
+    provider = MockProvider([RateLimited("slow down", retry_after=7200)], default="ok")
+    chain = limited(provider)
+    await outcome(chain)
+    await asyncio.sleep(3700)
+    await chain.complete("hi", model="another")
+    refused = await outcome(chain)
+    assert isinstance(refused, LimitReached)
+    assert refused.retry_after == pytest.approx(3500)
 
 
 async def test_who_cannot_wait_for_the_end_of_a_pause_is_told_at_once():

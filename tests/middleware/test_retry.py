@@ -175,6 +175,12 @@ async def test_a_hint_longer_than_allowed_is_not_waited_for():
     assert notes(call, "retry.gave_up")[0]["reason"] == "hint"
 
 
+async def test_a_hint_is_all_there_is_to_wait_for_however_often_it_failed():
+    retry, random = Retry(attempts=9), Random(3)
+    waits = [retry.plan(RateLimited("x", retry_after=1.0), 6, 6, random=random).seconds for _ in range(500)]
+    assert max(waits) <= 1.2  # without it the sixth wait would be up to 8 s
+
+
 @pytest.mark.parametrize("hint", [-5.0, float("nan")])
 async def test_a_hint_that_means_nothing_is_ignored(hint: float):
     text, _ = await ask(chain(RateLimited("?", retry_after=hint), "hi"))
@@ -261,6 +267,46 @@ async def test_failures_that_never_reach_a_provider_count_too():
     with pytest.raises(Timeout):
         await Chain(MockProvider(), Retry(attempts=3), full).complete("hi")
     assert tries == 3
+
+
+async def test_attempts_made_elsewhere_and_failures_that_never_reach_a_provider_add_up():
+    tries = 0
+
+    @layer(priority=600, name="route")
+    async def twice(call, call_next):
+        try:
+            return await call_next(call)
+        except Timeout:
+            return await call_next(call)
+
+    @layer(priority=800, name="full")
+    async def full_from_the_third_on(call, call_next):
+        nonlocal tries
+        tries += 1
+        if tries > 2:
+            raise Timeout("in the queue")
+        return await call_next(call)
+
+    down = MockProvider(default=Overloaded("down"))
+    it = Chain(down, twice, Retry(attempts=4), full_from_the_third_on, runtime=Runtime(seed=1))
+    with pytest.raises(Timeout):
+        await it.complete("hi")
+    assert (tries, len(down.requests)) == (
+        6,
+        2,
+    )  # four at first; then two, for two reached the provider before
+
+
+async def test_attempts_that_a_hedge_makes_inside_count():
+    @layer(priority=750, name="hedge")
+    async def both(call, call_next):
+        results = await asyncio.gather(call_next(call), call_next(call), return_exceptions=True)
+        raise next(error for error in results if isinstance(error, Exception))
+
+    it = Chain(MockProvider(default=Overloaded("busy")), Retry(attempts=4), both, runtime=Runtime(seed=1))
+    with pytest.raises(Overloaded):
+        await it.complete("hi")
+    assert sent(it) == 4
 
 
 async def test_one_attempt_means_no_retry():
@@ -359,6 +405,7 @@ async def test_a_strategy_of_ones_own_is_asked_with_what_was_learned_and_kept_wi
     assert [args[:3] for args in asked] == [(1, 0.5, 8.0), (2, 0.5, 8.0)]
     assert [args[3] for args in asked] == pytest.approx([0.5, 0.4], abs=0.02)  # a retry has failed in between
     assert now() == 8.0
+    assert Retry.stats(it.runtime).delay == 8.0  # and not less than nothing the second time
 
 
 async def test_the_adaptive_strategy_waits_longer_where_retries_do_not_help():

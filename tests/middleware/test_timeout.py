@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmpipe.errors import ConfigError, DeadlineExceeded, FirstTokenTimeout, IdleTimeout, LLMError, RateLimited
+from llmpipe.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    FirstTokenTimeout,
+    IdleTimeout,
+    LLMError,
+    RateLimited,
+)
 from llmpipe.middleware.deadlines import Deadlines, Limit
 from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.retry import Retry
@@ -39,7 +46,10 @@ async def read(chain: Chain, **options) -> list[str]:
 
 def test_a_chain_takes_two_rings_in_place_of_it():
     chain = timed(["hi"])
-    assert [(layer.name, layer.priority) for layer in chain.middleware] == [("timeout.total", 200), ("timeout", 1000)]
+    assert [(layer.name, layer.priority) for layer in chain.middleware] == [
+        ("timeout.total", 200),
+        ("timeout", 1000),
+    ]
     chain.use(Retry())  # arranging anew does not double them
     assert [layer.name for layer in chain.middleware] == ["timeout.total", "retry", "timeout"]
     assert [layer.name for layer in chain.without("timeout").middleware] == ["timeout.total", "retry"]
@@ -112,7 +122,9 @@ async def test_a_reply_that_is_in_hand_when_the_timer_fires_wins():
             await reply
             return await super().__call__(call)
 
-    assert (await Chain(Late(["just in time"]), Timeout(first=10, total=10)).complete("hi")).text == "just in time"
+    assert (
+        await Chain(Late(["just in time"]), Timeout(first=10, total=10)).complete("hi")
+    ).text == "just in time"
 
 
 # ---------------------------------------------------------------- between contents
@@ -163,7 +175,9 @@ async def test_a_slow_consumer_is_not_blamed_on_the_provider():
 
 
 async def test_what_is_off_ends_nothing():
-    chain = timed([["a", Wait(10_000), "b"], [Wait(10_000), "c"]], first=None, idle=None, stall=None, total=None)
+    chain = timed(
+        [["a", Wait(10_000), "b"], [Wait(10_000), "c"]], first=None, idle=None, stall=None, total=None
+    )
     assert await read(chain) == ["a", "b"]
     assert await read(chain) == ["c"]
 
@@ -258,7 +272,11 @@ async def test_a_deadline_that_has_passed_sends_nothing():
 
 
 async def test_out_of_time_in_the_queue_says_that_nothing_was_sent():
-    chain = Chain(MockProvider(default=[Wait(50), "ok"]), Timeout(total=10, first=None), RateLimit(concurrency=1, max_wait=90))
+    chain = Chain(
+        MockProvider(default=[Wait(50), "ok"]),
+        Timeout(total=10, first=None),
+        RateLimit(concurrency=1, max_wait=90),
+    )
     first = asyncio.create_task(chain.complete("hi", options={Timeout: {"total": 100}}))
     await asyncio.sleep(0)
     with pytest.raises(DeadlineExceeded) as caught:
@@ -354,7 +372,9 @@ async def test_lengths_that_calls_bring_themselves_are_not_kept():
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 20), st.booleans()), max_size=20, unique_by=lambda v: v[0]),
+    st.lists(
+        st.tuples(st.floats(0, 5), st.floats(0.1, 20), st.booleans()), max_size=20, unique_by=lambda v: v[0]
+    ),
     st.integers(0, 20),
 )
 def test_a_shared_timer_ends_those_and_only_those_who_are_late(visits, seed):
@@ -392,22 +412,25 @@ def test_a_shared_timer_ends_those_and_only_those_who_are_late(visits, seed):
 async def test_limits_within_limits_each_raise_their_own():
     loop = asyncio.get_running_loop()
     inner, outer = Deadlines(loop, 5.0), Deadlines(loop, 5.0)
-    with pytest.raises(ZeroDivisionError):
-        with Limit(outer, 5.0, ZeroDivisionError):
-            with Limit(inner, 5.0, TimeoutError):
-                await asyncio.sleep(9)
+    with (
+        pytest.raises(ZeroDivisionError),
+        Limit(outer, 5.0, ZeroDivisionError),
+        Limit(inner, 5.0, TimeoutError),
+    ):
+        await asyncio.sleep(9)
     assert asyncio.current_task().cancelling() == 0
-    with pytest.raises(TimeoutError):
-        with Limit(outer, 15.0, ZeroDivisionError):
-            with Limit(inner, 10.0, TimeoutError):
-                await asyncio.sleep(9)
+    with (
+        pytest.raises(TimeoutError),
+        Limit(outer, 15.0, ZeroDivisionError),
+        Limit(inner, 10.0, TimeoutError),
+    ):
+        await asyncio.sleep(9)
 
 
 async def test_an_error_of_ones_own_is_not_taken_for_a_timeout():
     loop = asyncio.get_running_loop()
-    with pytest.raises(KeyError):
-        with Limit(Deadlines(loop, 5.0), 5.0, TimeoutError):
-            try:
-                await asyncio.sleep(9)
-            except asyncio.CancelledError:
-                raise KeyError("mine") from None
+    with pytest.raises(KeyError), Limit(Deadlines(loop, 5.0), 5.0, TimeoutError):
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            raise KeyError("mine") from None

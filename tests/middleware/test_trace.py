@@ -163,12 +163,12 @@ async def test_each_attempt_is_a_span_below_the_calls_with_its_own_times_and_err
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failure_before_the_reply_is_an_error_of_the_span(stream: bool):
-    bench = Bench(Overloaded("no capacity, key sk-abcdefgh12345"))
+    bench = Bench(Overloaded("no capacity, key sk-proj-abcdefgh12345XYZ"))
     with pytest.raises(Overloaded):
         await (read(bench.chain) if stream else bench.chain.complete("hi"))
     span = bench.spans["chat gpt-4o"]
     assert span.status.status_code is trace.StatusCode.ERROR
-    assert span.status.description == "no capacity, key [REDACTED]"
+    assert span.status.description == "no capacity, key [API_KEY]"
     assert span.attributes["error.type"] == "SERVICE_UNAVAILABLE"
     assert span.attributes["llmpipe.error.retryable"] is True
     assert span.attributes["llmpipe.outcome"] == "error"
@@ -273,7 +273,7 @@ async def test_content_is_recorded_only_where_that_is_asked_for_and_masked():
     found = bench.spans["chat m"].attributes
     assert json.loads(found["gen_ai.input.messages"]) == [
         {"role": "system", "parts": [{"type": "text", "content": "You help."}]},
-        {"role": "user", "parts": [{"type": "text", "content": "my key is [REDACTED]"}, {"type": "image"}]},
+        {"role": "user", "parts": [{"type": "text", "content": "my key is [API_KEY]"}, {"type": "image"}]},
         {
             "role": "assistant",
             "parts": [
@@ -289,10 +289,10 @@ async def test_content_is_recorded_only_where_that_is_asked_for_and_masked():
 
 
 async def test_content_is_clipped():
-    bench = Bench("0123456789", content=True, max_content_chars=4)
+    bench = Bench("abcdefghij", content=True, max_content_chars=4)
     await bench.chain.complete("hi")
     (message,) = json.loads(bench.spans["chat gpt-4o"].attributes["gen_ai.output.messages"])
-    assert message["parts"] == [{"type": "text", "content": "0123…"}]
+    assert message["parts"] == [{"type": "text", "content": "abcd…"}]
 
 
 async def test_embeddings_have_their_own_operation():

@@ -251,7 +251,9 @@ async def test_each_request_to_a_provider_is_an_attempt():
 
 
 async def test_an_error_knows_which_attempt_it_ended():
-    c = chain(MockProvider([RateLimited("slow"), ["a", StreamBroken("cut")], InvalidRequest("bad")], name="p"))
+    c = chain(
+        MockProvider([RateLimited("slow"), ["a", StreamBroken("cut")], InvalidRequest("bad")], name="p")
+    )
     call = c.new_call(Request("m", "x", stream=True))
     caught: list[LLMError] = []
     for _ in range(3):
@@ -495,7 +497,12 @@ async def test_a_thousand_concurrent_streams_cancelled_at_random_leave_nothing()
     assert {type(result) for result in results} == set(allowed)
     assert [*resumed.values()] == [names[::-1]] * 1000
     assert all(len(found) == 1 for found in statuses.values())
-    assert {status for found in statuses.values() for status in found} == {"ok", "error", "cancelled", "abandoned"}
+    assert {status for found in statuses.values() for status in found} == {
+        "ok",
+        "error",
+        "cancelled",
+        "abandoned",
+    }
     assert provider.open == 0
     assert runtime.reports == []
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from tests.pipeline.kit import STOP, Boom, Ends, Feed, Remembering, chain, plain, streaming, texts, turns
 
 from llmpipe.errors import InvalidRequest, ReplyClosed, ServiceUnavailable, StreamBroken
 from llmpipe.pipeline.call import Call
@@ -17,6 +16,7 @@ from llmpipe.pipeline.linker import Handler, settles_at_once
 from llmpipe.pipeline.reply import Reply
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.types import Completion, Message, Request
+from tests.pipeline.kit import STOP, Boom, Ends, Feed, Remembering, chain, plain, streaming, texts, turns
 
 # ------------------------------------------------------------ law 1: one reply, resumed exactly once
 
@@ -570,7 +570,7 @@ async def test_a_sync_function_that_returns_a_reply_is_told_what_it_should_be():
     def sync(call: Call, call_next: Handler):
         return Reply.of(Completion(message=Message("assistant", "hi")))
 
-    with pytest.raises(TypeError, match="'sync'.*async def"):
+    with pytest.raises(TypeError, match=r"'sync'.*async def"):
         await chain(MockProvider("hello"), sync).complete("x")
 
 
@@ -663,14 +663,14 @@ async def _caught(call, call_next):
     except Boom:
         raise ValueError from None
     outcome = yield reply
-    print(outcome)
+    repr(outcome)
 
 
 async def _finally(call, call_next):
     try:
         yield await call_next(call)
     finally:
-        print()
+        repr(call)
 
 
 async def _branches(call, call_next):
@@ -687,7 +687,7 @@ async def _awaits_first_in_a_loop(call, call_next):
         if reply:
             break
     outcome = yield reply
-    print(outcome)
+    repr(outcome)
 
 
 async def _awaits(call, call_next):
@@ -721,7 +721,7 @@ async def _yields_twice(call, call_next):
 
 async def _comprehension(call, call_next):
     yield await call_next(call)
-    print([x async for x in call])
+    repr([x async for x in call])
 
 
 @pytest.mark.parametrize("function", [_plain, _caught, _finally, _branches, _awaits_first_in_a_loop])
@@ -734,3 +734,38 @@ def test_frames_that_await_nothing_after_their_yield_are_known(function: Any):
 )
 def test_frames_that_could_suspend_after_their_yield_are_known(function: Any):
     assert not settles_at_once(function.__code__)
+
+
+# ------------------------------------------------------------ adopted replies
+
+
+@pytest.mark.parametrize("way", ["answers", "fails", "is cancelled"])
+async def test_an_adopted_reply_is_left_to_the_task_that_adopted_it(way: str):
+    provider, ends, heard = MockProvider([["a", Wait(5), "b"]]), Ends(), []
+
+    @plain(500, "shared")
+    async def shared(call: Call, call_next: Handler):
+        async def fly() -> None:
+            async with (await call_next(call)).adopt() as reply:
+                heard.append(await texts(reply))
+
+        call.runtime.spawn(fly(), "flight")
+        await asyncio.sleep(1)
+        if way == "fails":
+            raise Boom
+        if way == "is cancelled":
+            await asyncio.sleep(100)
+        return Reply.of(Completion(message=Message("assistant", "mine"), finish_reason="stop"))
+
+    c = chain(provider, shared, ends.yielder("inner", 900))
+    task = asyncio.create_task(c.stream("x").__aenter__())
+    await asyncio.sleep(2)
+    task.cancel()
+    await asyncio.wait([task])
+    assert ends.statuses == []
+    await asyncio.sleep(10)
+    assert heard == ["ab"]
+    assert ends.statuses == ["ok"]
+    assert provider.open == 0
+    if way == "answers":
+        await task.result().aclose()

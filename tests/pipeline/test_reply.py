@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 from typing import Any
 
 import pytest
@@ -261,7 +262,7 @@ async def test_a_stream_that_is_being_read_takes_no_further_stages():
 @given(text=st.text(max_size=40), cuts=st.lists(st.integers(0, 40), max_size=8))
 def test_chunking_changes_nothing(text: str, cuts: list[int]):
     places = sorted({0, len(text), *(cut for cut in cuts if cut <= len(text))})
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)] or [text]
+    pieces = [text[a:b] for a, b in itertools.pairwise(places)] or [text]
 
     @plain(500, "upper")
     async def upper(call: Call, call_next: Handler):
@@ -720,7 +721,7 @@ async def test_an_outcome_knows_when_it_began_and_ended():
 
 async def test_usage_told_at_the_start_is_topped_up_when_the_stream_is_cut():
     ends = Ends()
-    script = [UsageUpdate(Usage(50, 0)), "some words that were generated", StreamBroken("cut")]
+    script: list[Any] = [UsageUpdate(Usage(50, 0)), "some words that were generated", StreamBroken("cut")]
     with pytest.raises(StreamBroken):
         async with chain(MockProvider([script]), ends.yielder()).stream("x") as reply:
             await texts(reply)

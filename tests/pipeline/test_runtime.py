@@ -129,13 +129,10 @@ async def test_the_outer_of_two_alarms_for_the_same_instant_wins():
 
 
 async def test_the_earlier_of_two_alarms_wins():
-    with pytest.raises(Late):
-        with alarm(3), Alarm(now() + 5, Boom):
-            await asyncio.sleep(10)
-    with pytest.raises(Boom):
-        with alarm(5):
-            with Alarm(now() + 3, Boom):
-                await asyncio.sleep(10)
+    with pytest.raises(Late), alarm(3), Alarm(now() + 5, Boom):
+        await asyncio.sleep(10)
+    with pytest.raises(Boom), alarm(5), Alarm(now() + 3, Boom):
+        await asyncio.sleep(10)
     assert the_task().cancelling() == 0
     assert no_timers()
 

@@ -21,12 +21,28 @@ json = st.recursive(
     max_leaves=20,
 )
 DICT_CHANGES = [
-    ("clear", ()), ("pop", ("a",)), ("popitem", ()), ("setdefault", ("b", 1)), ("update", ({"b": 1},)),
-    ("__setitem__", ("a", 2)), ("__delitem__", ("a",)), ("__ior__", ({"b": 1},)),
+    ("clear", ()),
+    ("pop", ("a",)),
+    ("popitem", ()),
+    ("setdefault", ("b", 1)),
+    ("update", ({"b": 1},)),
+    ("__setitem__", ("a", 2)),
+    ("__delitem__", ("a",)),
+    ("__ior__", ({"b": 1},)),
 ]
 LIST_CHANGES = [
-    ("append", (1,)), ("clear", ()), ("extend", ([1],)), ("insert", (0, 1)), ("pop", ()), ("remove", (1,)),
-    ("reverse", ()), ("sort", ()), ("__setitem__", (0, 2)), ("__delitem__", (0,)), ("__iadd__", ([1],)), ("__imul__", (2,)),
+    ("append", (1,)),
+    ("clear", ()),
+    ("extend", ([1],)),
+    ("insert", (0, 1)),
+    ("pop", ()),
+    ("remove", (1,)),
+    ("reverse", ()),
+    ("sort", ()),
+    ("__setitem__", (0, 2)),
+    ("__delitem__", (0,)),
+    ("__iadd__", ([1],)),
+    ("__imul__", (2,)),
 ]
 
 
@@ -85,7 +101,12 @@ def test_a_completion_freezes_to_its_last_leaf():
     frozen, size = freeze(done)
     assert frozen == done
     assert size > 1000
-    for leaf in (frozen.message.parts[0].extra, frozen.message.parts[1].extra["b"], frozen.usage.extra["c"], frozen.extra["e"][0]):
+    for leaf in (
+        frozen.message.parts[0].extra,
+        frozen.message.parts[1].extra["b"],
+        frozen.usage.extra["c"],
+        frozen.extra["e"][0],
+    ):
         with pytest.raises(TypeError):
             leaf["new"] = 1
     assert fold(unfold(frozen)).message == done.message

@@ -106,17 +106,6 @@ class KeepsItsOnlyPermitAfterAnError:
 class RetriesAfterCommit:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         reply = await call_next(call)
-
-        class Retrying:
-            def __init__(self) -> None:
-                self.text = ""
-
-            def feed(self, event: Any) -> list[Any]:
-                return [event]
-
-            def flush(self) -> list[Any]:
-                return []
-
         if not call.stream:
             return reply
         await reply.aclose()
@@ -212,7 +201,7 @@ class ForgetsTheUsageOfWhatItStored:
         if not isinstance(call.request, Request):
             yield await call_next(call)
             return
-        key = call.request.messages
+        key = repr(call.request.messages)
         if key in self.stored:
             text = self.stored[key]
             yield Reply.of(Completion(message=Message("assistant", text), finish_reason="stop"))
@@ -261,7 +250,9 @@ class LetsFollowersFallWithTheirLeader:
         try:
             done = await (await call_next(call)).full()
         except BaseException as error:
-            flight.set_exception(LLMError("the leader failed")) if isinstance(error, Exception) else flight.cancel()
+            flight.set_exception(LLMError("the leader failed")) if isinstance(
+                error, Exception
+            ) else flight.cancel()
             if not flight.cancelled():
                 flight.exception()
             raise
@@ -413,7 +404,7 @@ class AnswersInsteadOfFailing:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         try:
             return await call_next(call)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  this is the mistake
             message = Message("assistant", f"Error: {error}")
             return Reply.of(Completion(message=message, finish_reason="stop"))
 

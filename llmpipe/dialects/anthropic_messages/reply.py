@@ -8,7 +8,7 @@ from typing import Any
 from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.errors import error_in_body
 from llmpipe.dialects.anthropic_messages.usage import decode_usage
-from llmpipe.dialects.headers import headers_of_interest, request_id
+from llmpipe.dialects.headers import headers_of_interest, request_id_in
 from llmpipe.dialects.jsonbody import json_text
 from llmpipe.errors import BadReply
 from llmpipe.types import Completion, FinishReason, Message, Opaque, Part, Reasoning, Text, ToolCall
@@ -52,14 +52,15 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
         raise BadReply("the reply is no message: it has no content", code="no_content", phase="body")
     finish, extra = decode_finish(body.get("stop_reason"))
     extra.update(leftover(body, _MESSAGE))
+    found = headers_of_interest(headers)
     return Completion(
         id=_text(body.get("id")),
         model=_text(body.get("model")),
         message=Message("assistant", [_part(block, index) for index, block in enumerate(blocks)]),
         finish_reason=finish,
         usage=decode_usage(body.get("usage")),
-        request_id=request_id(headers),
-        headers=headers_of_interest(headers),
+        request_id=request_id_in(found),
+        headers=found,
         extra=extra,
     )
 

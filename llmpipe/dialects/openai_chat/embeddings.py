@@ -8,7 +8,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmpipe.dialects.headers import headers_of_interest, request_id
+from llmpipe.dialects.headers import headers_of_interest, request_id_in
 from llmpipe.dialects.openai_chat.checked import Fields, invalid
 from llmpipe.dialects.openai_chat.errors import error_in
 from llmpipe.dialects.openai_chat.usage import decode_usage
@@ -63,13 +63,14 @@ def decode_embeddings(body: Mapping[str, Any], headers: Mapping[str, str]) -> Em
             raise _bad(position, f"has index {str(index)[:40]!r}, which is none or twice there")
         vectors[index] = _vector(item.get("embedding"), position)
     usage = decode_usage(_with_completion(body.get("usage")))
+    found = headers_of_interest(headers)
     return Embeddings(
         vectors=tuple([vectors[index] for index in range(len(data))]),
         model=str(body.get("model") or ""),
         usage=usage,
         id=str(body.get("id") or ""),
-        request_id=request_id(headers),
-        headers=headers_of_interest(headers),
+        request_id=request_id_in(found),
+        headers=found,
         extra={name: value for name, value in body.items() if name not in _MODELLED and value is not None},
     )
 

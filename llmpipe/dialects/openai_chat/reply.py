@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmpipe.dialects.headers import headers_of_interest, request_id
+from llmpipe.dialects.headers import headers_of_interest, request_id_in
 from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.openai_chat.content import lenient_part
 from llmpipe.dialects.openai_chat.errors import error_in
@@ -109,6 +109,7 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     if isinstance(word, str) and word not in ("", reason):
         extra["finish_reason"] = word
     usage = body.get("usage") or usage_of_groq(body)
+    found = headers_of_interest(headers)
     return Completion(
         id=reply_id,
         model=_text(body.get("model")),
@@ -116,8 +117,8 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
         finish_reason=reason,
         usage=decode_usage(usage),
         created=created_at(body.get("created")),
-        request_id=request_id(headers),
-        headers=headers_of_interest(headers),
+        request_id=request_id_in(found),
+        headers=found,
         extra=extra,
     )
 

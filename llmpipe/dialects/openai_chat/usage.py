@@ -8,6 +8,13 @@ from llmpipe.types import Usage
 
 __all__ = ("decode_usage", "encode_usage")
 
+_OPENAI = {
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "prompt_tokens_details",
+    "completion_tokens_details",
+}
 _ABSURD = 1_000_000_000
 """Tokens. No count reaches it; a wire that says so is wrong (F36), and its usage is no usage."""
 
@@ -30,18 +37,26 @@ def decode_usage(wire: object) -> Usage | None:
         return None
     if completion is None:
         completion = max(total - prompt, 0) if total is not None else 0
+    plain = wire.keys() <= _OPENAI  # then there is nothing under another server's names
     inputs, outputs = _details(extra, "prompt_tokens_details"), _details(extra, "completion_tokens_details")
-    reasoning = _first(_take(outputs, "reasoning_tokens"), _take(extra, "reasoning_tokens"))
-    cached = _first(
-        _take(inputs, "cached_tokens"),
-        _take(extra, "cached_tokens"),  # Together, Moonshot
-        _take(extra, "prompt_cache_hit_tokens"),  # DeepSeek
-        _take(extra, "cache_read_input_tokens"),  # Databricks
-        _take(extra, "num_cached_tokens"),  # Mistral
-    )
-    written = _first(_take(inputs, "cache_write_tokens"), _take(extra, "cache_creation_input_tokens"))
-    details = {"prompt_tokens_details": inputs, "completion_tokens_details": outputs}
-    extra.update({name: value for name, value in details.items() if value})
+    reasoning, cached = _take(outputs, "reasoning_tokens"), _take(inputs, "cached_tokens")
+    written = _take(inputs, "cache_write_tokens")
+    if plain:
+        reasoning, cached, written = reasoning or 0, cached or 0, written or 0
+    else:
+        reasoning = _first(reasoning, _take(extra, "reasoning_tokens"))
+        cached = _first(
+            cached,
+            _take(extra, "cached_tokens"),  # Together, Moonshot
+            _take(extra, "prompt_cache_hit_tokens"),  # DeepSeek
+            _take(extra, "cache_read_input_tokens"),  # Databricks
+            _take(extra, "num_cached_tokens"),  # Mistral
+        )
+        written = _first(written, _take(extra, "cache_creation_input_tokens"))
+    if inputs:
+        extra["prompt_tokens_details"] = inputs
+    if outputs:
+        extra["completion_tokens_details"] = outputs
 
     left_out = total - prompt - completion if total is not None else 0
     if left_out > 0:

@@ -102,7 +102,11 @@ class Redact:
             call.note("redact.request", mode=cfg.mode, found=dict(found))
         reply = await call_next(call if hidden is request else call.evolve(request=hidden))
         if cfg.output:
-            await cfg._pipe(reply, Masker(cfg._scanner, partial(_note, call)))
+            tell = partial(_note, call)
+            masker = Masker(cfg._scanner, tell if reply.streamed else None)
+            await cfg._pipe(reply, masker)
+            if not reply.streamed and masker.found:
+                tell(masker.found)
         if vault is not None:
             await cfg._pipe(reply, vault.restorer())
         return reply

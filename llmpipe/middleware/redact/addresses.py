@@ -12,7 +12,9 @@ _KINDS_OF_STREET = (
     "Street|St|Avenue|Ave|Boulevard|Blvd|Road|Rd|Drive|Dr|Lane|Ln|Court|Ct|Circle|Cir|Place|Plaza|Pl|Square|Sq"
     "|Terrace|Ter|Parkway|Pkwy|Highway|Hwy|Way|Trail|Trl|Crescent|Cres|Close|Gardens|Mews|Row|Walk|Broadway|Loop|Alley"
 )
+_FIRST_LETTERS = "ABCDGHLMPRSTWabcdghlmprstw"  # of the kinds of street
 _SPACE = "[ ]{1,2}+"
+_WORD = r"(?>[A-Za-z][A-Za-z0-9'.\-]{0,24}+|[0-9]{1,3}+(?i:st|nd|rd|th))"
 _UNIT = rf"(?:,?+{_SPACE}(?>Apartment|Apt|Suite|Ste|Unit|Floor|Room|#)\.?+[ ]?+#?+[A-Za-z0-9\-]{{1,8}}+)?+"
 _CITY = r"[A-Z][A-Za-z.'\-]{1,24}+"
 _TOWN = (  # , Springfield, IL 62704
@@ -48,8 +50,8 @@ POSTAL_ADDRESS = (
     Detector(
         "postal_address",
         rf"[0-9](?<![0-9A-Za-z.,$#%+\-].)[0-9]{{0,5}}+(?:-[0-9]{{1,5}}+)?+[A-Za-z]?+{_SPACE}"
-        rf"(?P<names>(?>[A-Za-z0-9][A-Za-z0-9'.\-]{{0,24}}+{_SPACE}){{1,4}}?)"
-        rf"(?P<kind>(?i:(?>{_KINDS_OF_STREET})))(?![A-Za-z0-9])\.?+{_UNIT}{_TOWN}",
+        rf"(?P<names>(?>{_WORD}{_SPACE}){{1,4}}?)(?=[{_FIRST_LETTERS}])"
+        rf"(?P<kind>(?i:(?>{_KINDS_OF_STREET})))(?![A-Za-z0-9])(?:\.(?=[ ,]))?+{_UNIT}{_TOWN}",
         checks.street,
         1,
     ),
@@ -62,7 +64,7 @@ POSTAL_ADDRESS = (
     # All that begins with a capital letter, in one go.
     Detector(
         "postal_address",
-        rf"[A-Z](?<![A-Za-z0-9].)(?>{'|'.join(_CAPITALISED)})",
+        rf"[A-Z](?<![A-Za-z0-9\-].)(?>{'|'.join(_CAPITALISED)})",
         checks.state_and_zip,
         1,
     ),

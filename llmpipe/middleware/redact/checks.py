@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from llmpipe.middleware.redact import hints
+
 __all__ = (
     "CONTEXT",
     "Check",
@@ -72,10 +74,9 @@ def not_a_date(match: Match) -> Span | None:
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 
 
-def luhn(digits: str) -> bool:
+def luhn(digits: bytes) -> bool:
     """Whether the last digit is the check digit of the others. Source: ISO/IEC 7812-1, annex B."""
-    data = digits.encode()
-    return (sum(data[::-2]) + sum(data[-2::-2].translate(_DOUBLED)) - 48 * len(data)) % 10 == 0
+    return (sum(digits[::-2]) + sum(digits[-2::-2].translate(_DOUBLED)) - 48 * len(digits)) % 10 == 0
 
 
 _16_TO_19 = (19, 18, 17, 16)
@@ -108,8 +109,9 @@ def credit_card(match: Match) -> Span | None:
     digits = match.group().translate(_SEPARATORS)
     for low, high, lengths in _BRANDS[digits[0]]:
         if low <= digits[: len(low)] <= high:
+            data = digits.encode()
             for length in lengths:
-                if length <= len(digits) and luhn(digits[:length]):
+                if length <= len(digits) and luhn(data[:length]):
                     end = _after(match, length)
                     if end == match.end() or not match.string[end].isdigit():
                         return match.start(), end
@@ -140,14 +142,16 @@ _IBAN_COUNTRIES = {
 _IBAN_LENGTHS = {code: length for length, codes in _IBAN_COUNTRIES.items() for code in codes.split()}
 
 
+_LETTERS_AS_NUMBERS = {letter: str(letter - ord("A") + 10) for letter in range(ord("A"), ord("Z") + 1)}
+
+
 def iban(match: Match) -> Span | None:
     """As many characters as the country's have, if they are 1 modulo 97. Source: ISO 13616-1."""
     compact = match.group().translate(_SEPARATORS).upper()
     length = _IBAN_LENGTHS.get(compact[:2])
     if length is None or len(compact) < length:
         return None
-    turned = compact[4:length] + compact[:4]
-    if int("".join([str(int(char, 36)) for char in turned])) % 97 != 1:
+    if int((compact[4:length] + compact[:4]).translate(_LETTERS_AS_NUMBERS)) % 97 != 1:
         return None
     return match.start(), _after(match, length)
 
@@ -167,6 +171,8 @@ def ip_v4(match: Match) -> Span | None:
 def ip_v6(match: Match) -> Span | None:
     """Eight groups, or fewer and one ``::``. Not ``a::b`` from source code: a digit, or three groups."""
     text = match.group().rstrip(".")
+    if "::" not in text and text.count(":") < 6:
+        return None
     if text[-1] == ":" and text[-2] != ":":
         text = text[:-1]
     whole, groups = text, text.split(":")
@@ -196,22 +202,24 @@ def bearer(match: Match) -> Span | None:
 
 
 def _is_random(value: str) -> bool:
-    return any(char.isdigit() for char in value) or (len(value) > 23 and not value.islower())
+    return hints.digits(value) > 0 or (len(value) > 23 and not value.islower())
 
 
 def scrambled(match: Match) -> Span | None:
     """Letters in both cases and digits mixed as no word is; not hexadecimal, which is rather a digest."""
     value = match.group()
-    digits = sum([char.isdigit() for char in value])
+    digits = hints.digits(value)
     upper = sum([char.isupper() for char in value])
     mixed = digits > 2 and upper > 2 and len(value) - digits - upper > 2
-    return match.span() if mixed and any(char.isdigit() for char in value[8:]) else None
+    return match.span() if mixed and hints.digits(value[8:]) else None
 
 
-# What stands in the place of a secret: a word of configuration, a variable, a mask.
+# What stands in the place of a secret: a word of configuration, a variable, a mask, its own name.
 _NO_SECRET = re.compile(
     r"(?i:none|null|nil|true|false|undefined|required|optional|string|str|bearer|basic|redacted|changeme)\Z"
-    r"|[*xX.…•]{3,400}\Z|\$|\{|<|\[|%\("
+    r"|(?i:(?:your|my|the|some|an?)?[ _\-]?(?:api|access|secret)?[ _\-]?"
+    r"(?:key|token|secret|password|passwd)s?)\Z"
+    r"|[*xX.…•]{3,400}\Z|\*\*|\$|\{|<|\[|%\("
 )
 
 
@@ -246,7 +254,7 @@ def qualified_secret(match: Match) -> Span | None:
 
 
 _STATES = frozenset(
-    "AA AE AK AL AP AR AS AZ CA CO CT DC DE FL GA GU HI IA ID IL IN KS KY LA MA MD ME MI MN MO MP MS MT NC "  # noqa: SIM905
+    "AA AE AK AL AP AR AS AZ CA CO CT DC DE FL GA GU HI IA ID IL IN KS KY LA MA MD ME MI MN MO MP MS MT NC "  # noqa: SIM905  easier to read
     "ND NE NH NJ NM NV NY OH OK OR PA PR RI SC SD TN TX UT VA VI VT WA WI WV WY".split()
 )
 
@@ -258,7 +266,7 @@ def state_and_zip(match: Match) -> Span | None:
 
 _SURE_STREETS = frozenset(("street", "avenue", "boulevard", "lane", "road"))
 _NOT_IN_NAMES = frozenset(
-    "a about after again all along an and any are as at away blocks by car cars city day days dirt down "  # noqa: SIM905
+    "a about after again all along an and any are as at away blocks by car cars city day days dirt down "  # noqa: SIM905  easier to read
     "each every feet for from had has have hour hours if in is it its just kilometers kilometres km "
     "lane like m meters metres mi mile miles minute minutes month months more most my new no of off on "
     "one open or our out over people per same second seconds side small some steps than that the their "

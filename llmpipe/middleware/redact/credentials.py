@@ -54,7 +54,7 @@ def _token_pattern() -> str:
     for begin, of, least, most in _PREFIXES:
         start = re.escape(begin)
         by_letter.setdefault(begin[0], []).append(
-            rf"{re.escape(begin[1:])}(?<![A-Za-z0-9]{start})[{of}]{{{least},{most}}}+"
+            rf"{re.escape(begin[1:])}(?<![A-Za-z0-9\-]{start})[{of}]{{{least},{most}}}+"
         )
     return "|".join(f"{letter}(?>{'|'.join(rest)})" for letter, rest in by_letter.items())
 

@@ -54,7 +54,7 @@ def bracketed_at(text: str) -> bool:
 
 def colons(text: str) -> bool:
     """The colons of an IPv6 address."""
-    return ":" in text and (text.count(":") > 6 or "::" in text)
+    return ":" in text and (text.count(":") > 5 or "::" in text)
 
 
 _DENSE = re.compile(r"[0-9](?:[ .\-/()]{0,3}+[0-9]){6}")

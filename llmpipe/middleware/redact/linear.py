@@ -156,7 +156,8 @@ def _steps_of(name: str, value: Any) -> tuple[int, int]:
         least, most, body = value
         ways, steps = _steps(list(body))
         if name == "POSSESSIVE_REPEAT":
-            return 1, (most + 1) * steps
+            single = len(body) == 1 and str(body[0][0]) in _CHARACTERS
+            return 1, most + 1 if single else (most + 1) * (steps + 1)
         if ways == 1:
             return most - least + 1, (most + 1) * (steps + 1)
         total = min(_ENOUGH, ways ** min(most, 64)) if most < 64 else _ENOUGH

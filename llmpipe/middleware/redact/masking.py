@@ -21,7 +21,7 @@ def mask_json(scanner: Scanner, text: str, label: Label = label) -> str:
     """
     masking = Masking(scanner, label, json=True)
     masked = masking.feed(text) + masking.flush()
-    return masked if masking.found else text
+    return text if masked == text else masked
 
 
 class Masking:
@@ -65,33 +65,37 @@ class Masking:
         """What can be let out now that `piece` has come."""
         view = self._view
         view.feed(piece)
-        return self._advance(self._scanner.unsure(view.text, self._scanned))
+        until = self._scanner.unsure(view.text, self._scanned)
+        out = self._judge(until)
+        self._forget(until)
+        return out
 
     def flush(self) -> str:
         """The rest: nothing more will come."""
         self._view.finish()
-        return self._advance(len(self._view.text))
+        return self.release()
 
     def release(self) -> str:
-        """Let out what is held, though more may come. If it does, the rest of a finding is masked."""
-        view = self._view
-        self._front, until = len(view.text), view.start(len(view.text))
-        out = self._writer.plain(view.raw[self._let_out : until])
-        self._let_out, self._last = until, ""
+        """All that is held, judged as if nothing more came. What more adds to a finding is masked."""
+        seen = self._view.text
+        unsure = self._scanner.unsure(seen, self._scanned)
+        out = self._judge(len(seen))
+        self._resume.clear()
+        self._forget(unsure)
         return out
 
-    def _advance(self, until: int) -> str:
-        """Judge the view up to `until`, let it out, and forget what nothing depends on any more."""
-        view, writer, resume = self._view, self._writer, self._resume
+    def _judge(self, until: int) -> str:
+        """Let the view out up to `until`, masked; beyond it where a finding reaches over it."""
+        view, writer = self._view, self._writer
         out: list[str] = []
-        for start, end, kind in self._scanner.spans(view.text, self._scanned, until, resume):
+        for start, end, kind in self._scanner.spans(view.text, self._scanned, until, self._resume):
             if end > self._front:
                 begin, stop = view.start(max(start, self._front)), view.end(end)
                 begin = max(begin, self._let_out)
-                if start >= self._front or kind != self._last:  # else it is the rest of the one before
-                    out.append(writer.plain(view.raw[self._let_out : begin]))
-                    out.append(writer.cover(kind, view.raw[begin:stop]))
-                    self.found[kind] += 1
+                goes_on = start < self._front and kind == self._last
+                out.append(writer.plain(view.raw[self._let_out : begin]))
+                out.append(writer.cover(kind, view.raw[begin:stop], goes_on))
+                self.found[kind] += not goes_on
                 self._front, self._let_out, self._last = end, stop, kind
         stop = view.start(until)
         if stop > self._let_out:
@@ -99,17 +103,19 @@ class Masking:
             out.append(writer.plain(view.raw[self._let_out : stop]))
             self._let_out = stop
         self._front = max(self._front, until)
-        self._scanned = until
-        keep = min(until, *resume.values()) - CONTEXT if resume else until - CONTEXT
+        return "".join(out)
+
+    def _forget(self, scanned: int) -> None:
+        """All before `scanned` is judged for good; drop what nothing depends on any more."""
+        self._scanned = scanned
+        keep = min([scanned, *self._resume.values()]) - CONTEXT
         if keep > 0:
-            cut = view.start(keep)
-            view.drop(keep)
-            self._let_out -= cut
+            self._let_out -= self._view.start(keep)
+            self._view.drop(keep)
             self._front -= keep
             self._scanned -= keep
-            for detector in resume:
-                resume[detector] -= keep
-        return "".join(out)
+            for detector in self._resume:
+                self._resume[detector] -= keep
 
 
 class _Writer:
@@ -123,11 +129,13 @@ class _Writer:
     def plain(self, raw: str) -> str:
         return raw
 
-    def cover(self, kind: str, raw: str) -> str:
-        return self._label(kind, raw)
+    def cover(self, kind: str, raw: str, goes_on: bool) -> str:
+        """A label; none if the finding goes on from one of its kind that has its label."""
+        return "" if goes_on else self._label(kind, raw)
 
 
-_STRUCTURE = re.compile(r'\\.|"', re.DOTALL)
+_ESCAPE_OR_QUOTE = re.compile(r'\\.|"', re.DOTALL)
+_STRUCTURE = re.compile(r"[,:{}\[\]]")
 
 
 class _JSONWriter(_Writer):
@@ -144,25 +152,31 @@ class _JSONWriter(_Writer):
         if raw:
             self._minus = raw[-1] == "-"
         if '"' in raw:
-            for sign in _STRUCTURE.findall(raw):
+            for sign in _ESCAPE_OR_QUOTE.findall(raw):
                 if sign == '"':
                     self._quoted = not self._quoted
         return raw
 
-    def cover(self, kind: str, raw: str) -> str:
-        quotes = [match.start() for match in _STRUCTURE.finditer(raw) if match.group() == '"']
-        if not quotes:
-            text = dumps(self._label(kind, unescape(raw)))
-            if self._quoted:
-                return text[1:-1]
-            return "0" if self._minus else text  # after the sign of a number only a number is JSON
-        # It reaches over the end of a string: of each string its part is covered, what is between stays.
+    def cover(self, kind: str, raw: str, goes_on: bool) -> str:
+        """Of each string its part is covered; what stands between two is kept, for it is no value."""
+        quotes = [match.start() for match in _ESCAPE_OR_QUOTE.finditer(raw) if match.group() == '"']
         out, done = [], 0
         for place in (*quotes, len(raw)):
             part = raw[done:place]
-            out.append(dumps(self._label(kind, unescape(part)))[1:-1] if part and self._quoted else part)
+            if part and (self._quoted or not _STRUCTURE.search(part)):
+                out.append(self._value(kind, part, goes_on))
+            else:
+                out.append(part)
             if place < len(raw):
                 out.append('"')
                 self._quoted = not self._quoted
             done = place + 1
         return "".join(out)
+
+    def _value(self, kind: str, part: str, goes_on: bool) -> str:
+        if self._minus and not self._quoted:
+            return part  # a negative number is none of what is looked for, and `-"[…]"` is no JSON
+        text = super().cover(kind, unescape(part), goes_on)
+        if self._quoted:
+            return dumps(text)[1:-1]
+        return dumps(text) if text else ""

@@ -46,6 +46,7 @@ _NOT_A_FRACTION = r"(?<![0-9][.,].)"
 _GAP = r"[ .\-]{0,2}+"
 _EXTENSION = r"(?:[ ,]{0,2}+(?>x|ext\.?|#)[ .]{0,2}+[0-9]{1,6}+)?+"
 _LOCAL_NUMBER = rf"[2-9][0-9]{{2}}{_GAP}[0-9]{{4}}(?![0-9]){_EXTENSION}"
+_AFTER_WORD = r"(?>(?<=[A-Za-z][ :].)|(?<=[A-Za-z.:] .))"  # cheaper than to try all cues
 _CUES = "".join(
     rf"|(?<={word}{glue}.)"
     for word in (
@@ -63,10 +64,11 @@ _CUES = "".join(
 ).lstrip("|")
 
 _PHONES = (
-    # (pattern, digits it has at least)
+    # (pattern, digits it has at least). The loops over digits give ground, a few at most: after a
+    # number another may follow, and the first must end where a group of digits does.
     # E.164: + and 7 to 15 digits; the national 0 in parentheses is often kept.
-    (rf"\+{_NOT_AFTER_WORD}[1-9](?:[ .\-/()]{{0,3}}+[0-9]){{6,14}}+(?![0-9]){_EXTENSION}", 7),
-    (rf"00(?<![0-9A-Za-z+]00)[1-9](?:[ .\-/()]{{0,3}}+[0-9]){{8,13}}+(?![0-9]){_EXTENSION}", 11),
+    (rf"\+{_NOT_AFTER_WORD}[1-9](?:[ .\-/()]{{0,3}}+[0-9]){{6,14}}(?![0-9]){_EXTENSION}", 7),
+    (rf"00(?<![0-9A-Za-z+]00)[1-9](?:[ .\-/()]{{0,3}}+[0-9]){{8,13}}(?![0-9]){_EXTENSION}", 11),
     # North America: area and exchange begin with 2 to 9.
     (rf"[2-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{2}}[ .\-/]{{0,2}}+{_LOCAL_NUMBER}", 10),
     (rf"\({_NOT_AFTER_WORD}[2-9][0-9]{{2}}\){_GAP}{_LOCAL_NUMBER}", 10),
@@ -76,14 +78,14 @@ _PHONES = (
     ),
     # With the trunk prefix 0: most of Europe, Japan, Australia.
     (
-        rf"0{_NOT_AFTER_WORD}(?<![0-9][.,:/\-].)[1-9](?:[ .\-/()]{{0,2}}+[0-9]){{7,9}}+(?![0-9]){_EXTENSION}",
+        rf"0{_NOT_AFTER_WORD}(?<![0-9][.,:/\-].)[1-9](?:[ .\-/()]{{0,2}}+[0-9]){{7,10}}(?![0-9]){_EXTENSION}",
         9,
     ),
     # China, mobile; India, mobile in two groups.
     (rf"1{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[3-9][0-9][ \-]?+[0-9]{{4}}[ \-]?+[0-9]{{4}}(?![0-9])", 11),
     (rf"[6-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{4}}[ \-][0-9]{{5}}(?![0-9])", 10),
     # Any number of seven digits or more that is said to be one.
-    (rf"[0-9](?>{_CUES})(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}+(?![0-9])", 7),
+    (rf"[0-9]{_AFTER_WORD}(?>{_CUES})(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}(?![0-9])", 7),
 )
 _PHONE = tuple(
     Detector("phone", pattern, checks.not_a_date, digits, hints.dense_digits) for pattern, digits in _PHONES
@@ -114,7 +116,12 @@ _SSN = (
         digits=9,
         hint=hints.dense_digits,
     ),
-    Detector("ssn", rf"{_AREA}(?>{_SSN_CUES})(?!00)[0-9]{{2}}{_SERIAL}", digits=9, hint=hints.dense_digits),
+    Detector(
+        "ssn",
+        rf"{_AREA}(?<=[A-Za-z:#][ :=#]...)(?>{_SSN_CUES})(?!00)[0-9]{{2}}{_SERIAL}",
+        digits=9,
+        hint=hints.dense_digits,
+    ),
 )
 
 _CREDIT_CARD = (
@@ -147,7 +154,7 @@ _IP = (
     ),
     Detector(
         "ip",
-        r"[0-9A-Fa-f](?<![0-9A-Za-z:.].)[0-9A-Fa-f]{0,3}+:[0-9A-Fa-f]{0,4}+:[0-9A-Fa-f:.]{0,38}+(?![0-9A-Za-z:])",
+        r"[0-9A-Fa-f](?<![0-9A-Za-z.].)(?<![0-9A-Fa-f:]:.)[0-9A-Fa-f]{0,3}+:[0-9A-Fa-f]{0,4}+:[0-9A-Fa-f:.]{0,38}+(?![0-9A-Za-z:])",
         checks.ip_v6,
         hint=hints.colons,
     ),
@@ -161,12 +168,12 @@ _IP = (
 
 BUILT_IN: dict[str, tuple[Detector, ...]] = {
     "email": _EMAIL,
-    "phone": _PHONE,
     "ssn": _SSN,
     "credit_card": _CREDIT_CARD,
     "iban": _IBAN,
+    "phone": _PHONE,
     "ip": _IP,
     "api_key": API_KEY,
     "postal_address": POSTAL_ADDRESS,
 }
-"""The detectors of each kind that is looked for by default."""
+"""The detectors of each kind that is looked for by default; where two find the same, the first stands."""

@@ -101,10 +101,11 @@ class Scanner:
         """
         if text.isascii():
             spans = self.spans(text)
-            return tuple([Finding(kind, start, end) for start, end, kind in spans]) if spans else ()
+            return tuple([Finding(kind, start, end) for start, end, kind in _joined(spans)]) if spans else ()
         view = View()
         view.feed(text)
-        return tuple([Finding(kind, view.start(s), view.end(e)) for s, e, kind in self.spans(view.text)])
+        joined = _joined(self.spans(view.text))
+        return tuple([Finding(kind, view.start(start), view.end(end)) for start, end, kind in joined])
 
     def mask(self, text: str, label: Label = label) -> str:
         """`text` with a label for each finding; the same object if there is none."""
@@ -132,7 +133,9 @@ class Scanner:
     def spans(
         self, seen: str, start: int = 0, limit: int | None = None, resume: dict[Detector, int] | None = None
     ) -> list[Span]:
-        """The findings that start from `start` and before `limit`: (start, end, kind), not overlapping.
+        """The findings that start from `start` and before `limit`: (start, end, kind), in order of both.
+
+        They may overlap.
 
         `resume` has the detectors that go on from elsewhere than `start`, and is changed to where
         they go on from next time: behind `limit`, or before it where a match was left for then.
@@ -159,7 +162,7 @@ class Scanner:
                     found.append((span[0], -span[1], self._rank[detector], detector.kind))
             if resume is not None and (left is not None or place > limit):
                 resume[detector] = place if left is None else left
-        return _apart(found) if found else []
+        return _standing(found) if found else []
 
     def unsure(self, seen: str, start: int) -> int:
         """From where on `seen` cannot be judged before more of it is known; its length, if all can."""
@@ -181,18 +184,26 @@ class Scanner:
         return re.compile("|".join(dict.fromkeys(parts)) or "(?!)")
 
 
-def _apart(found: list[tuple[int, int, int, str]]) -> list[Span]:
-    """Of findings (start, minus end, rank, kind): those that stand, cut where they overlap."""
+def _standing(found: list[tuple[int, int, int, str]]) -> list[Span]:
+    """Of findings (start, minus end, rank, kind): those that do not lie in the ones before, by start."""
     found.sort()
     spans: list[Span] = []
     done = -1
     for start, minus_end, _, kind in found:
-        end = -minus_end
-        if end <= done:
-            continue
-        if start < done and spans[-1][2] == kind:
-            spans[-1] = (spans[-1][0], end, kind)
-        else:
-            spans.append((max(start, done), end, kind))
-        done = end
+        if -minus_end > done:
+            done = -minus_end
+            spans.append((start, done, kind))
     return spans
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    """Spans cut where they overlap; those of one kind joined."""
+    joined: list[Span] = []
+    done = -1
+    for start, end, kind in spans:
+        if start < done and joined[-1][2] == kind:
+            joined[-1] = (joined[-1][0], end, kind)
+        else:
+            joined.append((max(start, done), end, kind))
+        done = end
+    return joined

@@ -163,6 +163,7 @@ class View:
 
 # A character of JSON text as it is written; `open` is half an escape, at the end of what there is.
 _TOKEN = re.compile(r"\\u[0-9A-Fa-f]{4}|(?P<open>\\(?:u[0-9A-Fa-f]{0,3})?\Z)|\\.|.", re.DOTALL)
+_LAST_TOKEN = re.compile(r"\\u[0-9A-Fa-f]{4}|(?P<open>(?!))|\\.|.", re.DOTALL)
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -193,8 +194,8 @@ class JSONView(View):
         self.raw += piece
         characters: list[tuple[str, int, int]] = []
         until = len(self.raw)
-        for token in _TOKEN.finditer(self.raw, base):
-            if token["open"] is not None and not last:
+        for token in (_LAST_TOKEN if last else _TOKEN).finditer(self.raw, base):
+            if token["open"] is not None:
                 until = token.start()
                 break
             char = _meaning(token.group())

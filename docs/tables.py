@@ -1,0 +1,132 @@
+"""What pages say that is made from the code, so that it cannot go stale: errors, notes, modules."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import llmpipe.middleware
+from llmpipe import errors
+from llmpipe.pipeline.registry import BUILT_IN
+
+__all__ = ("error_table", "error_tree", "module_lists", "note_kinds", "note_table")
+
+
+# -- errors
+
+
+def error_types(root: type[errors.LLMError] = errors.LLMError) -> Iterator[type[errors.LLMError]]:
+    """`root` and all errors below it that llmpipe itself brings, in the order of the tree."""
+    yield root
+    for below in root.__subclasses__():
+        if below.__module__.startswith("llmpipe."):
+            yield from error_types(below)
+
+
+def error_tree() -> str:
+    """The tree, as the docstring of `llmpipe.errors` draws it."""
+    lines = (errors.__doc__ or "").splitlines()
+    first = next(at for at, line in enumerate(lines) if line.strip() == "LLMError" or "LLMError  " in line)
+    last = next(at for at, line in enumerate(lines) if "ConfigError" in line)
+    return "\n".join(["```text", *(line[4:] for line in lines[first : last + 1]), "```"])
+
+
+def error_table() -> str:
+    """A row for each error: what it says of itself unless the one who raises it knows better."""
+    head = "| error | type | status | retryable | health | rescue | sent | billed | throttled |"
+    rows = [head, "| --- " * head.count(" |") + "|"]
+    for kind in error_types():
+        name = f"`{kind.__name__}`"
+        if kind.__module__ != "llmpipe.errors":
+            name += f" ({kind.__module__})"
+        cells = (
+            name,
+            f"`{kind.type}`",
+            kind.default_status,
+            "yes" if kind.default_retryable else "no",
+            kind.default_health,
+            kind.default_rescue,
+            "yes" if kind.default_sent else "no",
+            kind.default_billed,
+            "yes" if kind.default_throttled else "no",
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
+
+
+# -- notes
+
+
+def note_kinds() -> dict[str, list[tuple[str, str]]]:
+    """For each middleware's module, the notes that its docstring's table names: kind, and detail."""
+    found = {}
+    for module in pkgutil.walk_packages(llmpipe.middleware.__path__, "llmpipe.middleware."):
+        if rows := list(_rows(importlib.import_module(module.name).__doc__ or "")):
+            found[module.name] = rows
+    return found
+
+
+def _rows(text: str) -> Iterator[tuple[str, str]]:
+    """The rows of the simple table whose first column is headed "note"; lines that go on are joined."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        rule = re.fullmatch(r"(=+)(\s+)=+", line)
+        if rule is None or not next(lines, "").startswith("note "):
+            continue
+        next(lines)
+        split, kind, detail = len(rule[1] + rule[2]), "", ""
+        for row in lines:
+            if row == line:
+                break
+            if row[: len(rule[1])].strip():
+                if kind:
+                    yield kind, detail
+                kind, _, detail = row.partition("`` ")
+                kind, detail = kind.strip("` "), detail.strip()
+            else:
+                detail += " " + row[split:].strip()
+        if kind:
+            yield kind, detail
+        return
+
+
+def note_table() -> str:
+    """All notes, by name."""
+    rows = ["| note | detail | written by |", "| --- | --- | --- |"]
+    for module, notes in note_kinds().items():
+        for kind, detail in notes:
+            shown = re.sub(r"``?([^`]+)``?", r"`\1`", detail).replace("|", "\\|")
+            rows.append(f"| `{kind}` | {shown} | `{module}` |")
+    return "\n".join([*rows[:2], *sorted(rows[2:])])
+
+
+# -- modules
+
+MODULES = Path(__file__).parent / "reference" / "modules"  # written by conf.py
+
+GROUPS = (
+    ("Values and errors", r"llmpipe\.(errors|types|secret|tokens)\b"),
+    ("The pipeline", r"llmpipe\.(pipeline|runtime)\b"),
+    ("Middlewares", "|".join(rf"{re.escape(place.partition(':')[0])}\Z" for place in BUILT_IN.values())),
+    ("What middlewares are made of", r"llmpipe\.(middleware|state|pricing)\b"),
+    ("Providers and dialects", r"llmpipe\.(providers|dialects)\b"),
+    ("Configuration and command line", r"llmpipe\.(config|cli)\b"),
+    ("Testing", r"llmpipe\.testing\b"),
+    ("Others", ""),
+)
+
+
+def module_lists() -> str:
+    """The pages of all modules, in groups; each in the first one that it fits."""
+    left = sorted(page.stem for page in MODULES.glob("*.md"))
+    lines = []
+    for title, pattern in GROUPS:
+        found = [name for name in left if re.match(pattern, name)]
+        left = [name for name in left if name not in found]
+        if found:
+            lines += [f"## {title}", "", "```{toctree}", ":maxdepth: 1", ""]
+            lines += [*(f"modules/{name}" for name in found), "```", ""]
+    return "\n".join(lines)
