@@ -25,9 +25,8 @@ def table(figures: Sequence[Figure]) -> str:
         spread = f"{figure.low:.2f} – {figure.high:.2f}"
         target = "" if figure.target is None else f"≤ {figure.target:g} {figure.unit}"
         value = f"{figure.value:.2f} {figure.unit}"
-        lines.append(
-            f"{figure.name:<{wide}}  {value:>9}  {spread:>17}  {target:>9}  {_MARKS[figure.met]:<5}  {figure.detail}"
-        )
+        cells = f"{value:>9}  {spread:>17}  {target:>9}  {_MARKS[figure.met]:<5}  {figure.detail}"
+        lines.append(f"{figure.name:<{wide}}  {cells}")
     return "\n".join(lines)
 
 

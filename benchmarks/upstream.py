@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -117,7 +116,7 @@ def _main(ready: Connection) -> None:
 @contextmanager
 def running() -> Iterator[str]:
     """The upstream's base URL, for as long as the block lasts."""
-    context = multiprocessing.get_context("spawn" if sys.platform != "linux" else "forkserver")
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_main, args=(theirs,), daemon=True)
     process.start()

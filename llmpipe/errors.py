@@ -38,7 +38,6 @@ carries its verdicts as fields. No strategy reads text or keeps a list of error 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -74,35 +73,11 @@ __all__ = (
     "Timeout",
     "UnknownError",
     "Unsupported",
-    "scrub",
 )
 
 Verdict = Literal["failure", "success", "ignore"]
 Rescue = Literal["any", "context", "credential", "policy", "none"]
 Billed = Literal["no", "yes", "unknown"]
-
-# Key formats of the providers we speak to, and the generic spellings of a credential in text.
-_SECRETS = re.compile(
-    r"(?:sk|pk|rk)-[A-Za-z0-9_\-]{6,200}"
-    r"|(?:gsk|xai|r8|hf|pplx|csk|fw|tvly)[_-][A-Za-z0-9_\-]{8,200}"
-    r"|AIza[0-9A-Za-z_\-]{20,60}"
-    r"|(?<![A-Za-z0-9])eyJ[A-Za-z0-9_\-]{8,4000}\.[A-Za-z0-9_\-]{4,8000}(?:\.[A-Za-z0-9_\-]{0,2000})?"
-    r"|(?<![A-Za-z0-9])A(?:KIA|SIA)[0-9A-Z]{16}"
-    r"|(?i:bearer\s{1,4}[A-Za-z0-9._~+/\-]{4,4000}={0,2})"
-    r"|(?i:(?:api[_-]?key|x-api-key|access[_-]?token|secret|password)[\"']?\s{0,4}[=:]\s{0,4}[\"']?)"
-    r"[^\s\"'&,;}]{4,400}"
-)
-
-
-def scrub(text: str, *, max_chars: int = 2000) -> str:
-    """`text` with everything that looks like a credential replaced, cut at `max_chars` characters.
-
-    Providers echo keys in their error texts ("Incorrect API key provided: sk-..."), so no text
-    of theirs reaches an error unscrubbed. Linear time: every quantifier is bounded.
-    """
-    if len(text) > max_chars:
-        text = text[:max_chars] + "…"
-    return _SECRETS.sub("[REDACTED]", text)
 
 
 class LLMError(Exception):

@@ -32,6 +32,7 @@ import orjson
 
 from llmpipe.config import presets
 from llmpipe.errors import ConfigError
+from llmpipe.middleware.fallback import Fallback
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.linker import Middleware
 from llmpipe.pipeline.registry import build
@@ -152,8 +153,6 @@ def _middleware(data: Any, where: str) -> Middleware:
         raise ConfigError(f"{where}: expected a table with `use`, the name of a middleware")
     settings = {key: value for key, value in data.items() if key != "use"}
     if data["use"] == "fallback":
-        from llmpipe.middleware.fallback import Fallback
-
         targets = settings.pop("providers", ())
         made = [_provider(target, f"{where}.providers[{i}]") for i, target in enumerate(targets)]
         try:

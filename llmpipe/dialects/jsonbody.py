@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from llmpipe.errors import BadReply, scrub
+from llmpipe.errors import BadReply
+from llmpipe.secret import scrub
 
 __all__ = ("excerpt", "json_text", "parse_object")
 

@@ -28,8 +28,8 @@ from llmpipe.errors import (
     RateLimited,
     RequestTooLarge,
     ServiceUnavailable,
-    scrub,
 )
+from llmpipe.secret import scrub
 
 __all__ = ("error_for_status", "says_context_too_long")
 

@@ -19,7 +19,8 @@ from typing import Any, TextIO
 
 import orjson
 
-from llmpipe.errors import ConfigError, scrub
+from llmpipe.errors import ConfigError
+from llmpipe.secret import scrub
 
 __all__ = ("BackgroundHandler", "JSONFormatter", "json_line", "json_logging", "printable")
 

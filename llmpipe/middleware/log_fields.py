@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from llmpipe.errors import LLMError, scrub
+from llmpipe.errors import LLMError
 from llmpipe.middleware.jsonlog import printable
 from llmpipe.middleware.redact import mask
 from llmpipe.pipeline.call import AnyRequest, Attempt, Call
 from llmpipe.pipeline.outcome import Outcome, Result
+from llmpipe.secret import scrub
 from llmpipe.tokens import estimate_request
 from llmpipe.types import Completion, EmbeddingRequest, Message, Request, Text, ToolCall, ToolResult
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from llmpipe.errors import scrub
+from llmpipe.secret import scrub
 from llmpipe.types import (
     Audio,
     Document,

@@ -27,7 +27,6 @@ from llmpipe.errors import (
     FeatureDisabled,
     InvalidRequest,
     RequestTooLarge,
-    scrub,
 )
 from llmpipe.middleware.request_rules import (
     SIZE,
@@ -41,6 +40,7 @@ from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.reply import Reply
+from llmpipe.secret import scrub
 from llmpipe.types import EmbeddingRequest, Request
 
 __all__ = ("Filter", "Finding", "Validate")

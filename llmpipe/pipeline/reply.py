@@ -98,11 +98,14 @@ class Reply:
             self._result = through(stage, self._result)
         return self
 
-    def amend(self, change: Callable[[Completion], Completion]) -> Reply:
-        """Change what the reply amounts to (`full`, `completion`, outcomes) and not its events."""
+    def amend(self, change: Callable[[Any], Any]) -> Reply:
+        """Change what the reply amounts to (`full`, `completion`, outcomes) and not its events.
+
+        `change` takes the completion, or the embeddings, and gives one of the same kind.
+        """
         if self._pump is not None:
             self._pump.amends.append(change)
-        elif isinstance(self._result, Completion):
+        else:
             self._result = change(self._result)
         return self
 

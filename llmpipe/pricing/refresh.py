@@ -145,7 +145,7 @@ def _rules(clause: Any) -> Iterator[Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the price file and say what it holds."""
-    from genai_prices.data import providers  # noqa: PLC0415  a development dependency
+    from genai_prices.data import providers
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=_OUTPUT)

@@ -19,8 +19,8 @@ from llmpipe.errors import (
     LLMError,
     NetworkError,
     StreamBroken,
-    scrub,
 )
+from llmpipe.secret import scrub
 
 __all__ = ("BROKEN", "broken_body", "no_connection", "no_head")
 

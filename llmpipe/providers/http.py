@@ -21,7 +21,6 @@ from llmpipe.errors import (
     LLMError,
     PermissionDenied,
     Unsupported,
-    scrub,
 )
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.provider import Capabilities
@@ -30,7 +29,7 @@ from llmpipe.pricing import worst_case_cost
 from llmpipe.providers.exchange import Exchange
 from llmpipe.providers.profiles import Profile
 from llmpipe.providers.transport import Transport
-from llmpipe.secret import Secret
+from llmpipe.secret import Secret, scrub
 from llmpipe.types import (
     Completion,
     EmbeddingRequest,
@@ -152,7 +151,7 @@ class HTTPProvider:
         committed = False
         while not committed and (events := await source.read()):
             committed = any(map(is_content, events))
-            first += [event for event in events if event is not _PING]
+            first += [event for event in events if type(event) is not Ping]
         found = headers_of_interest(exchange.headers)
         for place, event in enumerate(first):
             if type(event) is Start:
@@ -266,8 +265,7 @@ class HTTPProvider:
         return f"<provider {self.name} at {self.endpoint}, model {self.model or 'as asked'}>"
 
 
-_PING = Ping()
-_SIGN_OF_LIFE = (_PING,)
+_SIGN_OF_LIFE = (Ping(),)
 
 
 class _EventSource:
@@ -290,6 +288,7 @@ class _EventSource:
             await self._exchange.finish()
             return ()
         try:
+            decoder.feed(b"")  # raises what stood behind the events of the last read
             if data := await self._exchange.read():
                 # Bytes that complete no event yet are a sign of life all the same.
                 return decoder.feed(data) or _SIGN_OF_LIFE

@@ -94,9 +94,7 @@ class Pool:
                         break
                     message, content = await protocol.read()
                 if message.version[0] == 1 and not 100 <= message.code < 200:
-                    return Exchange(
-                        connection, message.code, message.headers, content, self.slots, max_bytes
-                    )
+                    return Exchange(connection, message.code, message.headers, content, self.slots, max_bytes)
                 problem = BadReply(
                     f"the reply is none: HTTP/{message.version[0]} with status {message.code}",
                     code="not_http",

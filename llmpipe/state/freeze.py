@@ -56,7 +56,7 @@ def _completion(value: Completion) -> tuple[Completion, int]:
     parts, same = [], message.extra is EMPTY
     for part in message.parts:
         if type(part) is Text and part.extra is EMPTY:
-            size += len(part.text) + 120
+            size += getsizeof(part.text) + 70  # not its length: most scripts take two bytes a character
             parts.append(part)
         else:
             frozen, more = _freeze(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from llmpipe.errors import LLMError
@@ -87,5 +87,20 @@ def status(chain: Chain) -> Any:
 
 
 async def turns(count: int = 20) -> None:
+    """Let everything that is ready run."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def started(*calls: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    """Tasks of `calls`, which come one after the other whatever order the loop runs tasks in."""
+    tasks = []
+    for call in calls:
+        tasks.append(asyncio.create_task(call))
+        await turns()
+    return tasks
+
+
+async def in_turn(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What became of `calls`, which come one after the other: results, and errors."""
+    return await asyncio.gather(*await started(*calls), return_exceptions=True)

@@ -30,6 +30,7 @@ from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
 from llmpipe.testing import run
 from llmpipe.types import Completion, Cost, Message, Request
+from tests.middleware.limits import in_turn, turns
 
 
 def now() -> float:
@@ -47,11 +48,6 @@ async def ask(chain: Chain, prompt="hi", **options) -> str:
 async def read(chain: Chain, prompt="hi", **options) -> str:
     async with chain.stream(prompt, **{"temperature": 0, **options}) as reply:
         return "".join([text async for text in reply.texts()])
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def settled(chain: Chain) -> bool:
@@ -205,7 +201,7 @@ async def test_a_stream_that_breaks_breaks_for_all_after_what_had_come():
 
 async def test_an_error_goes_to_all_and_is_not_kept():
     chain = merged([[Wait(1), Overloaded("busy", retry_after=3)], "fine"])
-    errors = await results(*(ask(chain) for _ in range(3)))
+    errors = await in_turn(*(ask(chain) for _ in range(3)))
     assert [(type(e), e.retry_after, e.message) for e in errors] == [(Overloaded, 3, "busy")] * 3
     assert len({id(e) for e in errors}) == 3  # each has its own traceback
     assert errors[1].__cause__ is errors[0]
@@ -234,7 +230,7 @@ async def test_retries_of_a_flight_are_those_of_its_leader():
     async def go(call):
         return (await (await chain(call)).full()).text
 
-    assert await asyncio.gather(*map(go, calls)) == ["ok"] * 3
+    assert await in_turn(*map(go, calls)) == ["ok"] * 3
     assert [len(call.ledger.attempts) for call in calls] == [2, 0, 0]
     assert [[n.kind for n in call.ledger.notes] for call in calls] == [
         ["retry.wait"],
@@ -327,7 +323,7 @@ async def test_who_comes_while_an_empty_flight_is_ending_gets_one_of_its_own():
 
 async def test_each_keeps_its_own_deadline():
     chain = merged([[Wait(10), "ok"]])
-    leader, patient, short = await results(
+    leader, patient, short = await in_turn(
         ask(chain, timeout=2), ask(chain, timeout=50), ask(chain, timeout=3)
     )
     assert isinstance(leader, DeadlineExceeded)
@@ -352,7 +348,7 @@ async def test_an_impatient_leader_does_not_make_the_flight_impatient():
     """A retry refuses a wait beyond the deadline; the flight has none, for its followers have time."""
     provider = MockProvider([Overloaded("busy", retry_after=20), "ok"])
     chain = Chain(provider, Timeout(total=None), Coalesce(), Retry())
-    leader, follower = await results(ask(chain, timeout=5), ask(chain, timeout=60))
+    leader, follower = await in_turn(ask(chain, timeout=5), ask(chain, timeout=60))
     assert isinstance(leader, DeadlineExceeded)
     assert follower == "ok"
 
@@ -365,8 +361,9 @@ async def test_a_runtime_that_closes_tells_those_on_board():
     assert [type(r) for r in await results(*tasks)] == [ReplyClosed, ReplyClosed]
     chain = merged([[Wait(100), "never"]])
     task = asyncio.create_task(ask(chain))
-    await asyncio.sleep(0)  # the flight has not had its first step
-    await chain.runtime.aclose()
+    while not chain.runtime._tasks:
+        await asyncio.sleep(0)
+    await chain.runtime.aclose()  # in some orders before the flight has had its first step
     assert [type(r) for r in await results(task)] == [ReplyClosed]
     assert settled(chain)
 
@@ -388,7 +385,7 @@ async def test_the_leader_pays_and_the_others_do_not(how):
         async with reply:
             return await reply.full()
 
-    done = await asyncio.gather(go(), go(), go())
+    done = await in_turn(go(), go(), go())
     assert [d.charge for d in done] == [Cost(5, 7), Cost(), Cost()]
     assert [d.warnings for d in done] == [("w",)] * 3
     assert [d.text for d in done] == ["ab"] * 3
@@ -404,7 +401,7 @@ async def test_what_one_does_to_its_reply_reaches_no_other():
         return await call_next(call)
 
     chain = Chain(MockProvider([told]), Coalesce(), slow)
-    first, second, third = await asyncio.gather(*(chain.complete("hi", temperature=0) for _ in range(3)))
+    first, second, third = await in_turn(*(chain.complete("hi", temperature=0) for _ in range(3)))
     first.extra["list"].append(2)
     assert second.extra == third.extra == {"list": [1]}
     with pytest.raises(TypeError):

@@ -29,7 +29,7 @@ from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
 from llmpipe.tokens import estimate_request
 from llmpipe.types import EmbeddingRequest, Request, RerankRequest, Usage
-from tests.middleware.limits import Timed, limited, outcome, status, turns
+from tests.middleware.limits import Timed, in_turn, limited, outcome, started, status, turns
 
 # ---------------------------------------------------------------- requests
 
@@ -86,7 +86,7 @@ async def test_a_refusal_was_not_sent_and_says_where_it_happened():
 async def test_who_would_wait_too_long_is_refused_at_once():
     provider = Timed()
     chain = limited(provider, requests_per_minute=60, burst=1, max_wait=2.5)
-    results = await asyncio.gather(*(outcome(chain) for _ in range(6)))
+    results = await in_turn(*(outcome(chain) for _ in range(6)))
     assert [isinstance(r, LimitReached) for r in results] == [False] * 3 + [True] * 3
     assert asyncio.get_running_loop().time() == pytest.approx(2)
     assert [r.retry_after for r in results[3:]] == pytest.approx([3, 3, 3])
@@ -102,7 +102,7 @@ async def test_who_has_less_time_than_the_wait_is_refused_at_once():
 
 async def test_a_full_queue_refuses():
     chain = limited(requests_per_minute=60, burst=1, max_queue=2)
-    results = await asyncio.gather(*(outcome(chain) for _ in range(5)))
+    results = await in_turn(*(outcome(chain) for _ in range(5)))
     assert [isinstance(r, LimitReached) for r in results] == [False] * 3 + [True] * 2
     assert "2 calls are waiting" in results[-1].message
 
@@ -133,7 +133,7 @@ async def test_per_call_settings_change_how_a_call_waits():
 async def test_first_come_first_served():
     provider = Timed()
     chain = limited(provider, requests_per_minute=60, burst=1)
-    await asyncio.gather(*(chain.complete(str(n)) for n in range(10)))
+    await in_turn(*(chain.complete(str(n)) for n in range(10)))
     assert provider.texts == [str(n) for n in range(10)]
 
 
@@ -154,7 +154,7 @@ async def test_higher_priority_goes_first_and_equal_ones_in_order():
     chain = limited(provider, requests_per_minute=60, burst=1)
     await chain.complete("first")
     calls = [("low", 0), ("high", 5), ("low 2", 0), ("high 2", 5), ("highest", 9)]
-    await asyncio.gather(*(chain.complete(text, priority=priority) for text, priority in calls))
+    await in_turn(*(chain.complete(text, priority=priority) for text, priority in calls))
     assert provider.texts[1:] == ["highest", "high", "high 2", "low", "low 2"]
 
 
@@ -187,8 +187,7 @@ async def test_a_cancelled_waiter_leaves_its_place_to_the_next():
     provider = Timed()
     chain = limited(provider, requests_per_minute=60, burst=1)
     await chain.complete("first")
-    tasks = [asyncio.create_task(chain.complete(str(n))) for n in range(3)]
-    await turns()
+    tasks = await started(*(chain.complete(str(n)) for n in range(3)))
     assert status(chain).waiting == 3
     tasks[0].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

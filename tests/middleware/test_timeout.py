@@ -26,6 +26,7 @@ from llmpipe.pipeline.registry import build
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.testing import run
 from llmpipe.types import Finish, Ping, Request
+from tests.middleware.limits import started
 
 
 def now() -> float:
@@ -277,8 +278,7 @@ async def test_out_of_time_in_the_queue_says_that_nothing_was_sent():
         Timeout(total=10, first=None),
         RateLimit(concurrency=1, max_wait=90),
     )
-    first = asyncio.create_task(chain.complete("hi", options={Timeout: {"total": 100}}))
-    await asyncio.sleep(0)
+    (first,) = await started(chain.complete("hi", options={Timeout: {"total": 100}}))
     with pytest.raises(DeadlineExceeded) as caught:
         await chain.complete("hi")
     assert (caught.value.sent, caught.value.billed, caught.value.phase) == (False, "no", "admit")

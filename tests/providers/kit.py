@@ -258,7 +258,7 @@ async def nothing_left(core: Any, server: Server | None = None) -> None:
     gc.collect()
 
 
-def leaks(error: BaseException) -> list[str]:
+def leaks(error: BaseException, *, frames: bool = True) -> list[str]:
     """Where the canary shows in an error: its words, fields, chain, and what its frames print."""
     found, seen = [], set()
     todo: list[BaseException] = [error]
@@ -268,7 +268,7 @@ def leaks(error: BaseException) -> list[str]:
             continue
         seen.add(id(one))
         texts = {"str": str(one), "repr": repr(one), "vars": repr(vars(one)), "args": repr(one.args)}
-        frame = one.__traceback__
+        frame = one.__traceback__ if frames else None
         while frame is not None:
             for name, value in frame.tb_frame.f_locals.items():
                 if frame.tb_frame.f_code.co_filename != __file__ and "/tests/" not in (

@@ -52,10 +52,10 @@ def verdict(error: LLMError) -> tuple[object, ...]:
 UNKNOWN = ("unknown", True, True, "failure")
 
 
-async def broken(data: bytes, kind: type[LLMError] = StreamBroken, then: str = "keep", **options) -> LLMError:
+async def broken(data: bytes, kind: type[LLMError] = StreamBroken, then: str = "keep") -> LLMError:
     """The error that a stream of `data` makes; its connection is not used again."""
     async with serving(first_saying(data, then=then)) as server:
-        core = openai(server.url, **options)
+        core = openai(server.url)
         with pytest.raises(kind) as caught:
             async with asyncio.timeout(5):
                 await stream(core)
@@ -64,7 +64,8 @@ async def broken(data: bytes, kind: type[LLMError] = StreamBroken, then: str = "
         assert error.provider == "openai"
         assert error.__cause__ is None
         assert error.__context__ is None
-        assert not leaks(error)
+        # What the server said is in the locals of its decoder, and nowhere else.
+        assert not leaks(error, frames=KEY.encode() not in data)
         assert core.connections_in_use == 0
         assert (await complete(core)).text == "Hello there."
         assert server.connections == 2
@@ -208,12 +209,11 @@ async def test_much_that_follows_the_end_closes_the_connection():
 async def test_a_stream_cut_at_any_byte_is_no_success_and_loses_nothing_that_had_come(then):
     """Cut at each byte of the body. What was whole in the bytes that came is in `partial`."""
     body = b"".join(EVENTS)
-    cuts = iter(range(len(body)))
     ends = [sum(map(len, EVENTS[: n + 1])) for n in range(len(EVENTS))]
 
     async def script(peer: Peer, number: int) -> None:
         await peer.request()
-        await peer.send(STREAM_HEAD, chunked(body[: next(cuts)]) if number > 1 else b"")
+        await peer.send(STREAM_HEAD, chunked(body[: number - 1]) if number > 1 else b"")
         if then == "reset":
             await asyncio.sleep(0)
             peer.reset()

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from llmpipe.cli.demo.scene import OUTAGE, Record, Scene
 from llmpipe.errors import StreamBroken
-from llmpipe.pipeline.call import Attempt
+from llmpipe.pipeline.call import Attempt, Note
 from llmpipe.types import Completion
 
 __all__ = ("Promise", "charged_nano", "check", "notes")
@@ -23,7 +23,7 @@ class Promise:
     seen: str
 
 
-def notes(scene: Scene, kind: str) -> list[tuple[Record, object]]:
+def notes(scene: Scene, kind: str) -> list[tuple[Record, Note]]:
     """Every note of that kind, with its call."""
     return [(r, note) for r in scene.records for note in r.call.ledger.notes if note.kind == kind]
 

@@ -19,9 +19,8 @@ __all__ = ("added_seconds", "show")
 def show(scene: Scene) -> int:
     """Print the report; 1 if a promise was broken."""
     console = Console(highlight=False)
-    console.print(
-        f"\n[bold]{len(scene.records)} calls in {scene.seconds:.0f} s[/bold] over two providers that misbehave\n"
-    )
+    took = f"{len(scene.records)} calls in {scene.seconds:.0f} s"
+    console.print(f"\n[bold]{took}[/bold] over two providers that misbehave\n")
     console.print(_outcomes(scene))
     console.print(_on_the_way(scene))
     console.print(_money(scene))
@@ -82,7 +81,7 @@ def _on_the_way(scene: Scene) -> Table:
     table.add_row("attempts", str(len(attempts(scene))), f"for {len(scene.records)} calls")
     for text, times in errors.most_common():
         table.add_row(f"  failed, {text}", str(times), "")
-    waits = [float(note.detail["seconds"]) for _, note in notes(scene, "retry.wait")]  # type: ignore[attr-defined]
+    waits = [float(note.detail["seconds"]) for _, note in notes(scene, "retry.wait")]
     table.add_row("waits before a retry", str(len(waits)), f"{sum(waits):.1f} s together")
     for kind, text in (
         ("fallback.switched", "fallbacks to another target"),
@@ -106,7 +105,7 @@ def _money(scene: Scene) -> Table:
     ):
         ours = charged_nano(scene, *providers)
         table.add_row(name, str(len(book.entries)), f"${ours / 1e9:.9f}", f"${book.billed_nano / 1e9:.9f}")
-    saved = sum(note.detail.get("saved") or 0 for _, note in notes(scene, "cache.hit"))  # type: ignore[attr-defined]
+    saved = sum(note.detail.get("saved") or 0 for _, note in notes(scene, "cache.hit"))
     table.add_row("saved by the cache", "", f"${saved / 1e9:.9f}", "")
     return table
 

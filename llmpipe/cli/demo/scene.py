@@ -6,9 +6,9 @@ from attrs import define, field
 
 from llmpipe.cli.demo.traffic import Errand
 from llmpipe.config import presets
+from llmpipe.middleware.breaker import Breaker
 from llmpipe.middleware.coalesce import Coalesce
 from llmpipe.middleware.fallback import Fallback
-from llmpipe.middleware.breaker import Breaker
 from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.redact import Redact
 from llmpipe.middleware.retry import Retry
@@ -16,6 +16,7 @@ from llmpipe.middleware.timeout import Timeout
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.factory import provider
+from llmpipe.providers.http import HTTPProvider
 from llmpipe.runtime import Runtime
 from llmpipe.testing.simulator import Fault, Rule, Simulator, plain_answer
 from llmpipe.types import Completion, Message, Request
@@ -49,7 +50,7 @@ class Scene:
     chain: Chain
     alpha: Simulator
     beta: Simulator
-    targets: tuple[object, ...]
+    targets: tuple[HTTPProvider, ...]
     records: list[Record] = field(factory=list)
     seen: list[str] = field(factory=list)
     seconds: float = 0.0
@@ -99,22 +100,20 @@ def simulators(seed: int, seen: list[str]) -> tuple[Simulator, Simulator]:
     return alpha, beta
 
 
-def build(alpha: Simulator, beta: Simulator, seed: int) -> tuple[Chain, tuple[object, ...]]:
+def build(alpha: Simulator, beta: Simulator, seed: int) -> tuple[Chain, tuple[HTTPProvider, ...]]:
     """The production chain over the first provider, falling back to the second.
 
     The second is there twice: with a key that has been revoked, and with one that works.
     """
-    first = provider("openai", api_key=KEY, base_url=alpha.url + "/v1", model="gpt-4o-mini", name="alpha")
-    revoked = provider(
+    first = _at("openai", api_key=KEY, base_url=alpha.url + "/v1", model="gpt-4o-mini", name="alpha")
+    revoked = _at(
         "anthropic",
         api_key=REVOKED_KEY,
         base_url=beta.url + "/v1",
         model="claude-haiku-4-5",
         name="beta-old-key",
     )
-    second = provider(
-        "anthropic", api_key=KEY, base_url=beta.url + "/v1", model="claude-haiku-4-5", name="beta"
-    )
+    second = _at("anthropic", api_key=KEY, base_url=beta.url + "/v1", model="claude-haiku-4-5", name="beta")
     standard = presets.production(
         redact=Redact(mode="reversible"),
         timeout=Timeout(first=FIRST_TOKEN_SECONDS, idle=2.0, total=20.0),
@@ -125,3 +124,9 @@ def build(alpha: Simulator, beta: Simulator, seed: int) -> tuple[Chain, tuple[ob
     )
     chain = Chain(first, *standard, Fallback(revoked, second), runtime=Runtime(seed=seed))
     return chain, (first, revoked, second)
+
+
+def _at(kind: str, **options: str) -> HTTPProvider:
+    made = provider(kind, **options)
+    assert isinstance(made, HTTPProvider)
+    return made

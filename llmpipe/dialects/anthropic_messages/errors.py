@@ -28,8 +28,8 @@ from llmpipe.errors import (
     ReplyClosed,
     RequestTooLarge,
     Timeout,
-    scrub,
 )
+from llmpipe.secret import scrub
 
 __all__ = ("decode_error", "encode_error", "error_body", "error_in_body")
 

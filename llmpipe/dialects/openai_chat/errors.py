@@ -11,7 +11,8 @@ import orjson
 from llmpipe.dialects.jsonbody import excerpt, json_text
 from llmpipe.dialects.retry_after import parse_duration
 from llmpipe.dialects.status import error_for_status
-from llmpipe.errors import BadReply, LLMError, scrub
+from llmpipe.errors import BadReply, LLMError
+from llmpipe.secret import scrub
 
 __all__ = ("decode_error", "encode_error", "encode_error_body", "error_in")
 

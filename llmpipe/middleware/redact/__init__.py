@@ -36,7 +36,7 @@ from llmpipe.pipeline.pump import Stage
 from llmpipe.pipeline.reply import Reply
 from llmpipe.types import Completion
 
-__all__ = ("KINDS", "Finding", "Masker", "Mode", "Redact", "Scanner", "Vault", "mask")
+__all__ = ("Finding", "KINDS", "Masker", "Mode", "Redact", "Scanner", "Vault", "mask")
 
 Mode = Literal["log", "wire", "reversible"]
 

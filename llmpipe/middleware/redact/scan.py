@@ -15,7 +15,7 @@ from llmpipe.middleware.redact.detector import Detector, custom
 from llmpipe.middleware.redact.patterns import BUILT_IN
 from llmpipe.middleware.redact.view import View
 
-__all__ = ("KINDS", "Finding", "Label", "Scanner", "counts", "kinds_of", "label")
+__all__ = ("Finding", "KINDS", "Label", "Scanner", "counts", "kinds_of", "label")
 
 KINDS: tuple[str, ...] = tuple(BUILT_IN)
 """The kinds looked for by default."""

@@ -3,7 +3,7 @@
 ::
 
     async with Simulator([Rule(Fault(status=429, headers={"retry-after": "1"}), rate=0.1)]) as simulator:
-        chain = Chain(provider("openai", api_key="sk-test", base_url=simulator.url + "/v1", model="gpt-4o-mini"))
+        core = provider("openai", api_key="sk-test", base_url=simulator.url + "/v1", model="gpt-4o-mini")
 
 It keeps its own books, so that ours can be compared with them.
 """

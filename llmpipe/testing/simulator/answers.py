@@ -27,10 +27,11 @@ __all__ = ("Answer", "plain_answer", "vectors")
 Answer = Callable[[Request], Completion]
 """From a request to what the model says; id, model and usage are filled in by the simulator."""
 
-_WORDS = (
-    "the quick answer to a plain question is often a short one and the long answer waits for a better question "
-    "which nobody has asked yet because the first one was good enough for today"
-).split()
+_TEXT = """
+the quick answer to a plain question is often a short one and the long answer waits for a better
+question which nobody has asked yet because the first one was good enough for today
+"""
+_WORDS = _TEXT.split()
 
 
 def plain_answer(request: Request) -> Completion:

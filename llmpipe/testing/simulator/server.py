@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import orjson
 from aiohttp import web
-from attrs import evolve
+from attrs import evolve, fields_dict
 
 from llmpipe import dialects
 from llmpipe.dialects import Dialect
@@ -139,7 +139,7 @@ class Simulator:
         fault = choose(self.rules, entry.number, seconds, request, self._random)
         if fault is None:
             return Fault()
-        entry.fault = ", ".join(name for name in Fault.__slots__ if _is_set(fault, name))
+        entry.fault = ", ".join(name for name in fields_dict(Fault) if _is_set(fault, name))
         return fault
 
     async def _reply(

@@ -101,7 +101,6 @@ class Engine:
     def repeat(
         self, op: str, least: int, most: int, nodes: list[Any], place: int, fold: bool
     ) -> Iterator[int]:
-        nodes = list(body)
         if (
             len(nodes) == 1
             and str(nodes[0][0]) in ("LITERAL", "NOT_LITERAL", "ANY", "IN")
