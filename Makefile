@@ -30,7 +30,7 @@ demo: $(VENV)/.ready  ## the pipeline at work against simulated providers; needs
 	@$(BIN)/llmpipe demo
 
 test: $(VENV)/.ready  ## all tests, of the plugins too
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest --numprocesses auto $(ARGS)
 
 test-all:  ## the tests under every supported Python that is found here
 	@for version in 3.11 3.12 3.13; do \

@@ -44,8 +44,8 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str | Secret) -> None:
-        text = value.reveal() if isinstance(value, Secret) else value
-        if not text or not text.strip():
+        text: object = value.reveal() if isinstance(value, Secret) else value
+        if not isinstance(text, str) or not text.strip():
             raise ConfigError("an API key must be a non-empty string")
         text = text.strip()
         if not text.isascii() or not text.isprintable():
@@ -58,6 +58,10 @@ class Secret:
     def reveal(self) -> str:
         """The key itself, for the one place that puts it into a header."""
         return self._value
+
+    def hidden_in(self, text: str) -> str:
+        """`text` without the key: a server may send it back in words that `scrub` does not know."""
+        return text.replace(self._value, "[REDACTED]")
 
     def __repr__(self) -> str:
         return "Secret('…')"

@@ -1,6 +1,7 @@
 """The retry and the breaker round any function, plain or async: no chain, no model."""
 
 import asyncio
+from random import Random
 
 from llmpipe import CircuitBreaker, CircuitOpen, Retry, RetryExecutor
 
@@ -33,7 +34,7 @@ print(f"{executor.stats.attempts} retries, {executor.stats.successful} of them b
 
 
 # region breaker
-breaker = CircuitBreaker("the index", failure_threshold=3, timeout=30)
+breaker = CircuitBreaker("the index", failure_threshold=3, timeout=30, random=Random(7))
 
 
 def search() -> str:

@@ -33,7 +33,8 @@ async def main() -> None:
     except IdleTimeout as error:
         print(f"{error.message}; it had said {error.partial.text!r}")
 
-    alive = Chain(MockProvider([["Once upon", *[Wait(0.15), Ping()] * 20, " a time"]]), timeout)
+    pings = [step for _ in range(20) for step in (Wait(0.15), Ping())]
+    alive = Chain(MockProvider([["Once upon", *pings, " a time"]]), timeout)
     try:
         async with alive.stream("a story", timeout=0.5) as reply:
             await reply.full()

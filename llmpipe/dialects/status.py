@@ -260,6 +260,7 @@ def _redirected(status: int, low: Mapping[str, str], phase: str | None) -> BadRe
         status=status,
         code="redirect",
         retryable=False,
+        billed="no",
         request_id=request_id(low),
         retry_after=parse_retry_after(low, status=status),
         phase=phase,

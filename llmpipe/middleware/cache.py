@@ -21,6 +21,7 @@ from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, DeadlineExceeded, LLMError
 from llmpipe.middleware.canonical import SERVER_STATE, deterministic, key_of, uses_server_state
+from llmpipe.middleware.names import names
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call, Ledger
 from llmpipe.pipeline.reply import Reply
@@ -126,10 +127,10 @@ class Cache:
     max_entries: int = 10_000
     max_bytes: int = 32 * 1024 * 1024
     only_deterministic: bool = False
-    finish_reasons: tuple[str, ...] = field(default=("stop", "tool_calls"), converter=tuple)
-    vary: tuple[str, ...] = field(default=(), converter=tuple)
+    finish_reasons: tuple[str, ...] = field(default=("stop", "tool_calls"), converter=names)
+    vary: tuple[str, ...] = field(default=(), converter=names)
     version: str = ""
-    skip_extra: tuple[str, ...] = field(default=SERVER_STATE, converter=tuple)
+    skip_extra: tuple[str, ...] = field(default=SERVER_STATE, converter=names)
     mode: Literal["use", "bypass", "refresh", "only"] = "use"
     store: str = "memory://"
     name: str = "cache"

@@ -27,6 +27,7 @@ from attrs import field, frozen
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.canonical import SERVER_STATE, deterministic, key_of, uses_server_state
 from llmpipe.middleware.flight import Flight
+from llmpipe.middleware.names import names
 from llmpipe.pipeline import bands
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Coalesce:
     """
 
     when: Literal["deterministic", "always"] = "deterministic"
-    vary: tuple[str, ...] = field(default=(), converter=tuple)
-    skip_extra: tuple[str, ...] = field(default=SERVER_STATE, converter=tuple)
+    vary: tuple[str, ...] = field(default=(), converter=names)
+    skip_extra: tuple[str, ...] = field(default=SERVER_STATE, converter=names)
     name: str = "coalesce"
     priority: int = bands.SHORTCUT + 10
 

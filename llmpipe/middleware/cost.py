@@ -30,8 +30,9 @@ from llmpipe.pricing import PriceTable, cost_of
 from llmpipe.pricing import prices as packaged_prices
 from llmpipe.runtime import Runtime
 from llmpipe.tokens import estimate_request
-from llmpipe.types import Completion, Usage
+from llmpipe.types import Completion, Embeddings, Usage
 from llmpipe.types import Cost as Charge
+from llmpipe.types.copying import replace
 
 __all__ = ("Cost", "Total", "Totals")
 
@@ -286,7 +287,9 @@ class Cost:
 _UNKNOWN = "cost.unknown_price"
 
 
-def _charged(charge: Charge | None, c: Completion) -> Completion:
+def _charged(charge: Charge | None, c: Result) -> Result:
+    if isinstance(c, Embeddings):
+        return replace(c, charge=charge)
     # Spelled out: `replace` takes twice as long, on every call.
     return Completion(
         c.id,
@@ -304,7 +307,7 @@ def _charged(charge: Charge | None, c: Completion) -> Completion:
     )
 
 
-def _amended(cfg: Cost, call: Call, first: int, completion: Completion) -> Completion:
+def _amended(cfg: Cost, call: Call, first: int, completion: Result) -> Result:
     return _charged(cfg._sum(call, first, completion), completion)
 
 

@@ -9,8 +9,8 @@ name                            kind       labels                               
 ``request.first_content``       histogram  provider, model; of streams              ``…_seconds``
 ``attempts.total``              counter    provider, model, status, error
 ``attempt.duration``            histogram  provider, model                          ``…_seconds``
-``tokens.total``                counter    provider, model, kind: input, output, cached_input,
-                                           cache_write, reasoning
+``tokens.total``                counter    provider, model, kind: input, output,
+                                           cached_input, cache_write, reasoning
 ``finish_reasons.total``        counter    provider, model, reason
 ``errors.total``                counter    provider, model, type, retryable
 ``cost.total``                  counter    provider, model (USD)                    ``cost_usd_total``
@@ -22,11 +22,13 @@ name                            kind       labels                               
 ``fallbacks.total``             counter    (switches to another target)
 ``redactions.total``            counter    kind: email, phone, api_key, …
 ``rate_limit.wait``             histogram                                           ``…_seconds``
-``events.total``                counter    kind: of every note, such as ``breaker.opened``
-``circuit.state``               gauge      provider, endpoint, model: 0 closed, 1 half-open, 2 open
-``circuit.requests.*``          counter    the same; ``total``, ``successful``, ``failed``, ``rejected``
-``retry.*``                     counter    provider, endpoint, model; ``attempts``, ``successful``,
-                                           ``failed``, ``delay`` (``…_seconds_total``)
+``events.total``                counter    kind: of every note
+``circuit.state``               gauge      provider, endpoint, model: 0 closed,
+                                           1 half-open, 2 open
+``circuit.requests.*``          counter    the same; ``total``, ``successful``,
+                                           ``failed``, ``rejected``
+``retry.*``                     counter    the same; ``attempts``, ``successful``,
+                                           ``failed``, ``delay``                    delay: ``…_seconds_total``
 ==============================  =========  =======================================  ====================
 
 A call is counted under the target that answered it, or was asked last. ``circuit.*`` and

@@ -4,11 +4,11 @@ Who is moved asks the chain's own target; when that fails, whatever the error, t
 Everybody else asks the old one as before. So a rollout cannot make an answer fail that the old target
 would have given, except by taking longer.
 
-=====================  ==========================================================
-note                   detail
-=====================  ==========================================================
+======================  =================================================================
+note                    detail
+======================  =================================================================
 ``migration.returned``  ``error`` type: the new target failed and the old one was asked
-=====================  ==========================================================
+======================  =================================================================
 """
 
 from __future__ import annotations

@@ -3,26 +3,27 @@
 Before a call its tokens are estimated and reserved; when its reply is over they are corrected to what was
 used. What was not sent is given back, of what was sent and failed the input stays counted.
 
-======================  ====================================================================
-note                    detail
-======================  ====================================================================
-``rate_limit.wait``     ``seconds`` waited in the queue
-``rate_limit.rejected`` ``retry_after`` seconds, None if nobody knows; ``waited`` seconds
-``rate_limit.paused``   ``seconds`` the provider has asked for
-======================  ====================================================================
+=======================  ===================================================================
+note                     detail
+=======================  ===================================================================
+``rate_limit.wait``      ``seconds`` waited in the queue
+``rate_limit.rejected``  ``retry_after`` seconds, None if nobody knows; ``waited`` seconds
+``rate_limit.paused``    ``seconds`` the provider has asked for
+=======================  ===================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, LimitReached, LLMError
 from llmpipe.middleware.admission import Gate, Gates
 from llmpipe.middleware.buckets import INPUT, OUTPUT, REQUESTS, TOKENS, Limit
+from llmpipe.middleware.names import names
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call  # cattrs resolves the hints of all fields
 from llmpipe.tokens import estimate_request
@@ -85,10 +86,6 @@ class KeyStatus:
     paused: float
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
 @frozen(kw_only=True)
 class RateLimit:
     """Admits calls under limits that are each counted per key; all limits at once, or none.
@@ -126,7 +123,7 @@ class RateLimit:
     burst: float | None = None
     token_burst: float | None = None
     output_tokens: int = 256
-    per: tuple[str, ...] = field(default=("target",), converter=_names)
+    per: tuple[str, ...] = field(default=("target",), converter=names)
     mode: Literal["wait", "reject"] = "wait"
     max_wait: float = 60.0
     max_queue: int = 1000

@@ -17,7 +17,7 @@ from llmpipe.runtime import Alarm
 if TYPE_CHECKING:
     from llmpipe.pipeline.reply import Reply
 
-__all__ = ("HARMLESS", "Frame", "close", "resume")
+__all__ = ("Frame", "HARMLESS", "close", "resume")
 
 Frame = tuple[AsyncGenerator["Reply", Outcome], bool, Any]
 """A middleware that yielded: its generator, whether resuming it cannot suspend, and what passed

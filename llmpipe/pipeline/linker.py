@@ -82,6 +82,8 @@ def _returning(name: str, middleware: Any, inner: Handler) -> Handler:
 
         try:
             reply = await middleware(call, call_next)
+        except GeneratorExit:  # we are being dropped and cannot wait: dropped replies close themselves
+            raise
         except BaseException as error:  # goes on when what was opened is closed
             if opened:
                 await _close(opened, None, error)
@@ -114,6 +116,8 @@ def _yielding(name: str, middleware: Any, inner: Handler, at_once: bool) -> Hand
         except StopAsyncIteration:
             await _close(opened, None, None)
             raise TypeError(f"middleware {name!r} ended without yielding a reply") from None
+        except GeneratorExit:  # we are being dropped and cannot wait: dropped replies close themselves
+            raise
         except BaseException as error:  # goes on when what was opened is closed
             if opened:
                 await _close(opened, None, error)

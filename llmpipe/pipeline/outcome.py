@@ -68,7 +68,10 @@ class Outcome:
         if self._usage is None:
             result = self.completion
             told = result.usage
-            if told is not None and (self.status == "ok" or told.output_tokens):
+            # Anthropic's streams tell one token of output at the start, so what was told before the
+            # finish is no count of what came.
+            finished = self.status == "ok" or getattr(result, "finish_reason", None) is not None
+            if told is not None and finished:
                 self._usage = told
             else:
                 self._usage = _estimate(self._request, result, told)

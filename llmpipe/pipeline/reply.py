@@ -209,6 +209,8 @@ class Reply:
         try:
             if await pump.advance():
                 return
+        except GeneratorExit:  # the reader is being dropped and cannot wait: so are we, and close ourselves
+            raise
         except BaseException as error:  # whatever it is ends the reply, is told to the frames, and goes on
             await self._break(error)
             raise

@@ -5,23 +5,28 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from llmpipe.errors import ConfigError
 from llmpipe.providers.http import HTTPProvider
 from llmpipe.providers.mock import MockProvider
-from llmpipe.providers.profiles import PROFILES
+from llmpipe.providers.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.provider import Provider
 
-__all__ = ("provider", "provider_names")
+__all__ = ("GROUP", "provider", "provider_names")
+
+GROUP = "llmpipe.providers"
+"""The entry-point group: name of the kind to a `Profile`, or to a factory of keywords."""
 
 
 def provider_names() -> list[str]:
     """All kinds that `provider` knows: built in, and of entry-point group ``llmpipe.providers``."""
-    return sorted({*PROFILES, "mock", *(p.name for p in entry_points(group="llmpipe.providers"))})
+    return sorted({*PROFILES, "mock", *(p.name for p in entry_points(group=GROUP))})
 
 
 def provider(kind: str, /, **options: Any) -> Provider:
@@ -36,27 +41,48 @@ def provider(kind: str, /, **options: Any) -> Provider:
     Raises: ConfigError for an unknown kind or keyword, or a missing key.
     """
     if kind == "mock":
-        return cast("Provider", _made(kind, MockProvider, (), options))
-    if kind in PROFILES:
-        profile = PROFILES[kind]
-        if options.get("api_key") is None and (found := os.environ.get(profile.key_env)):
-            options["api_key"] = found
-        return cast("Provider", _made(kind, HTTPProvider, (profile,), options))
-    for point in entry_points(group="llmpipe.providers"):
-        if point.name == kind:
-            made: Provider = point.load()(**options)
-            return made
-    close = difflib.get_close_matches(kind, provider_names(), 1)
+        return cast("Provider", _made(kind, MockProvider, options))
+    found: Any = PROFILES.get(kind) or _plugged_in(kind)
+    if isinstance(found, Profile):
+        if options.get("api_key") is None and (key := os.environ.get(found.key_env)):
+            options["api_key"] = key
+        found = partial(HTTPProvider, found)
+    return cast("Provider", _made(kind, found, options))
+
+
+def _plugged_in(kind: str) -> Any:
+    """What the entry point of that name holds: a `Profile`, or something to call with the options."""
+    for point in entry_points(group=GROUP):
+        if point.name != kind:
+            continue
+        brought_by = f"of {point.dist.name}" if point.dist is not None else point.value
+        try:
+            found = point.load()
+        except (AttributeError, ImportError) as error:
+            raise ConfigError(f"provider {kind!r} {brought_by} does not load: {error}") from error
+        if not isinstance(found, Profile) and not callable(found):
+            raise ConfigError(
+                f"provider {kind!r} {brought_by} is a {type(found).__name__}; "
+                f"it must be a Profile, or callable with the options"
+            )
+        return found
+    names = provider_names()
+    close = difflib.get_close_matches(kind, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ConfigError(f"unknown provider {kind!r}; known: {', '.join(provider_names())}{hint}")
+    raise ConfigError(f"unknown provider {kind!r}; known: {', '.join(names)}{hint}")
 
 
-def _made(kind: str, make: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """`make(...)`, with a wrong keyword told as what it is."""
-    known = [name for name in inspect.signature(make).parameters if name != "profile"]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; it takes {', '.join(known)}"
-        raise ConfigError(f"provider {kind!r} takes no {unknown[0]!r}{hint}")
-    return make(*arguments, **options)
+def _made(kind: str, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """`make(**options)`, with wrong keywords told as what they are."""
+    parameters = inspect.signature(make).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        known = [name for name, one in parameters.items() if one.kind is not one.POSITIONAL_ONLY]
+        problems = []
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+                problems.append(f"no {name!r}; {hint}")
+        if problems:
+            raise ConfigError(f"provider {kind!r} takes {'; '.join(problems)}")
+    return make(**options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -26,7 +27,6 @@ from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pipeline.reply import Reply
 from llmpipe.pricing import worst_case_cost
-from llmpipe.providers.exchange import Exchange
 from llmpipe.providers.profiles import Profile
 from llmpipe.providers.transport import Transport
 from llmpipe.secret import Secret, scrub
@@ -42,6 +42,9 @@ from llmpipe.types import (
     is_content,
 )
 from llmpipe.types.copying import replace
+
+if TYPE_CHECKING:
+    from llmpipe.providers.exchange import Exchange
 
 __all__ = ("HTTPProvider",)
 
@@ -109,7 +112,7 @@ class HTTPProvider:
         sent = {**profile.headers, **(headers or {})}
         if self._key is not None:
             sent[profile.key_header] = profile.key_prefix + self._key.reveal()
-        self._transport = Transport(url, sent, **(transport or {}))
+        self._transport = Transport(url, sent, **_known(transport or {}))
         self._chat_route = self._transport.route("POST", profile.chat_path)
 
     async def __call__(self, call: Call) -> Reply:
@@ -123,7 +126,7 @@ class HTTPProvider:
             raise Unsupported(f"provider {self.name!r} does not take a {type(request).__name__}")
         except LLMError as error:
             error.model = error.model or request.model or self.model
-            raise _signed(error, self.name)  # noqa: B904  it is the same error
+            raise self._signed(error)  # noqa: B904  it is the same error
 
     async def _chat(self, call: Call, request: Request) -> Reply:
         if not request.model:
@@ -146,7 +149,7 @@ class HTTPProvider:
     async def _stream(self, exchange: Exchange) -> Reply:
         if exchange.content_type not in ("text/event-stream", ""):
             raise await self._wrong_type(exchange, "an event stream")
-        source = _EventSource(exchange, self.dialect.decoder(exchange.content_type), self.name)
+        source = _EventSource(exchange, self.dialect.decoder(exchange.content_type), self._signed)
         first: list[Event] = []
         committed = False
         while not committed and (events := await source.read()):
@@ -203,6 +206,22 @@ class HTTPProvider:
             request_id=request_id_in(headers_of_interest(exchange.headers)),
         )
 
+    def _signed(self, error: LLMError) -> LLMError:
+        """`error` as ours: it says whose it is, and holds neither our key nor what a decoder had in hand."""
+        error.provider = error.provider or self.name
+        error.__cause__ = error.__context__ = None  # such as a JSONDecodeError, which has all of the body
+        if self._key is not None:
+            hide = self._key.hidden_in
+            error.message = hide(error.message)
+            error.args = (error.message,)
+            error.code = error.code and hide(error.code)
+            error.request_id = error.request_id and hide(error.request_id)
+            error.metadata = {
+                name: hide(value) if isinstance(value, str) else value
+                for name, value in error.metadata.items()
+            }
+        return error
+
     def _default_model(self) -> str:
         if not self.model:
             raise Unsupported(
@@ -220,7 +239,7 @@ class HTTPProvider:
             body = await self._listed(self.profile.models_path)
             return cast(_Models, self.dialect).decode_models(body)
         except LLMError as error:
-            raise _signed(error, self.name)  # noqa: B904  it is the same error
+            raise self._signed(error)  # noqa: B904  it is the same error
 
     async def _listed(self, path: str) -> dict[str, Any]:
         exchange = await self._transport.send(self._transport.route("GET", path))
@@ -271,11 +290,13 @@ _SIGN_OF_LIFE = (Ping(),)
 class _EventSource:
     """The events of one exchange, batch by batch."""
 
-    __slots__ = ("_decoder", "_exchange", "_over", "_provider")
+    __slots__ = ("_decoder", "_exchange", "_over", "_sign")
 
-    def __init__(self, exchange: Exchange, decoder: StreamDecoder, provider: str) -> None:
-        self._provider = provider
+    def __init__(
+        self, exchange: Exchange, decoder: StreamDecoder, sign: Callable[[LLMError], LLMError]
+    ) -> None:
         self._exchange = exchange
+        self._sign = sign
         self._decoder = decoder
         self._over = False
 
@@ -295,7 +316,7 @@ class _EventSource:
             self._over = True
             events = decoder.close()
         except LLMError as error:
-            raise _signed(error, self._provider)  # noqa: B904  it is the same error
+            raise self._sign(error)  # noqa: B904  it is the same error
         self._exchange.release()
         return events
 
@@ -304,20 +325,26 @@ class _EventSource:
         self._exchange.drop()
 
 
-def _signed(error: LLMError, provider: str) -> LLMError:
-    """`error`, which knows whose it is, and nothing of what a decoder was looking at when it gave up."""
-    error.provider = error.provider or provider
-    error.__cause__ = error.__context__ = None  # such as a JSONDecodeError, which has all of the body
-    return error
+def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keywords of `Transport` that a user may set. Raises ConfigError for others."""
+    known = [*signature(Transport).parameters][2:]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"transport takes no {name!r}; it takes {', '.join(known)}")
+    return options
 
 
 def _checked(url: str | None, profile: Profile) -> str:
     """`url` without a trailing slash, or a ConfigError that says what is wrong with it."""
     if not url:
         raise ConfigError(f"provider {profile.name!r} needs base_url=…, such as 'http://localhost:8000/v1'")
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ConfigError(f"base_url must be http(s)://host/…, not {scrub(url)!r}")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("https", "http") and bool(parts.hostname) and (parts.port or 1) > 0
+    except (AttributeError, TypeError, ValueError):  # no text; "http://[::1"; a port that is no number
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        raise ConfigError(f"base_url must be http(s)://host/…, not {scrub(str(url))!r}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             "base_url must have no user, password, query or fragment: keys travel in headers only"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from copy import copy
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from attrs import evolve, frozen
 
-from llmpipe.errors import ConfigError, StreamBroken
+from llmpipe.errors import ConfigError, StreamBroken, Unsupported
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pipeline.reply import Reply
@@ -47,7 +49,7 @@ Step: TypeAlias = "str | Wait | Event | BaseException"
 Line: TypeAlias = (
     "str | Completion | Embeddings | BaseException | Sequence[Step] | Callable[[AnyRequest], Line]"
 )
-_EVENTS = (Start, TextDelta, ToolDelta, UsageUpdate, Finish)
+_EVENTS = get_args(Event)
 
 
 class MockProvider:
@@ -106,12 +108,13 @@ class MockProvider:
                 f"the script of provider {self.name!r} has no line for request {len(self.requests)}"
             )
         if isinstance(line, BaseException):
-            raise line
+            raise _fresh(line)
         if isinstance(line, Embeddings):
             return Reply.of(line)
         if isinstance(request, EmbeddingRequest):
             return Reply.of(self._embeddings(request, line))
-        assert isinstance(request, Request)
+        if not isinstance(request, Request):
+            raise Unsupported(f"provider {self.name!r} does not take a {type(request).__name__}")
         if isinstance(line, (str, Completion)) and not request.stream:
             return Reply.of(self._completion(request, line))
         events = self._events(request, line)
@@ -152,7 +155,7 @@ class MockProvider:
                 await asyncio.sleep(step.seconds)
                 continue
             if isinstance(step, BaseException):
-                raise step
+                raise _fresh(step)
             event: Event = TextDelta(step) if isinstance(step, str) else step
             if not seen and type(event) is not Start:
                 start = Start(f"mock-{len(self.requests)}", request.model or self.model, self.name)
@@ -173,9 +176,7 @@ class MockProvider:
 
     def _embeddings(self, request: EmbeddingRequest, line: Any) -> Embeddings:
         size = request.dimensions or 8
-        vectors = tuple(
-            [float((hash(str(text)) >> bit) % 7) for bit in range(size)] for text in request.inputs
-        )
+        vectors = tuple([_vector(item, size) for item in request.inputs])
         return Embeddings(
             vectors, request.model or self.model, Usage(estimate_request(request)), provider=self.name
         )
@@ -220,6 +221,16 @@ class _Script:
         if self._provider is not None:
             self._provider.open -= 1
             self._provider = None
+
+
+def _fresh(error: BaseException) -> BaseException:
+    """`error`, or a copy of one that was raised before: a call writes into its error whose it is."""
+    return error if error.__traceback__ is None else copy(error)
+
+
+def _vector(item: object, size: int) -> list[float]:
+    """The same numbers for the same input, in every process; `hash` of a string is not."""
+    return [byte / 255 for byte in hashlib.shake_128(str(item).encode()).digest(size)]
 
 
 def _cut(completion: Completion, size: int) -> Iterable[Event]:

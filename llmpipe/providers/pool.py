@@ -144,7 +144,12 @@ class Pool:
         problem: LLMError
         try:
             response = await self._session.request(
-                **route.options(), data=body, allow_redirects=False, timeout=limits
+                route.method,
+                route.url,
+                headers=route.headers,
+                data=body,
+                allow_redirects=False,
+                timeout=limits,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             problem = no_connection(error)

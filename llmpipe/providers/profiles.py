@@ -66,6 +66,7 @@ PROFILES: dict[str, Profile] = {
             key_prefix="",
             chat_path="/messages",
             embeddings_path="",
+            models_path="/models?limit=1000",  # as many as one page can have; by default it has 20
             headers={"anthropic-version": "2023-06-01"},
             prices="anthropic",
         ),

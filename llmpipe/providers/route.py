@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from yarl import URL
 
 __all__ = ("Route",)
@@ -12,12 +10,12 @@ __all__ = ("Route",)
 class Route:
     """A method and an address, with the head of such a request made once. Holds the key; prints none."""
 
-    __slots__ = ("_head", "_headers", "method", "url")
+    __slots__ = ("_head", "headers", "method", "url")
 
     def __init__(self, method: str, url: str, headers: dict[str, str]) -> None:
         self.method = method
         self.url = URL(url, encoded=True)
-        self._headers = headers
+        self.headers = headers
         lines = [f"{method} {self.url.raw_path_qs} HTTP/1.1", f"Host: {self.url.host_port_subcomponent}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._head = "".join(f"{line}\r\n" for line in lines).encode()
@@ -27,10 +25,6 @@ class Route:
         if body is None:
             return self._head + b"\r\n"
         return b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(body), body)
-
-    def options(self) -> dict[str, Any]:
-        """The same as keywords of `aiohttp.ClientSession.request`."""
-        return {"method": self.method, "str_or_url": self.url, "headers": self._headers}
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.url}>"

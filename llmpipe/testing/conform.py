@@ -37,7 +37,7 @@ from llmpipe.testing.conform_laws import LAWS, Violation, judge
 from llmpipe.testing.conform_run import Seen, run_case
 from llmpipe.types import Completion, EmbeddingRequest, Request, RerankRequest, fold
 
-__all__ = ("CASES", "LAWS", "ConformError", "Report", "Violation", "conform")
+__all__ = ("CASES", "ConformError", "LAWS", "Report", "Violation", "conform")
 
 Make = Callable[[], Middleware]
 

@@ -121,8 +121,9 @@ def _errors(case: Case, seen: Seen, expected: Result | None) -> Told:
     if case.script in ("error", "burst"):
         if answered:
             yield f"the error became the reply {_short(seen.result)}"
-        elif not isinstance(seen.error, Unheard):
-            yield f"the error became {seen.error!r}"
+        elif not any(seen.error is raised for raised in seen.raised):
+            same = " of its own" if isinstance(seen.error, Unheard) else ""
+            yield f"the error became {seen.error!r}{same}"
     elif case.script in ("refused", "broken") and answered:
         error = "InvalidRequest" if case.script == "refused" else "StreamBroken"
         yield f"{error} became the reply {_short(seen.result)}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from anyio import CancelScope
 from attrs import Factory, define
@@ -20,12 +20,11 @@ from llmpipe.pipeline.reply import Reply
 from llmpipe.providers.mock import Line, MockProvider
 from llmpipe.runtime import Runtime
 from llmpipe.testing.conform_cases import Case
+from llmpipe.testing.conform_steps import place_of, stepwise
 from llmpipe.testing.loop import VirtualTimeLoop
 from llmpipe.types import Event, is_content
 
 __all__ = ("Seen", "run_case")
-
-T = TypeVar("T")
 
 _DAY = 86400.0
 _FOREVER = 100 * _DAY
@@ -49,6 +48,7 @@ class Seen:
     requests_at_content: int | None = None
     requests_at_end: int = 0
     commits: list[float] = Factory(list)
+    raised: list[BaseException] = Factory(list)
     opened: list[Reply] = Factory(list)
     replies: int = 0
     inner: int = 0
@@ -150,13 +150,19 @@ class _Run:
         @middleware(priority=10**9, name="conform-inner")
         async def inner(call: Call, call_next: Handler) -> Any:
             await asyncio.sleep(1.0)
-            reply = await call_next(call)
+            try:
+                reply = await call_next(call)
+            except Exception as error:  # goes on; to see whether it arrives as it is
+                seen.raised.append(error)
+                raise
             seen.opened.append(reply)
             seen.replies += 1
             if self.call_task is not None and not self.call_task.done():
                 seen.commits.append(asyncio.get_running_loop().time())
-            yield reply
+            outcome: Outcome = yield reply
             seen.inner += 1
+            if outcome.error is not None:
+                seen.raised.append(outcome.error)
 
         return inner  # type: ignore[return-value]  # a function with a name and a priority
 
@@ -315,7 +321,7 @@ class _Run:
         return [task for task in self.tasks if not task.done()]
 
     def forget(self) -> None:
-        """Let go of everything at once, rather than when the garbage collector comes round."""
+        """Let go of what holds itself, rather than when the garbage collector comes round."""
         self.tasks.clear()
         self.seen.opened.clear()
         self.provider.default = self.call_task = None
@@ -347,7 +353,7 @@ class _Run:
     # ------------------------------------------------------------ counting and cancelling
 
     def _count(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(_stepwise(work, self._step), loop=loop, **options)
+        task = asyncio.Task(stepwise(work, self._step), loop=loop, **options)
         task.add_done_callback(lambda _: work.close())  # it may be cancelled before it has begun
         self.tasks.append(task)
         return task
@@ -358,7 +364,7 @@ class _Run:
         self.seen.steps += 1
         if self.plan and self.seen.steps == self.plan[0]:
             self.plan.pop(0)
-            self.seen.places.append(_place(work))
+            self.seen.places.append(place_of(work))
             if self.case.mode == "late" and waiting is not None:
                 waiting.add_done_callback(self._strike)
             else:
@@ -372,47 +378,6 @@ class _Run:
             self.scope.cancel()
         else:
             self.call_task.cancel()
-
-
-async def _stepwise(work: Coroutine[Any, Any, T], step: Callable[[Coroutine[Any, Any, T], Any], None]) -> T:
-    result: T = await _Steps(work, step)
-    return result
-
-
-class _Steps:
-    """Runs a coroutine and calls `step` each time it suspends."""
-
-    def __init__(
-        self, work: Coroutine[Any, Any, T], step: Callable[[Coroutine[Any, Any, T], Any], None]
-    ) -> None:
-        self.work, self.step = work, step
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        thrown: BaseException | None = None
-        while True:
-            try:
-                waiting = self.work.send(None) if thrown is None else self.work.throw(thrown)
-            except StopIteration as end:
-                return end.value
-            thrown = None
-            self.step(self.work, waiting)
-            try:
-                yield waiting
-            except BaseException as error:  # noqa: BLE001  handed to the coroutine
-                thrown = error
-
-
-def _place(work: Any) -> str:
-    """Where `work` waits: the innermost line that is neither ours nor asyncio's."""
-    place = ""
-    while work is not None:
-        frame = getattr(work, "cr_frame", None) or getattr(work, "ag_frame", None)
-        if frame is not None and not frame.f_globals.get("__name__", "").startswith(
-            ("asyncio", "llmpipe.testing.")
-        ):
-            place = f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
-        work = getattr(work, "cr_await", None) or getattr(work, "ag_await", None)
-    return place
 
 
 def _named(timer: Any) -> str:

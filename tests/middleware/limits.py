@@ -68,7 +68,7 @@ class Timed(MockProvider):
         return [text for _, text in self.came]
 
 
-def limited(provider: Any = None, **settings: Any) -> Chain:
+def limited(provider: Any = None, **settings: Any) -> Any:
     return Chain(provider or Timed(), RateLimit(**settings))
 
 

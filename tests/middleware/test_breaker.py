@@ -306,7 +306,7 @@ async def test_a_probe_that_ends_in_a_rate_limit_leaves_the_circuit_as_it_is():
 async def test_a_late_failure_from_before_the_opening_does_not_disturb_the_recovery():
     it = Setup([Wait(5.8), Overloaded("late")], *down())
     late = asyncio.create_task(it.ask())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
     await it.trip()
     await asyncio.sleep(5.6)
     assert (await it.ask())[0] == "ok"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -45,11 +46,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def cached(script=(), default="ok", **settings) -> Chain:
+def cached(script=(), default="ok", **settings) -> Any:
     return Chain(MockProvider(script, default=default), Cache(**settings))
 
 
-def counted(**settings) -> Chain:
+def counted(**settings) -> Any:
     """Each request to the provider is answered with its number."""
     provider = MockProvider()
     provider.default = lambda request: str(len(provider.requests))
@@ -567,5 +568,6 @@ def test_wrong_settings_are_refused_at_construction(wrong):
 
 def test_it_is_built_from_a_table_of_plain_settings():
     assert build("cache", {"ttl": 60, "vary": ["lang"], "mode": "use"}) == Cache(ttl=60, vary=("lang",))
+    assert build("cache", {"vary": "lang"}) == Cache(vary=["lang"])  # one name, not its letters
     with pytest.raises(ConfigError, match="ttl"):
         build("cache", {"tll": 60})

@@ -182,6 +182,13 @@ def test_each_tenant_and_each_version_has_its_own():
     assert len(set(keys)) == 5
 
 
+def test_equal_numbers_have_one_spelling():
+    zero = [key(Request("m", "hi", temperature=value)) for value in (0, 0.0, -0.0)]
+    assert len(set(zero)) == 1
+    odd = [key(Request("m", "hi", temperature=value)) for value in (None, float("inf"), -float("inf"), 1)]
+    assert len({*zero, *odd}) == 5
+
+
 def test_tags_count_if_they_are_declared():
     hi = Request("m", "hi")
     assert key(hi, tags={"a": "1"}) == key(hi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -37,7 +38,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def merged(script=(), default=None, **settings) -> Chain:
+def merged(script=(), default=None, **settings) -> Any:
     return Chain(MockProvider(script, default=default), Coalesce(**settings))
 
 
@@ -50,7 +51,7 @@ async def read(chain: Chain, prompt="hi", **options) -> str:
         return "".join([text async for text in reply.texts()])
 
 
-def settled(chain: Chain) -> bool:
+def settled(chain: Any) -> bool:
     """Nothing of any flight is left."""
     return (
         not chain.runtime._tasks
@@ -76,7 +77,7 @@ async def test_a_hundred_identical_calls_are_one_request():
 
 
 async def test_with_a_cache_outside_the_one_reply_fills_it_for_all():
-    chain = Chain(MockProvider([[Wait(1), "one"]]), Cache(), Coalesce())
+    chain: Any = Chain(MockProvider([[Wait(1), "one"]]), Cache(), Coalesce())
     assert set(await asyncio.gather(*(ask(chain) for _ in range(100)))) == {"one"}
     assert await read(chain) == "one"
     assert len(chain.provider.requests) == 1
@@ -121,7 +122,7 @@ async def test_embeddings_are_one_request_too():
             await asyncio.sleep(1)
             return await super().__call__(call)
 
-    chain = Chain(Slow(default="ok"), Coalesce())
+    chain: Any = Chain(Slow(default="ok"), Coalesce())
     vectors = await asyncio.gather(*(chain.embed(["hi"]) for _ in range(5)))
     assert len(chain.provider.requests) == 1
     assert all(v.vectors == vectors[0].vectors for v in vectors)
@@ -145,7 +146,7 @@ async def test_a_late_joiner_of_a_stream_gets_it_from_its_beginning_and_then_fol
 
 async def test_a_full_call_that_joins_a_stream_gets_the_whole():
     chain = merged([["a", Wait(1), "b"]])
-    assert await asyncio.gather(read(chain), ask(chain)) == ["ab", "ab"]
+    assert list(await asyncio.gather(read(chain), ask(chain))) == ["ab", "ab"]
     assert len(chain.provider.requests) == 1
 
 
@@ -187,7 +188,7 @@ async def test_a_stream_that_breaks_breaks_for_all_after_what_had_come():
         assert caught.value.partial.text == "a"
         return got, caught.value
 
-    first, second, full = await results(collect(), collect(), ask(chain))
+    first, second, full = await in_turn(collect(), collect(), ask(chain))
     assert first[0] == second[0] == ["a"]
     assert first[1] is not second[1]
     assert isinstance(full, StreamBroken)
@@ -308,7 +309,7 @@ async def test_who_comes_while_an_empty_flight_is_ending_gets_one_of_its_own():
             await asyncio.sleep(3)
             raise
 
-    chain = Chain(MockProvider([[Wait(100), "never"], [Wait(10), "new"]]), Coalesce(), slow_to_clean_up)
+    chain: Any = Chain(MockProvider([[Wait(100), "never"], [Wait(10), "new"]]), Coalesce(), slow_to_clean_up)
     first = asyncio.create_task(ask(chain))
     await asyncio.sleep(1)
     first.cancel()
@@ -414,7 +415,7 @@ async def test_what_one_does_to_its_reply_reaches_no_other():
 @pytest.mark.parametrize("how", [ask, read])
 async def test_a_chain_in_a_chain_does_not_wait_for_itself(how):
     runtime = Runtime()
-    inner = Chain(MockProvider(default=[Wait(1), "ok"]), Coalesce(), runtime=runtime)
+    inner: Any = Chain(MockProvider(default=[Wait(1), "ok"]), Coalesce(), runtime=runtime)
     outer = Chain(inner, Coalesce(), runtime=runtime)
     assert set(await asyncio.gather(*(how(outer) for _ in range(5)))) == {"ok"}
     assert len(inner.provider.requests) == 1
@@ -452,6 +453,8 @@ def test_everybody_gets_the_answer_or_their_own_end_and_nothing_is_left(script, 
     """Also: there is never more than one request for a question on its way."""
 
     class Counting(MockProvider):
+        here: dict[str, int]
+
         async def __call__(self, call):
             text = call.request.messages[0].text
             assert self.here.get(text, 0) == 0

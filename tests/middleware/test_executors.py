@@ -336,7 +336,7 @@ async def test_a_cancelled_probe_gives_its_permit_back():
         await asyncio.sleep(100)
 
     probe = asyncio.create_task(it.call_async(hang))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.1)
     with pytest.raises(CircuitOpen):
         await run(it, "async", Flaky())
     probe.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from contextlib import suppress
 from math import inf
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -165,7 +166,7 @@ async def test_waiting_long_makes_up_for_priority():
     old = asyncio.create_task(chain.complete("old"))
     await asyncio.sleep(30)
     await turns()
-    rivals = [asyncio.create_task(chain.complete(f"rival {n}", priority=1)) for n in range(2)]
+    rivals = await started(*(chain.complete(f"rival {n}", priority=1) for n in range(2)))
     await asyncio.sleep(80)  # more than one level's worth after the old one
     rivals.append(asyncio.create_task(chain.complete("late rival", priority=1)))
     await asyncio.gather(old, *rivals)
@@ -191,48 +192,28 @@ async def test_a_cancelled_waiter_leaves_its_place_to_the_next():
     assert status(chain).waiting == 3
     tasks[0].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert provider.came[1:] == [(pytest.approx(1), "1"), (pytest.approx(2), "2")]
+    assert provider.texts[1:] == ["1", "2"]
+    assert provider.times[1:] == pytest.approx([1, 2])
     assert status(chain).waiting == status(chain).in_flight == 0
 
 
-async def test_a_waiter_cancelled_in_the_moment_of_its_admission_passes_it_on():
-    provider = Timed(seconds=5)
-    chain = limited(provider, concurrency=1)
-    first = asyncio.create_task(chain.complete("first"))
-    await turns()
-    second = asyncio.create_task(chain.complete("second"))
-    third = asyncio.create_task(chain.complete("third"))
-    await turns()
-    gate = next(iter(chain.runtime.states("rate_limit")["rate_limit"].values()))
-    take = gate.take
-
-    def take_and_cancel(amounts, now):
-        asyncio.get_running_loop().call_soon(
-            second.cancel
-        )  # after the permit is given, before it is received
-        gate.take = take
-        return take(amounts, now)
-
-    gate.take = take_and_cancel
-    await asyncio.gather(first, second, third, return_exceptions=True)
-    assert second.cancelled()
-    assert provider.texts == ["first", "third"]
-    assert gate.in_flight == 0
-
-
-async def test_a_permit_that_comes_back_beside_a_cancellation_goes_to_the_next():
+@pytest.mark.parametrize("first", ["cancelled", "admitted"])
+async def test_a_waiter_cancelled_in_the_moment_of_its_admission_passes_it_on(first):
     runtime = Runtime()
     gate = Gate(("key",), (), 1, inf, 0.0)
     one = (1.0, 0.0, 0.0, 0.0)
     permit = gate.take(one, 0.0)
-    second, third = (
-        asyncio.create_task(gate.enter(Call(Request("m", "hi"), runtime), one, inf, 9)) for _ in range(2)
+    second, third = await started(
+        *(gate.enter(Call(Request("m", "hi"), runtime), one, inf, 9) for _ in range(2))
     )
-    await turns()
-    second.cancel()
-    permit.settle(0.0)  # before the cancelled one had a chance to withdraw
+    if first == "cancelled":
+        second.cancel()  # and had no chance to withdraw before the permit comes
+        permit.settle(0.0)
+    else:
+        permit.settle(0.0)
+        second.cancel()  # and has had no chance to take its permit
     (await third).settle(0.0)
-    assert (await asyncio.gather(second, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+    assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], asyncio.CancelledError)
     assert (gate.in_flight, gate.queue) == (0, [])
 
 
@@ -253,11 +234,12 @@ async def test_a_large_waiter_that_is_cancelled_lets_small_ones_go_at_once():
 async def test_one_timer_stands_for_the_whole_queue():
     chain = limited(requests_per_minute=60, burst=1, max_wait=float("inf"))
     await chain.complete("first")
-    before = len(asyncio.get_running_loop()._scheduled)
+    loop: Any = asyncio.get_running_loop()
+    before = len(loop._scheduled)
     tasks = [asyncio.create_task(chain.complete("hi")) for _ in range(50)]
     await turns(200)
     assert status(chain).waiting == 50
-    assert len(asyncio.get_running_loop()._scheduled) == before + 1
+    assert len(loop._scheduled) == before + 1
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -310,6 +292,17 @@ async def test_a_stream_dropped_without_a_word_is_settled_too():
         gc.collect()
     await turns()
     assert status(chain).in_flight == 0
+
+
+async def test_a_frame_that_is_closed_without_an_outcome_gives_its_place_back():
+    limit = RateLimit(concurrency=1)
+    chain = Chain(Timed(), limit)
+    frame = limit(chain.new_call(Request("", "hi")), chain._terminal)
+    reply = await anext(frame)
+    assert status(chain).in_flight == 1
+    await frame.aclose()
+    assert status(chain).in_flight == 0
+    await reply.full()
 
 
 async def test_retry_after_of_a_place_is_unknown():
@@ -548,7 +541,8 @@ async def test_waiters_of_the_old_settings_are_served_under_the_new():
     await turns()
     new = Chain(provider, RateLimit(requests_per_minute=60, burst=1), runtime=runtime)
     await asyncio.gather(waiting, new.complete("third"))
-    assert provider.came[1:] == [(pytest.approx(1), "second"), (pytest.approx(2), "third")]
+    assert provider.texts[1:] == ["second", "third"]
+    assert provider.times[1:] == pytest.approx([1, 2])
 
 
 async def test_reset_gives_everything_back_and_lets_the_queue_go():
@@ -609,8 +603,7 @@ async def test_a_joined_call_of_higher_priority_moves_its_flight_forward():
     provider = Timed()
     chain = Chain(provider, Coalesce(), RateLimit(requests_per_minute=60, burst=1))
     await chain.complete("first", temperature=0)
-    tasks = [asyncio.create_task(chain.complete(text, temperature=0)) for text in ("a", "b", "c")]
-    await turns()
+    tasks = await started(*(chain.complete(text, temperature=0) for text in ("a", "b", "c")))
     tasks.append(asyncio.create_task(chain.complete("c", temperature=0, priority=5)))
     await asyncio.gather(*tasks)
     assert provider.texts == ["first", "c", "a", "b"]
@@ -645,7 +638,8 @@ def test_it_is_built_from_a_table_of_plain_settings():
         "rate_limit", {"requests_per_minute": 60, "per": ["tenant", "model"], "aging": 30, "concurrency": 4}
     )
     assert made == RateLimit(requests_per_minute=60, per=("tenant", "model"), aging=30, concurrency=4)
-    assert build("rate_limit", {"requests_per_second": 10, "burst": 50, "per": "tenant"}).per == ("tenant",)
+    once = build("rate_limit", {"requests_per_second": 10, "burst": 50, "per": "tenant"})
+    assert once == RateLimit(requests_per_second=10, burst=50, per=("tenant",))
     with pytest.raises(ConfigError, match="requests_per_minute"):
         build("rate_limit", {"request_per_minute": 60})
     assert evolve(made, mode="reject").mode == "reject"

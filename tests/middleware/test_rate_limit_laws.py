@@ -105,7 +105,8 @@ def model(script, limit):
 
 async def reality(script, limit):
     request_rate, request_burst, token_rate, token_burst, room = limit
-    runtime, admitted, most = Runtime(), [None] * len(script), 0
+    runtime, most = Runtime(), 0
+    admitted: list[float | None] = [None] * len(script)
     gate = Gate(
         ("key",),
         (

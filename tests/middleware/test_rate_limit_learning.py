@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -212,7 +213,7 @@ def test_an_echo_may_lengthen_a_pause_and_leaves_the_ramp_alone():
 
 
 async def test_our_own_refusals_and_those_of_a_limiter_further_in_pause_nothing():
-    chain = Chain(
+    chain: Any = Chain(
         Timed(),
         RateLimit(requests_per_minute=6000, name="outer", priority=790),
         RateLimit(requests_per_minute=1, mode="reject"),

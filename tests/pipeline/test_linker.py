@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from functools import partial, partialmethod, wraps
 from typing import Any
 
@@ -151,7 +152,7 @@ async def test_replies_that_were_not_handed_on_are_closed():
     assert provider.open == 0
 
 
-@pytest.mark.parametrize("error", [Boom("b"), InvalidRequest("i"), asyncio.CancelledError(), GeneratorExit()])
+@pytest.mark.parametrize("error", [Boom("b"), InvalidRequest("i"), asyncio.CancelledError()])
 @pytest.mark.parametrize("yields", [False, True])
 async def test_replies_are_closed_when_the_middleware_fails_afterwards(error: BaseException, yields: bool):
     provider, ends = MockProvider(default="hello there"), Ends()
@@ -413,6 +414,29 @@ async def test_a_frame_that_hangs_is_cut_and_does_not_keep_the_others_from_being
     assert isinstance(error, TimeoutError)
 
 
+async def test_frames_after_one_that_was_cut_run_as_if_nothing_had_been_cancelled():
+    told: list[Any] = []
+
+    @plain(100, "outer")
+    async def outer(call: Call, call_next: Handler):
+        yield await call_next(call)
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        told.append(task.cancelling())
+        raise asyncio.CancelledError
+
+    @plain(500, "hanging")
+    async def hanging(call: Call, call_next: Handler):
+        yield await call_next(call)
+        await asyncio.sleep(1000)
+
+    runtime = Remembering(cleanup_seconds=2.0)
+    await chain(MockProvider("hello"), outer, hanging, runtime=runtime).complete("x")
+    assert told == [0]
+    assert [type(error) for _, error in runtime.reports] == [TimeoutError, asyncio.CancelledError]
+
+
 async def test_a_source_that_hangs_when_closed_is_cut_and_the_frames_are_resumed():
     ends = Ends()
     runtime = Remembering(cleanup_seconds=2.0)
@@ -650,6 +674,42 @@ async def test_a_frame_is_never_thrown_a_generator_exit_by_the_event_loop():
     assert ends.statuses == ["abandoned"] * 20
 
 
+@pytest.mark.parametrize("where", ["after the first reply", "while reading"])
+@pytest.mark.parametrize("yields", [False, True])
+async def test_a_coroutine_that_is_closed_by_hand_drops_its_replies_and_they_close_themselves(
+    where: str, yields: bool
+):
+    ends, provider = Ends(), MockProvider(default=["a", Wait(100), "b"])
+
+    @plain(500, "waiting")
+    async def returning(call: Call, call_next: Handler):
+        reply = await call_next(call)
+        if where == "after the first reply":
+            await asyncio.sleep(100)
+        return reply
+
+    @plain(500, "waiting")
+    async def yielding(call: Call, call_next: Handler):
+        reply = await call_next(call)
+        if where == "after the first reply":
+            await asyncio.sleep(100)
+        yield reply
+
+    c = chain(provider, yielding if yields else returning, ends.yielder("inner", 900))
+
+    async def consume() -> None:
+        await (await c(c.new_call(Request(messages="x", stream=True)))).full()
+
+    work = consume()
+    work.send(None)
+    with pytest.warns(ResourceWarning, match="never closed"):
+        work.close()
+        gc.collect()
+    await turns()
+    assert provider.open == 0
+    assert ends.statuses == ["abandoned"]
+
+
 # ------------------------------------------------------------ reading byte code
 
 
@@ -769,3 +829,49 @@ async def test_an_adopted_reply_is_left_to_the_task_that_adopted_it(way: str):
     assert provider.open == 0
     if way == "answers":
         await task.result().aclose()
+
+
+# ------------------------------------------------------------ the event loop's own arrangements
+
+
+async def test_the_hooks_of_the_event_loop_for_other_generators_stay_as_they_are():
+    before = sys.get_asyncgen_hooks()
+    assert before.firstiter is not None
+    seen: list[Any] = []
+
+    @plain(500, "look")
+    async def look(call: Call, call_next: Handler):
+        seen.append(sys.get_asyncgen_hooks())
+        outcome = yield await call_next(call)
+        seen.append(sys.get_asyncgen_hooks())
+        assert outcome
+
+    await chain(MockProvider("hello"), look).complete("x")
+    assert [*seen, sys.get_asyncgen_hooks()] == [before] * 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_eager_tasks_change_nothing():
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  not there in 3.11
+    ends, provider = Ends(), MockProvider(default=["a", Wait(10), "b"])
+    layers = [ends.yielder(f"y{at}", at, waits=0.5 if at == 1 else None) for at in range(3)]
+    c = chain(provider, *layers)
+    assert (await c.complete("x")).text == "ab"
+    async with c.stream("x") as reply:
+        assert await texts(reply) == "ab"
+    async with c.stream("x") as reply:
+        await anext(reply)
+
+    async def consume() -> None:
+        async with c.stream("x") as reply:
+            await texts(reply)
+
+    task = asyncio.create_task(consume())
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ends.names == ["y2", "y1", "y0"] * 4
+    assert ends.statuses[::3] == ["ok", "ok", "abandoned", "cancelled"]
+    assert provider.open == 0

@@ -133,16 +133,16 @@ async def test_what_has_passed_so_far_can_be_looked_at():
         assert reply.completion.finish_reason is None
 
 
-async def test_embeddings_pass_stages_and_amendments_untouched():
+async def test_embeddings_have_no_events_for_a_stage_and_are_amended_like_any_reply():
     @plain(500, "shape")
     async def shape(call: Call, call_next: Handler):
         reply = await call_next(call)
-        return reply.pipe(Upper()).amend(lambda done: evolve(done, warnings=("never",))).limit(idle=1)
+        return reply.pipe(Upper()).amend(lambda done: evolve(done, id="amended")).limit(idle=1)
 
     ends = Ends()
     done = await chain(MockProvider([Embeddings(((1.0,),))]), ends.yielder(), shape).embed("a")
-    assert done == Embeddings(((1.0,),))
-    assert ends[0][1].completion == done
+    assert done == Embeddings(((1.0,),), id="amended")
+    assert ends[0][1].completion.id == "amended"
     assert ends[0][1].usage.source == "estimated"
 
 
@@ -293,12 +293,12 @@ async def test_a_stream_cut_before_its_finish_is_broken():
     assert ends[0][1].usage.source == "estimated"
 
 
-@pytest.mark.parametrize("error", [Boom("cut"), StreamBroken("cut"), KeyError("k")])
+@pytest.mark.parametrize("kind", [Boom, StreamBroken, KeyError])
 @pytest.mark.parametrize("whole", [False, True])
-async def test_what_breaks_a_stream_reaches_the_reader_as_it_is_and_the_frames(error: Exception, whole: bool):
-    ends = Ends()
+async def test_what_breaks_a_stream_reaches_the_reader_as_it_is_and_the_frames(kind: Any, whole: bool):
+    ends, error = Ends(), kind("cut")
     provider = MockProvider([["a", error]])
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(kind) as caught:
         async with chain(provider, ends.yielder(), ends.yielder("slow", 1, waits=1.0)).stream("x") as reply:
             await (reply.full() if whole else texts(reply))
     assert caught.value is error

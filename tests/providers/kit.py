@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import ssl
@@ -255,7 +254,6 @@ async def nothing_left(core: Any, server: Server | None = None) -> None:
         await asyncio.sleep(0.005)
     assert not ours, ours
     assert server is None or server.open == 0
-    gc.collect()
 
 
 def leaks(error: BaseException, *, frames: bool = True) -> list[str]:

@@ -6,14 +6,16 @@ import copy
 import pickle
 from array import array
 from types import MappingProxyType
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpipe.state.freeze import FrozenDict, FrozenList, freeze
+from llmpipe.state.freeze import freeze
 from llmpipe.types import Completion, Cost, Message, Text, ToolCall, Usage, fold, merge_extra, unfold
+from llmpipe.types.frozen import FrozenDict, FrozenList
 
 json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
@@ -55,7 +57,7 @@ def test_a_frozen_copy_is_equal_encodes_the_same_and_thaws(value):
     assert pickle.loads(pickle.dumps(frozen)) == value
     thawed = copy.deepcopy(frozen)
     assert thawed == value
-    assert not isinstance(thawed, FrozenDict | FrozenList)
+    assert type(thawed) not in (FrozenDict, FrozenList)
 
 
 @pytest.mark.parametrize(("name", "args"), DICT_CHANGES)
@@ -86,12 +88,13 @@ def test_a_copy_can_be_changed():
         changed = {**frozen, "c": 1}
         changed["d"] = 2
         copy.copy(frozen)["e"] = 1
-    copy.copy(FrozenList([1])).append(2)
+    thawed: Any = copy.copy(FrozenList([1]))
+    thawed.append(2)
     assert merge_extra({}, freeze({"a": {"b": [1]}})[0]) == {"a": {"b": [1]}}
 
 
 def test_a_completion_freezes_to_its_last_leaf():
-    done = Completion(
+    done: Any = Completion(
         message=Message("assistant", [Text("hi", {"a": [1]}), ToolCall("1", "f", "{}", {"b": {}})]),
         usage=Usage(1, 2, extra={"c": {"d": 1}}),
         charge=Cost(1, 2),
@@ -114,7 +117,8 @@ def test_a_completion_freezes_to_its_last_leaf():
 
 def test_what_has_a_buffer_is_copied_and_other_mappings_become_dicts():
     floats = array("d", [1.0])
-    frozen, _ = freeze({"floats": floats, "view": MappingProxyType({"a": 1})})
+    values: dict[str, Any] = {"floats": floats, "view": MappingProxyType({"a": 1})}
+    frozen, _ = freeze(values)
     floats[0] = 2.0
     assert frozen["floats"][0] == 1.0
     assert frozen["view"] == {"a": 1}

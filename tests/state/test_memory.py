@@ -199,4 +199,5 @@ def test_an_installed_package_brings_its_scheme(monkeypatch):
     monkeypatch.setattr(
         "llmpipe.state.entry_points", lambda group: [Point()] if group == "llmpipe.state" else []
     )
-    assert open_state("other://somewhere") == ("opened", "other://somewhere")
+    opened: Any = open_state("other://somewhere")
+    assert opened == ("opened", "other://somewhere")

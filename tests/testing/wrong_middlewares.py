@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from copy import copy
 from typing import Any
 
 from anyio import CancelScope
@@ -446,3 +447,13 @@ class FillsTheRequestsDictionary:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         call.request.metadata["seen"] = True  # type: ignore[index]  # a dict, and not ours
         return await call_next(call)
+
+
+@breaks("errors")
+@wrong
+class RaisesACopyOfTheError:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        try:
+            return await call_next(call)
+        except Exception as error:  # noqa: BLE001  this is the mistake
+            raise copy(error) from None

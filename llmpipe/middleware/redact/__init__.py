@@ -75,7 +75,9 @@ class Redact:
             raise ConfigError(f"redact: unknown mode {self.mode!r}; there are {', '.join(get_args(Mode))}")
         if not self.kinds and not self.patterns:
             raise ConfigError("redact: nothing to look for; give kinds or patterns")
-        object.__setattr__(self, "_scanner", Scanner(self.kinds, self.patterns))
+        scanner = Scanner(self.kinds, self.patterns)
+        scanner.compile(streams=self.output)
+        object.__setattr__(self, "_scanner", scanner)
 
     @property
     def traits(self) -> frozenset[str]:

@@ -17,6 +17,8 @@ __all__ = ("Detector", "custom")
 
 _MAX_STEPS = 20_000  # at one place of a text; about 0.2 ms there at the worst
 _MAX_WIDTH = 10_000
+# Always true, and has looked at the next character: at the end of a chunk a match is not decided yet.
+_LOOKS_ON = r"(?>(?=[\s\S])|(?![\s\S]))"
 
 
 @frozen(eq=False)
@@ -65,4 +67,4 @@ def custom(kind: str, pattern: str) -> Detector:
         raise ConfigError(f"pattern of {kind!r} matches the empty text: {pattern!r}")
     if shape.look_behind > CONTEXT:
         raise ConfigError(f"pattern of {kind!r} looks back more than {CONTEXT} characters: {pattern!r}")
-    return Detector(kind, seen.text)
+    return Detector(kind, f"(?:{seen.text}){_LOOKS_ON}")

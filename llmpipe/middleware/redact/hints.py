@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 __all__ = (
+    "NUMERIC",
     "at",
     "bearer",
     "bracketed_at",
@@ -20,6 +21,7 @@ __all__ = (
     "digits",
     "jwt",
     "named",
+    "numeric",
     "private_key",
     "token",
 )
@@ -35,6 +37,18 @@ def digits(text: str) -> int:
     ):  # fmt: skip
         return 0
     return len(text.encode("utf-8", "surrogatepass").translate(None, _NO_DIGITS))
+
+
+def numeric(text: str) -> bool:
+    """A character of `NUMERIC`."""
+    return (
+        "0" in text or "1" in text or "2" in text or "3" in text or "4" in text or "5" in text
+        or "6" in text or "7" in text or "8" in text or "9" in text or "+" in text or "(" in text
+    )  # fmt: skip
+
+
+NUMERIC = frozenset("0123456789+(")
+"""What a number begins with."""
 
 
 def at(text: str) -> bool:
@@ -91,7 +105,8 @@ def token(text: str) -> bool:
         ("-" in text and _HYPHENED.search(text) is not None)
         or ("_" in text and _UNDERSCORED.search(text) is not None)
         or ("A" in text and ("AIza" in text or "AKIA" in text or "ASIA" in text))
-        or ("." in text and ("ya29." in text or "SG." in text))
+        or ("G" in text and "SG." in text)
+        or ("9" in text and "ya29." in text)
     )
 
 

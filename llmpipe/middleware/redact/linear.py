@@ -52,6 +52,7 @@ class Shape:
         max_width: characters a match has at most.
         look_behind: characters before its start that a match may depend on.
         steps: an upper bound on what the engine does at one place of a text.
+        first: what a match begins with, where that is one of a few characters; else None.
         unsure: a pattern that matches, up to the end of the text, where more text could change what
             the pattern does there.
     """
@@ -59,6 +60,7 @@ class Shape:
     max_width: int
     look_behind: int
     steps: int
+    first: frozenset[str] | None
     unsure: str
 
 
@@ -79,7 +81,7 @@ def analyse(pattern: str) -> Shape:
     _refuse(pattern, nodes)
     _, widest = tree.getwidth()
     unsure = _unsure(nodes)
-    return Shape(int(widest), _look_behind(nodes), _steps(nodes)[1], unsure or "(?!)")
+    return Shape(int(widest), _look_behind(nodes), _steps(nodes)[1], _first(nodes), unsure or "(?!)")
 
 
 def _refuse(pattern: str, nodes: Tree) -> None:
@@ -130,6 +132,25 @@ def _look_behind(nodes: Tree) -> int:
         elif name == "AT":
             farthest = max(farthest, 1)
     return farthest
+
+
+def _first(nodes: Tree) -> frozenset[str] | None:
+    if not nodes:
+        return None
+    name, value = str(nodes[0][0]), nodes[0][1]
+    if name == "LITERAL":
+        return frozenset(chr(value))
+    if name != "IN":
+        return None
+    found: set[str] = set()
+    for op, item in value:
+        if str(op) == "LITERAL":
+            found.add(chr(item))
+        elif str(op) == "RANGE" and item[1] - item[0] < 128:
+            found |= {chr(code) for code in range(item[0], item[1] + 1)}
+        else:
+            return None
+    return frozenset(found)
 
 
 # ------------------------------------------------------------ how much work

@@ -73,7 +73,11 @@ class Masking:
     def flush(self) -> str:
         """The rest: nothing more will come."""
         self._view.finish()
-        return self.release()
+        end = len(self._view.text)
+        out = self._judge(end)
+        self._resume.clear()
+        self._forget(end)
+        return out
 
     def release(self) -> str:
         """All that is held, judged as if nothing more came. What more adds to a finding is masked."""
@@ -94,7 +98,7 @@ class Masking:
                 begin = max(begin, self._let_out)
                 goes_on = start < self._front and kind == self._last
                 out.append(writer.plain(view.raw[self._let_out : begin]))
-                out.append(writer.cover(kind, view.raw[begin:stop], goes_on))
+                out.append(writer.cover(kind, view.raw[begin:stop], view.text[end : end + 1], goes_on))
                 self.found[kind] += not goes_on
                 self._front, self._let_out, self._last = end, stop, kind
         stop = view.start(until)
@@ -129,54 +133,56 @@ class _Writer:
     def plain(self, raw: str) -> str:
         return raw
 
-    def cover(self, kind: str, raw: str, goes_on: bool) -> str:
+    def cover(self, kind: str, raw: str, after: str, goes_on: bool) -> str:
         """A label; none if the finding goes on from one of its kind that has its label."""
         return "" if goes_on else self._label(kind, raw)
 
 
 _ESCAPE_OR_QUOTE = re.compile(r'\\.|"', re.DOTALL)
 _STRUCTURE = re.compile(r"[,:{}\[\]]")
+_IN_NUMBERS = frozenset("0123456789+-.eE")
 
 
 class _JSONWriter(_Writer):
     """Writes JSON: a label inside a string is escaped, one in the place of a number becomes a string."""
 
-    __slots__ = ("_minus", "_quoted")
+    __slots__ = ("_before", "_quoted")
 
     def __init__(self, label: Label) -> None:
         super().__init__(label)
         self._quoted = False
-        self._minus = False
+        self._before = ""
 
     def plain(self, raw: str) -> str:
-        if raw:
-            self._minus = raw[-1] == "-"
+        self._before = raw[-1:] or self._before
         if '"' in raw:
             for sign in _ESCAPE_OR_QUOTE.findall(raw):
                 if sign == '"':
                     self._quoted = not self._quoted
         return raw
 
-    def cover(self, kind: str, raw: str, goes_on: bool) -> str:
+    def cover(self, kind: str, raw: str, after: str, goes_on: bool) -> str:
         """Of each string its part is covered; what stands between two is kept, for it is no value."""
         quotes = [match.start() for match in _ESCAPE_OR_QUOTE.finditer(raw) if match.group() == '"']
         out, done = [], 0
         for place in (*quotes, len(raw)):
             part = raw[done:place]
-            if part and (self._quoted or not _STRUCTURE.search(part)):
-                out.append(self._value(kind, part, goes_on))
-            else:
-                out.append(part)
+            out.append(self._value(kind, part, after if place == len(raw) else '"', goes_on) if part else "")
             if place < len(raw):
                 out.append('"')
                 self._quoted = not self._quoted
             done = place + 1
+        self._before = raw[-1:]
         return "".join(out)
 
-    def _value(self, kind: str, part: str, goes_on: bool) -> str:
-        if self._minus and not self._quoted:
-            return part  # a negative number is none of what is looked for, and `-"[…]"` is no JSON
-        text = super().cover(kind, unescape(part), goes_on)
+    def _value(self, kind: str, part: str, after: str, goes_on: bool) -> str:
+        if not self._quoted and (
+            _STRUCTURE.search(part)
+            # Part of a number: nothing that is looked for is negative or broken, and `-"[…]"` is no JSON.
+            or (part[0].isdigit() and not (part.isdigit() and {self._before, after}.isdisjoint(_IN_NUMBERS)))
+        ):
+            return part
+        text = super().cover(kind, unescape(part), after, goes_on)
         if self._quoted:
             return dumps(text)[1:-1]
         return dumps(text) if text else ""

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from attrs import evolve
-
 from llmpipe.middleware.redact.masking import Masking, mask_json
 from llmpipe.middleware.redact.scan import Scanner
 from llmpipe.middleware.redact.walk import Rewrite, rewrite_json, rewrite_part
 from llmpipe.types import Event, Extra, Finish, ReasoningDelta, RefusalDelta, Start, TextDelta, ToolDelta
+from llmpipe.types.copying import replace
 
 __all__ = ("Masker", "Rewriter", "TextStage")
 
@@ -73,7 +72,7 @@ class TextStage:
             part = None if event.part is None else rewrite_part(event.part, self._rewrite)
             same = data is event.data and part is event.part
             before = self._let_go(None) if part is not None else []
-            return [*before, event if same else evolve(event, data=data, part=part)]
+            return [*before, event if same else replace(event, data=data, part=part)]
         if isinstance(event, Start):
             return [self._extra(event)]
         return [event]
@@ -90,16 +89,21 @@ class TextStage:
         return out
 
     def _text(self, event: TextDelta | ReasoningDelta | RefusalDelta) -> list[Event]:
-        key = (type(event), event.index)
+        kind = type(event)
+        key = (kind, event.index)
         out = self._let_go(key) if self._holding is not None else []
-        text = self._part(key).feed(event.text)
-        self._holding = key if self._parts[key].held else None
-        if not isinstance(event, RefusalDelta) and event.extra:
+        rewriter = self._parts.get(key) or self._part(key)
+        text = rewriter.feed(event.text)
+        self._holding = key if rewriter.held else None
+        if kind is not RefusalDelta and event.extra:  # type: ignore[union-attr]  # only a refusal has none
             event = self._extra(event)
         if text == event.text:
             out.append(event)
-        elif text or (type(event) is not RefusalDelta and event != type(event)(event.text, event.index)):
-            out.append(evolve(event, text=text))
+        elif event == kind(event.text, event.index):  # nothing beside its text
+            if text:
+                out.append(kind(text, event.index))
+        else:
+            out.append(replace(event, text=text))
         return out
 
     def _tool(self, event: ToolDelta) -> ToolDelta:
@@ -108,7 +112,7 @@ class TextStage:
         name = None if event.name is None else self._rewrite(event.name, "name")
         if arguments == event.arguments and name == event.name:
             return event
-        return evolve(event, arguments=arguments, name=name)
+        return replace(event, arguments=arguments, name=name)
 
     def _part(self, key: tuple[type, int]) -> Rewriter:
         found = self._parts.get(key)
@@ -130,7 +134,7 @@ class TextStage:
         if not event.extra:
             return event
         extra = self._whole(event.extra)
-        return event if extra is event.extra else evolve(event, extra=extra)
+        return event if extra is event.extra else replace(event, extra=extra)
 
     def _whole(self, data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Data that comes in one piece, rewritten."""

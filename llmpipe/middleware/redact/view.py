@@ -87,35 +87,29 @@ class View:
 
     def feed(self, piece: str) -> None:
         """Add `piece` at the end."""
-        if self._starts is None:
-            if piece.isascii():
-                self.raw = self.text = self.raw + piece if self.raw else piece
-                if piece:
-                    self._run = 0
-                return
-            self._map()
-        self._add(piece)
-
-    def _map(self) -> None:
-        self._starts = list(range(len(self.text)))
-        self._ends = list(range(1, len(self.text) + 1))
-
-    def _add(self, piece: str) -> None:
-        base = len(self.raw)
-        self.raw += piece
-        seen = piece.translate(_TABLE)
-        if len(seen) == len(piece):
-            assert self._starts is not None
+        seen = piece if piece.isascii() else piece.translate(_TABLE)
+        if len(seen) != len(piece):
+            base = len(self.raw)
+            self.raw += piece
+            self._append([(char, base + i, base + i + 1) for i, char in enumerate(piece)])
+            return
+        if self._starts is not None:
+            base = len(self.raw)
             self._starts.extend(range(base, base + len(piece)))
             self._ends.extend(range(base + 1, base + len(piece) + 1))
-            self.text += seen
-            self._run = 0 if piece else self._run
+        if self.raw:
+            same = self.text is self.raw and seen is piece
+            self.raw += piece
+            self.text = self.raw if same else self.text + seen
         else:
-            self._append([(char, base + i, base + i + 1) for i, char in enumerate(piece)])
+            self.raw, self.text = piece, seen
+        self._run = 0 if piece else self._run
 
     def _append(self, characters: list[tuple[str, int, int]]) -> None:
         """Add (character, start, end) one by one."""
-        assert self._starts is not None
+        if self._starts is None:
+            self._starts = list(range(len(self.text)))
+            self._ends = list(range(1, len(self.text) + 1))
         seen = []
         for char, start, end in characters:
             code = _TABLE[ord(char)]
@@ -151,10 +145,12 @@ class View:
     def drop(self, place: int) -> None:
         """Forget what is before `place`."""
         cut = self.start(place)
-        self.raw, self.text = self.raw[cut:], self.text[place:]
+        same = self.text is self.raw
+        self.raw = self.raw[cut:]
+        self.text = self.raw if same else self.text[place:]
         if self._starts is None:
-            self.text = self.raw
-        elif self.raw.isascii() and self.raw == self.text:
+            return
+        if self.raw == self.text:
             self._starts, self._ends, self.text = None, [], self.raw
         else:
             self._starts = [start - cut for start in self._starts[place:]]
@@ -181,8 +177,6 @@ class JSONView(View):
         if not self._waiting and "\\" not in piece:
             super().feed(piece)
             return
-        if self._starts is None:
-            self._map()
         self._take(len(self.raw) - self._waiting, piece)
 
     def finish(self) -> None:

@@ -41,8 +41,9 @@ def plain_answer(request: Request) -> Completion:
     the prompt says "both" or "all"; a JSON schema is answered with JSON of that schema; reasoning,
     where asked for, comes before the text.
     """
-    seed = int.from_bytes(hashlib.blake2b(request.messages[-1].text.encode(), digest_size=8).digest(), "big")
     last = request.messages[-1]
+    prompt = last.text.encode("utf-8", "surrogatepass")
+    seed = int.from_bytes(hashlib.blake2b(prompt, digest_size=8).digest(), "big")
     parts: list[Part] = []
     if request.reasoning is not None and request.reasoning.enabled is not False:
         parts.append(Reasoning("Let me think about that first.", signature=f"sig-{seed:x}"))
@@ -64,13 +65,13 @@ def _calls(request: Request, seed: int) -> list[Part]:
 
 
 def _arguments(tool: Tool) -> str:
-    return orjson.dumps(_sample(tool.parameters)).decode()
+    return orjson.dumps(_sample(tool.parameters, tool.parameters)).decode()
 
 
 def _text(request: Request, seed: int) -> str:
     form = request.response_format
     if form is not None and form.type == "json_schema" and form.schema is not None:
-        return orjson.dumps(_sample(form.schema)).decode()
+        return orjson.dumps(_sample(form.schema, form.schema)).decode()
     if form is not None and form.type == "json":
         return '{"answer": "yes"}'
     count = 6 + seed % 18
@@ -80,23 +81,52 @@ def _text(request: Request, seed: int) -> str:
     return " ".join((_WORDS * 3)[start : start + count]).capitalize() + "."
 
 
-def _sample(schema: Mapping[str, Any]) -> Any:
-    """A value that fits the everyday part of JSON Schema: types, enums, objects, arrays."""
+def _sample(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Any:
+    """A value that fits the everyday part of JSON Schema: types, enums, objects, arrays, references.
+
+    What is not required is left out from the eighth level on, where a schema contains itself.
+    """
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
         return schema["enum"][0]
+    if isinstance(schema.get("$ref"), str):
+        return _sample(_referred(schema["$ref"], root), root, depth + 1)
     for key in ("anyOf", "oneOf", "allOf"):
         if schema.get(key):
-            return _sample(schema[key][0])
+            return _sample(schema[key][-1 if depth > 8 else 0], root, depth + 1)  # the last is often null
     kind = schema.get("type", "object" if "properties" in schema else "string")
     if isinstance(kind, list):
         kind = kind[0]
     if kind == "object":
-        return {name: _sample(inner) for name, inner in schema.get("properties", {}).items()}
+        asked = set(schema.get("required", ())) if depth > 8 else None
+        return {
+            name: _sample(inner, root, depth + 1)
+            for name, inner in schema.get("properties", {}).items()
+            if asked is None or name in asked
+        }
     if kind == "array":
-        return [_sample(schema.get("items", {}))]
-    return {"string": "Paris", "integer": 7, "number": 7.5, "boolean": True, "null": None}.get(kind, "Paris")
+        count = max(schema.get("minItems", 0), 0 if depth > 8 else 1)
+        return [_sample(schema.get("items", {}), root, depth + 1) for _ in range(count)]
+    if kind in ("integer", "number"):
+        return _number(schema, whole=kind == "integer")
+    return {"boolean": True, "null": None}.get(kind, "Paris")
+
+
+def _referred(where: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a reference such as ``#/$defs/Step`` means; anything, where it leads nowhere."""
+    found: Any = root
+    for name in where.removeprefix("#").strip("/").split("/"):
+        found = found.get(name, {}) if isinstance(found, Mapping) and name else found
+    return found if isinstance(found, Mapping) else {}
+
+
+def _number(schema: Mapping[str, Any], *, whole: bool) -> float:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    value = 7 if whole else 7.5
+    if low is not None and value < low:
+        value = low
+    return high if high is not None and value > high else value
 
 
 def vectors(request: EmbeddingRequest, model: str) -> Embeddings:

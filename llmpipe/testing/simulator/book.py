@@ -36,8 +36,11 @@ class Entry:
 class Book:
     """All requests of a simulator, in the order of their arrival.
 
-    What is billed: the input of every request that is not refused, and the output as far as it was
-    sent in whole events (a full reply is one). A refusal costs nothing.
+    What is billed: the input of every request that was taken in, and the output as far as it was
+    sent in whole events (a full reply is one). What is refused with a status that says so costs
+    nothing; a 500, which may come after the work, costs its input.
+
+    `connections` counts those that brought a request.
     """
 
     entries: list[Entry] = field(factory=list)

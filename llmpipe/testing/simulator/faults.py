@@ -12,6 +12,18 @@ from llmpipe.pipeline.call import AnyRequest
 
 __all__ = ("Fault", "Rule", "choose")
 
+_COUNTS = (
+    "headers_delay",
+    "first_delay",
+    "between_delay",
+    "cut_at",
+    "reset_at",
+    "cut_after",
+    "reset_after",
+    "malformed_after",
+    "error_after",
+)
+
 
 @frozen(kw_only=True)
 class Fault:
@@ -54,6 +66,9 @@ class Fault:
             raise ConfigError(f"status must be an HTTP status, not {self.status}")
         if self.bytes_per_second is not None and self.bytes_per_second <= 0:
             raise ConfigError(f"bytes_per_second must be above 0, not {self.bytes_per_second}")
+        for name in _COUNTS:
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"{name} must not be below 0, and is {getattr(self, name)}")
 
 
 def _rate(rule: Rule, attribute: object, value: float) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Mapping
 from random import Random
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 import orjson
 from aiohttp import web
-from attrs import evolve, fields_dict
+from attrs import evolve, fields
+from multidict import CIMultiDict
 
 from llmpipe import dialects
 from llmpipe.dialects import Dialect
@@ -36,6 +38,8 @@ from llmpipe.types import (
     Request,
     TextDelta,
     ToolDelta,
+    Usage,
+    UsageUpdate,
     is_content,
     unfold,
 )
@@ -43,6 +47,9 @@ from llmpipe.types import (
 __all__ = ("Simulator",)
 
 _PATHS = {"/v1/chat/completions": "openai.chat", "/v1/messages": "anthropic.messages"}
+_FOREVER = 3600.0
+_NO_FAULT = Fault()
+_FAULTS = tuple(a.name for a in fields(Fault))
 _MODELS = ("gpt-4o-mini", "gpt-4o", "claude-haiku-4-5", "claude-sonnet-4-5", "text-embedding-3-small")
 
 
@@ -80,6 +87,7 @@ class Simulator:
         self.book = Book()
         self._meter = Meter(prices or {"openai.chat": "openai", "anthropic.messages": "anthropic"})
         self._chunk_chars = chunk_chars
+        self._seen: WeakSet[asyncio.BaseTransport] = WeakSet()
         self._random = Random(seed)  # noqa: S311  chances of faults, nothing secret
         self._port = port
         self._runner: web.AppRunner | None = None
@@ -115,18 +123,35 @@ class Simulator:
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
         dialect = dialects.get(_PATHS[http.path])
+        return await self._answer(http, dialect, dialect.decode_request, self._reply)
+
+    async def _embeddings(self, http: web.Request) -> web.StreamResponse:
+        dialect: Any = dialects.get("openai.chat")
+        return await self._answer(http, dialect, dialect.decode_embedding_request, self._vectors)
+
+    async def _answer(
+        self, http: web.Request, dialect: Dialect, decode: Any, reply: Any
+    ) -> web.StreamResponse:
+        """What all requests have in common: the books, the key, the fault, and how they end."""
         entry = self._enter(http)
         try:
             self._admit(http)
-            request = dialect.decode_request(await _body(http))
+            request = decode(await _body(http))
         except LLMError as error:
-            return self._refuse(entry, dialect, error, {})
+            return self._refuse(entry, dialect, error)
         entry.model, entry.stream = request.model, request.stream
         fault = self._fault(entry, request)
+        taken = self._meter.taken(request)
+        if fault.status is None:
+            entry.usage = taken
         try:
-            return await self._reply(http, dialect, request, entry, fault)
-        except (Hangup, ConnectionError):
-            entry.end = "broken"
+            await asyncio.sleep(_FOREVER if fault.silent else fault.headers_delay)
+            if fault.status is not None:
+                return self._refuse(entry, dialect, error_of(fault.status), fault, taken)
+            response: web.StreamResponse = await reply(dialect, request, entry, fault, Wire(http, fault))
+            return response
+        except (Hangup, ConnectionError) as error:
+            entry.end = "broken" if isinstance(error, Hangup) else "aborted"
             return web.Response()  # never sent: the connection is gone
         except asyncio.CancelledError:
             entry.end = "aborted" if entry.end == "open" else entry.end
@@ -139,37 +164,36 @@ class Simulator:
         fault = choose(self.rules, entry.number, seconds, request, self._random)
         if fault is None:
             return Fault()
-        entry.fault = ", ".join(name for name in fields_dict(Fault) if _is_set(fault, name))
+        entry.fault = ", ".join(name for name in _FAULTS if getattr(fault, name) != getattr(_NO_FAULT, name))
         return fault
 
     async def _reply(
-        self, http: web.Request, dialect: Dialect, request: Request, entry: Entry, fault: Fault
+        self, dialect: Dialect, request: Request, entry: Entry, fault: Fault, wire: Wire
     ) -> web.StreamResponse:
-        if fault.status is None:
-            entry.usage = self._meter.usage(request, None)
-        if fault.silent:
-            await asyncio.sleep(3600)
-        if fault.headers_delay:
-            await asyncio.sleep(fault.headers_delay)
-        if fault.status is not None:
-            return self._refuse(
-                entry, dialect, error_of(fault.status), fault.headers, fault.body, fault.status
-            )
         done = self._complete(request, entry)
-        wire = Wire(http, fault)
         if request.stream:
             return await self._stream(dialect, request, done, entry, fault, wire)
-        if fault.first_delay:
-            await asyncio.sleep(fault.first_delay)
+        return await self._whole(dialect, entry, fault, wire, dialect.encode_reply(done), done.usage)
+
+    async def _vectors(
+        self, dialect: Any, request: EmbeddingRequest, entry: Entry, fault: Fault, wire: Wire
+    ) -> web.StreamResponse:
+        usage = self._meter.taken(request)
+        body = dialect.encode_embeddings(evolve(vectors(request, request.model), usage=usage), request)
+        return await self._whole(dialect, entry, fault, wire, body, usage)
+
+    async def _whole(  # noqa: PLR0917  one row of the table above
+        self, dialect: Dialect, entry: Entry, fault: Fault, wire: Wire, body: Any, usage: Usage | None
+    ) -> web.StreamResponse:
+        """A full reply, billed when the last byte of it is out."""
+        await asyncio.sleep(fault.first_delay)
         entry.status = 200
         if fault.error_body:
-            entry.end, entry.usage = "refused", None
+            entry.end, entry.usage, usage = "refused", None, None
             body = dialect.encode_error(error_of(529))[2]
-        else:
-            body = dialect.encode_reply(done)
-        response = await wire.send(orjson.dumps(body), "application/json", fault.headers)
+        response = await wire.send(orjson.dumps(body), fault.headers)
         if entry.end == "open":
-            entry.end, entry.usage = "ok", done.usage
+            entry.end, entry.usage = "ok", usage
         return response
 
     def _complete(self, request: Request, entry: Entry) -> Completion:
@@ -180,76 +204,59 @@ class Simulator:
             id=done.id or f"sim-{entry.number}",
             model=done.model or request.model,
             created=done.created or 1_700_000_000,
-            usage=done.usage or self._meter.usage(request, done),
+            usage=done.usage or self._meter.whole(request, done),
         )
 
-    async def _stream(
+    async def _stream(  # noqa: PLR0917  as above
         self, dialect: Dialect, request: Request, done: Completion, entry: Entry, fault: Fault, wire: Wire
     ) -> web.StreamResponse:
         encoder = dialect.encoder(request)
-        tally = self._meter.tally(request, entry)
+        tally = self._meter.tally(request, entry, dialect)
+        wire.sent = tally.add
         entry.status = 200
-        response = await wire.start("text/event-stream", fault.headers)
+        response = await wire.start(fault.headers, "text/event-stream")
         began = False
         for count, event in enumerate(pieces(done, self._chunk_chars)):
             if is_content(event) and not began:
                 began = True
-                if fault.first_delay:
-                    await asyncio.sleep(fault.first_delay)
+                await asyncio.sleep(fault.first_delay)
             elif fault.between_delay:
                 await asyncio.sleep(fault.between_delay)
-            if (ended := await self._misbehave(count, encoder, fault, wire)) is not None:
-                entry.end = ended
+            if await self._misbehave(count, encoder, fault, wire):
+                entry.end = "broken"
+                await wire.end()
                 return response
             await wire.write(encoder.feed(event))
-            tally.add(event)
+            if count == 0:  # Anthropic's streams tell the input at the start, and one token of output
+                await wire.write(encoder.feed(UsageUpdate(Usage(tally.input_tokens, 1))))
         if fault.unfinished:
             entry.end = "broken"
         else:
             await wire.write(encoder.close())
             entry.end, entry.usage = "ok", done.usage
-        await response.write_eof()
+        await wire.end()
         return response
 
-    async def _misbehave(self, count: int, encoder: Any, fault: Fault, wire: Wire) -> str | None:
-        """What is to happen before event `count`; how the stream ended, if it did."""
+    async def _misbehave(self, count: int, encoder: Any, fault: Fault, wire: Wire) -> bool:
+        """What is to happen before event `count`; whether it ends the stream."""
         if count == fault.cut_after:
             wire.hang_up(reset=False)
         if count == fault.reset_after:
             wire.hang_up(reset=True)
         if count == fault.malformed_after:
             await wire.write(b"data: {this is not JSON\n\n")
-            return "broken"
+            return True
         if count == fault.error_after:
             await wire.write(encoder.fail(error_of(529)))
-            return "broken"
-        return None
-
-    async def _embeddings(self, http: web.Request) -> web.StreamResponse:
-        dialect: Any = dialects.get("openai.chat")
-        entry = self._enter(http)
-        try:
-            self._admit(http)
-            request: EmbeddingRequest = dialect.decode_embedding_request(await _body(http))
-        except LLMError as error:
-            return self._refuse(entry, dialect, error, {})
-        entry.model = request.model
-        fault = self._fault(entry, request)
-        if fault.status is not None:
-            return self._refuse(
-                entry, dialect, error_of(fault.status), fault.headers, fault.body, fault.status
-            )
-        done = evolve(vectors(request, request.model), usage=self._meter.usage(request, None))
-        entry.status, entry.end, entry.usage = 200, "ok", done.usage
-        self._meter.bill(entry)
-        return web.json_response(body=orjson.dumps(dialect.encode_embeddings(done)))
+            return True
+        return False
 
     async def _models(self, http: web.Request) -> web.StreamResponse:
         dialect: Any = dialects.get("anthropic.messages" if "x-api-key" in http.headers else "openai.chat")
         try:
             self._admit(http)
         except LLMError as error:
-            return self._refuse(self._enter(http), dialect, error, {})
+            return self._refuse(self._enter(http), dialect, error)
         listed = tuple(ModelInfo(model, "simulator", 1_700_000_000) for model in _MODELS)
         return web.json_response(body=orjson.dumps(dialect.encode_models(listed)))
 
@@ -258,6 +265,9 @@ class Simulator:
     def _enter(self, http: web.Request) -> Entry:
         entry = Entry(len(self.book.entries) + 1, http.path)
         self.book.entries.append(entry)
+        if http.transport is not None and http.transport not in self._seen:
+            self._seen.add(http.transport)
+            self.book.connections += 1
         return entry
 
     def _admit(self, http: web.Request) -> None:
@@ -270,19 +280,24 @@ class Simulator:
         entry: Entry,
         dialect: Dialect,
         error: LLMError,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-        status: int | None = None,
+        fault: Fault | None = None,
+        taken: Usage | None = None,
     ) -> web.Response:
-        """The dialect's own error, or what the script says in its place."""
-        usual, own, told = dialect.encode_error(error)
-        entry.status, entry.end = status or usual, "refused"
-        return web.Response(
-            status=entry.status,
-            headers={**own, **headers},
-            body=orjson.dumps(told) if body is None else body,
-            content_type="application/json",
-        )
+        """The dialect's own error, or what the script says in its place.
+
+        Its bill is what a client has to fear: nothing, or with some statuses the input, `taken`.
+        """
+        status, own, told = dialect.encode_error(error)
+        headers, body = CIMultiDict(own), orjson.dumps(told)
+        if fault is not None:
+            status = fault.status or status
+            headers.update(fault.headers)
+            body = body if fault.body is None else fault.body
+        headers.setdefault("Content-Type", "application/json")
+        entry.status, entry.end = status, "refused"
+        if dialect.decode_error(status, headers, body).billed != "no":
+            entry.usage = taken
+        return web.Response(status=status, headers=headers, body=body)
 
 
 def error_of(status: int) -> LLMError:
@@ -316,7 +331,3 @@ async def _body(http: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidRequest("the body is not a JSON object")
     return body
-
-
-def _is_set(fault: Fault, name: str) -> bool:
-    return not name.startswith("_") and getattr(fault, name) not in (None, False, 0.0, {})

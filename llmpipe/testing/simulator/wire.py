@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from aiohttp import web
@@ -13,6 +13,8 @@ from aiohttp import web
 from llmpipe.testing.simulator.faults import Fault
 
 __all__ = ("Hangup", "Wire")
+
+_PIECE_BYTES = 16  # that a slow body comes in
 
 
 class Hangup(Exception):
@@ -22,51 +24,69 @@ class Hangup(Exception):
 class Wire:
     """Writes a response under a `Fault`: cut or reset at a byte, or slowly.
 
-    Raises: Hangup when the script hangs up.
+    `sent`, where it is set, is told of all bytes of the body that go out. Raises: Hangup when the
+    script hangs up.
     """
 
     def __init__(self, http: web.Request, fault: Fault) -> None:
         self._http = http
         self._fault = fault
         self._sent = 0
+        self.sent: Callable[[bytes], None] | None = None
         self._response: web.StreamResponse | None = None
 
     async def start(
-        self, content_type: str, headers: Mapping[str, str], length: int | None = None
+        self, headers: Mapping[str, str], content_type: str, length: int | None = None
     ) -> web.StreamResponse:
-        """Send the head of a 200."""
-        response = web.StreamResponse(headers=headers)
+        """Send the head of a 200; `headers` go over what it has by itself."""
+        self._response = response = web.StreamResponse()
         response.content_type = content_type
         response.content_length = length
-        self._response = response
+        response.headers.update(headers)
         await response.prepare(self._http)
         return response
 
-    async def send(self, body: bytes, content_type: str, headers: Mapping[str, str]) -> web.StreamResponse:
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
         """A whole response of known length."""
-        response = await self.start(content_type, headers, len(body))
+        response = await self.start(headers, "application/json", len(body))
         await self.write(body)
         await response.write_eof()
         return response
 
+    async def end(self) -> None:
+        """The proper end of a body whose length was not told."""
+        assert self._response is not None
+        if self._left() == 0:
+            self._cut()
+        await self._response.write_eof()
+
     async def write(self, data: bytes) -> None:
-        """Send `data`, as far as the script lets it."""
-        fault, response = self._fault, self._response
+        """Send `data`, as far as the script lets it. What ends at its cut is sent whole."""
+        response, left = self._response, self._left()
         assert response is not None
-        ends = [end for end in (fault.cut_at, fault.reset_at) if end is not None]
-        left = min(ends) - self._sent if ends else None
-        whole = left is None or left > len(data)
-        part = data if whole else data[:left]
-        if fault.bytes_per_second is None:
-            if part:
-                await response.write(part)
-        else:
-            for byte in range(0, len(part), 16):
-                await response.write(part[byte : byte + 16])
-                await asyncio.sleep(len(part[byte : byte + 16]) / fault.bytes_per_second)
-        self._sent += len(part)
-        if not whole:
-            self.hang_up(reset=fault.reset_at is not None and self._sent >= fault.reset_at)
+        if left == 0 and data:
+            self._cut()
+        part = data if left is None else data[:left]
+        speed = self._fault.bytes_per_second
+        step = len(part) if speed is None else _PIECE_BYTES
+        for at in range(0, len(part), step or 1):
+            piece = part[at : at + step]
+            await response.write(piece)
+            self._sent += len(piece)
+            if self.sent is not None:
+                self.sent(piece)
+            if speed is not None:
+                await asyncio.sleep(len(piece) / speed)
+        if len(part) < len(data):
+            self._cut()
+
+    def _left(self) -> int | None:
+        """Bytes of body until the script hangs up; None if it does not."""
+        ends = [end for end in (self._fault.cut_at, self._fault.reset_at) if end is not None]
+        return min(ends) - self._sent if ends else None
+
+    def _cut(self) -> NoReturn:
+        self.hang_up(reset=self._fault.reset_at is not None and self._sent >= self._fault.reset_at)
 
     def hang_up(self, *, reset: bool) -> NoReturn:
         """Close the connection: politely with FIN, or with RST."""

@@ -177,3 +177,10 @@ def test_loops_in_loops_are_counted_as_what_they_can_cost():
     assert analyse("(?:a{1,30}+){1,30}+b").steps < 5_000
     assert analyse("(?:a|a|a){1,20}b").steps > 10**9
     assert analyse("(?>a|a|a){1,20}b").steps < 1_000
+
+
+def test_what_a_match_begins_with_is_known_where_it_is_one_of_a_few():
+    assert analyse("[0-3x]a?").first == frozenset("0123x")
+    assert analyse("ab").first == frozenset("a")
+    for pattern in ("a?b", "a|bc", "(?:ab){1,2}", "[^a]b", r"\db", ".b", "(?=a)b", r"\bb"):
+        assert analyse(pattern).first is None
