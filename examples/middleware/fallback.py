@@ -6,6 +6,7 @@ from llmpipe import (
     AuthenticationFailed,
     Breaker,
     Chain,
+    Completion,
     Fallback,
     LLMError,
     MockProvider,
@@ -32,7 +33,9 @@ async def main() -> None:
         call = chain.new_call(Request(messages="Who is there?"))
         try:
             reply = await chain(call)
-            print(reply.completion.text)
+            done = await reply.full()
+            assert isinstance(done, Completion)
+            print(done.text)
         except LLMError as error:
             print(f"all failed: {error}")
             for entry in error.metadata["fallback"]:

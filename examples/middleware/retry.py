@@ -2,7 +2,17 @@
 
 import asyncio
 
-from llmpipe import Chain, LLMError, MockProvider, Overloaded, RateLimited, Request, Retry, Runtime
+from llmpipe import (
+    Chain,
+    Completion,
+    LLMError,
+    MockProvider,
+    Overloaded,
+    RateLimited,
+    Request,
+    Retry,
+    Runtime,
+)
 
 
 async def main() -> None:
@@ -19,7 +29,9 @@ async def main() -> None:
         call = chain.new_call(Request(messages=prompt), timeout=60)
         try:
             reply = await chain(call)
-            print(reply.completion.text)
+            done = await reply.full()
+            assert isinstance(done, Completion)
+            print(done.text)
         except LLMError as error:
             print(f"gave up: {error}")
         for note in call.ledger.notes:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from llmpipe.pipeline.linker import Middleware
 
 __all__ = ("layer",)
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def layer(*, priority: int, name: str | None = None) -> Callable[[F], F]:
+def layer(*, priority: int, name: str | None = None) -> Callable[[Callable[..., Any]], Middleware]:
     """Make a function ``(call, call_next)`` a middleware, of its own name unless `name` is given."""
 
-    def mark(function: F) -> F:
-        function.name = name or function.__name__  # type: ignore[attr-defined]  # functions take attributes
-        function.priority = priority  # type: ignore[attr-defined]  # functions take attributes
-        return function
+    def mark(function: Any) -> Middleware:
+        function.name = name or function.__name__
+        function.priority = priority
+        return cast("Middleware", function)
 
     return mark
-
-
-middleware = layer

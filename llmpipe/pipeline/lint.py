@@ -29,7 +29,7 @@ from attrs import frozen
 
 from llmpipe.pipeline.linker import Middleware
 
-__all__ = ("TRAITS", "Finding", "lint", "traits_of")
+__all__ = ("Finding", "TRAITS", "lint", "traits_of")
 
 TRAITS = frozenset(
     [

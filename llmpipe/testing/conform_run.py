@@ -13,7 +13,7 @@ from attrs import Factory, define
 from llmpipe.errors import LLMError
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.chain import Chain
-from llmpipe.pipeline.function import middleware
+from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.linker import Handler, Middleware
 from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.pipeline.reply import Reply
@@ -134,7 +134,7 @@ class _Run:
     def _outer(self) -> Middleware:
         seen = self.seen
 
-        @middleware(priority=-(10**9), name="conform-outer")
+        @layer(priority=-(10**9), name="conform-outer")
         async def outer(call: Call, call_next: Handler) -> Any:
             reply = await call_next(call)
             seen.outer_committed += 1
@@ -147,7 +147,7 @@ class _Run:
     def _inner(self) -> Middleware:
         seen = self.seen
 
-        @middleware(priority=10**9, name="conform-inner")
+        @layer(priority=10**9, name="conform-inner")
         async def inner(call: Call, call_next: Handler) -> Any:
             await asyncio.sleep(1.0)
             try:

@@ -436,7 +436,7 @@ def test_an_adaptive_circuit_opens_sooner_where_failures_are_rare_and_later_wher
     succeed(flaky, 4000.0, times=30)
     fail(flaky, 4000.0, times=30)
     assert flaky.state == CLOSED  # half of them is not much more than usual
-    while flaky.state == CLOSED:
+    for _ in range(7):
         fail(flaky, 4000.0)
     assert flaky.reason == "37 of 67 calls failed"  # 25 % above the 30 % that it is by now
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
-from llmpipe.pipeline.function import middleware
+from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.outcome import Outcome
 from llmpipe.pipeline.reply import Reply
@@ -41,14 +41,14 @@ class Ends(list[tuple[str, Outcome]]):
 
         if waits is None:
 
-            @middleware(priority=priority, name=name)
+            @layer(priority=priority, name=name)
             async def at_once(call: Call, call_next: Handler) -> Any:
                 outcome = yield await call_next(call)
                 ends.append((name, outcome))
 
             return at_once
 
-        @middleware(priority=priority, name=name)
+        @layer(priority=priority, name=name)
         async def later(call: Call, call_next: Handler) -> Any:
             outcome = yield await call_next(call)
             await asyncio.sleep(waits)
@@ -133,4 +133,4 @@ async def turns(count: int = 20) -> None:
 
 
 def plain(priority: int, name: str) -> Callable[[Any], Any]:
-    return middleware(priority=priority, name=name)
+    return layer(priority=priority, name=name)

@@ -413,14 +413,25 @@ async def test_closing_waits_for_a_close_that_is_under_way():
 
 
 async def test_a_consumer_that_stops_at_the_finish_still_learns_the_usage():
+    """Through the stages, as if it had read on: every layer learns it."""
+
+    class Billed(Upper):
+        def feed(self, event):
+            return [UsageUpdate(event.usage + Usage(1, 0))] if type(event) is UsageUpdate else [event]
+
+    @plain(500, "billed")
+    async def billed(call: Call, call_next: Handler):
+        return (await call_next(call)).pipe(Billed())
+
     ends = Ends()
     provider = MockProvider([["a", STOP, Wait(0.5), UsageUpdate(Usage(7, 9))]])
-    async with chain(provider, ends.yielder()).stream("x") as reply:
+    layers = ends.yielder("outer", 1), billed, ends.yielder("inner", 900)
+    async with chain(provider, *layers).stream("x") as reply:
         async for event in reply:
             if type(event) is Finish:
                 break
-    assert ends.statuses == ["ok"]
-    assert ends[0][1].usage == Usage(7, 9)
+    assert ends.statuses == ["ok", "ok"]
+    assert [outcome.usage for _, outcome in ends] == [Usage(7, 9), Usage(8, 9)]
     assert provider.open == 0
 
 

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from llmpipe.errors import ConfigError, ServiceUnavailable
 from llmpipe.pipeline.call import Call
-from llmpipe.pipeline.function import middleware
+from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Runtime
@@ -22,12 +22,12 @@ from tests.testing.wrong_middlewares import WRONG, in_use
 # ------------------------------------------------------------ right ones
 
 
-@middleware(priority=500)
+@layer(priority=500)
 async def returning(call: Call, call_next: Handler):
     return await call_next(call)
 
 
-@middleware(priority=500)
+@layer(priority=500)
 async def yielding(call: Call, call_next: Handler):
     yield await call_next(call)
 
@@ -199,7 +199,7 @@ async def test_the_same_seed_finds_the_same():
 async def test_the_requests_are_the_callers():
     seen: list[Any] = []
 
-    @middleware(priority=500)
+    @layer(priority=500)
     async def look(call: Call, call_next: Handler):
         seen.append(call.request)
         return await call_next(call)

@@ -13,7 +13,7 @@ import llmpipe.testing
 from llmpipe.errors import RateLimited
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
-from llmpipe.pipeline.function import middleware
+from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.linker import Handler
 from llmpipe.providers.mock import MockProvider
 from llmpipe.testing import (
@@ -129,14 +129,14 @@ def test_every_way_out_is_closed_and_opened_again():
 
 
 def a_chain(*script: Any) -> Chain:
-    @middleware(priority=700)
+    @layer(priority=700)
     async def again(call: Call, call_next: Handler):
         try:
             return await call_next(call)
         except RateLimited:
             return await call_next(call)
 
-    @middleware(priority=100)
+    @layer(priority=100)
     async def watch(call: Call, call_next: Handler):
         yield await call_next(call)
 

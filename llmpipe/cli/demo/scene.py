@@ -21,7 +21,7 @@ from llmpipe.runtime import Runtime
 from llmpipe.testing.simulator import Fault, Rule, Simulator, plain_answer
 from llmpipe.types import Completion, Message, Request
 
-__all__ = ("FIRST_TOKEN_SECONDS", "Call", "Record", "Scene", "build", "simulators")
+__all__ = ("Call", "FIRST_TOKEN_SECONDS", "Record", "Scene", "build", "simulators")
 
 KEY, REVOKED_KEY = "sk-demo-0123456789abcdef", "sk-demo-revoked-0123456789"
 FIRST_TOKEN_SECONDS = 1.0
