@@ -33,7 +33,7 @@ class Lines:
         return Completion(message=Message("assistant", body["text"]), finish_reason="stop")
 
     def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
-        """The verdicts are decided here, and nowhere else. Texts of a provider go through `errors.scrub`."""
+        """The verdicts are decided here, and nowhere else. Texts of a provider go through `secret.scrub`."""
         return ServiceUnavailable(f"the server answered {status}", status=status, retryable=status >= 500)
 
     def decoder(self, content_type: str = "application/jsonl") -> "LinesDecoder":

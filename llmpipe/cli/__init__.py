@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -35,27 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         command.set_defaults(module=module)
         if name == chosen:  # only the module of the command that runs is imported
-            _load(module, "add_arguments")(command)
+            try:
+                import_module(module).add_arguments(command)
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.partition(".")[0] == "llmpipe":
+                    raise
+                print(f"llmpipe {name}: needs {error.name!r}: pip install 'llmpipe[cli]'", file=sys.stderr)
+                return 2
     options = parser.parse_args(given)
-    run: Callable[[argparse.Namespace], int] = _load(options.module, "run")
+    run: Callable[[argparse.Namespace], int] = import_module(options.module).run
     try:
         return run(options)
-    except ConfigError as error:
+    except (ConfigError, LLMError) as error:
         print(f"llmpipe {options.command}: {error}", file=sys.stderr)
-        return 2
-    except LLMError as error:
-        print(f"llmpipe {options.command}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-
-
-def _load(module: str, name: str) -> Callable[..., int]:
-    try:
-        found: Callable[..., int] = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "llmpipe":
-            raise
-        raise SystemExit(f"llmpipe: this command needs {error.name!r}: pip install 'llmpipe[cli]'") from None
-    return found
+    except BrokenPipeError:  # of `llmpipe … | head`: nobody is there to be told
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  else Python complains as it flushes at the end
+        return 1

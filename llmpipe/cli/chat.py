@@ -26,25 +26,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Talk until the end of input."""
-    return asyncio.run(_talk(options))
-
-
-async def _talk(options: argparse.Namespace) -> int:
+    """Talk until the end of input. Returns 1 where a single question was not answered."""
     out, side = Console(highlight=False), Console(stderr=True, highlight=False)
     core = pick(options)
-    async with Chain(core, *presets.production()) as chain:
-        history = [Message("system", options.system)] if options.system else []
-        if options.prompt:
-            return await _turn(chain, history, " ".join(options.prompt), out, side)
-        side.print(f"[dim]talking to {core.name}, model {core.model}; end with Ctrl-D[/dim]")
-        while True:
-            try:
-                said = await asyncio.to_thread(input, "> " if sys.stdin.isatty() else "")
-            except EOFError:
-                return 0
-            if said.strip():
-                await _turn(chain, history, said, out, side)
+    history = [Message("system", options.system)] if options.system else []
+    # The prompt is read between runs of the loop, not in a thread of it, so that Ctrl-C ends it.
+    with asyncio.Runner() as runner:
+        chain = Chain(core, *presets.production())
+        try:
+            if options.prompt:
+                return runner.run(_turn(chain, history, " ".join(options.prompt), out, side))
+            side.print(
+                f"talking to {core.name}, model {core.model}; end with Ctrl-D", style="dim", markup=False
+            )
+            while (said := _read()) is not None:
+                if said.strip():
+                    runner.run(_turn(chain, history, said, out, side))
+            return 0
+        finally:
+            runner.run(chain.aclose())
+
+
+def _read() -> str | None:
+    """The next line, or None at the end of input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
 
 
 async def _turn(chain: Chain, history: list[Message], said: str, out: Console, side: Console) -> int:
@@ -55,20 +63,25 @@ async def _turn(chain: Chain, history: list[Message], said: str, out: Console, s
             await _show(reply, out)
             done = reply.completion
     except LLMError as error:
-        side.print(f"[red]{type(error).__name__}: {error}[/red]")
+        side.print(_printable(f"{type(error).__name__}: {error}"), style="red", markup=False)
         return 1
     assert isinstance(done, Completion)
     history += [question, done.message]
     cost = "" if done.cost is None else f", ${done.cost:f}"
     if done.usage is not None:
-        side.print(f"[dim]{done.usage.input_tokens} in, {done.usage.output_tokens} out{cost}[/dim]")
+        side.print(f"{done.usage.input_tokens} in, {done.usage.output_tokens} out{cost}", style="dim")
     return 0
 
 
 async def _show(reply: Reply, out: Console) -> None:
     async for event in reply:
         if isinstance(event, TextDelta):
-            out.print(event.text, end="", markup=False, soft_wrap=True)
+            out.print(_printable(event.text), end="", markup=False, soft_wrap=True)
         elif isinstance(event, ReasoningDelta):
-            out.print(event.text, end="", markup=False, soft_wrap=True, style="dim italic")
+            out.print(_printable(event.text), end="", markup=False, soft_wrap=True, style="dim italic")
     out.print()
+
+
+def _printable(text: str) -> str:
+    """`text` without what a terminal would obey: a model's words move no cursor and set no title."""
+    return "".join([c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text])

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 
 from attrs import frozen
 from rich.console import Console
+from rich.markup import escape
 
 from llmpipe import dialects
 from llmpipe.config import presets
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if options.online:
         checks += asyncio.run(_online())
     for check in checks:
-        console.print(_MARKS[check.level], check.text, markup=True)
+        console.print(_MARKS[check.level], escape(check.text), soft_wrap=True)
     return int(any(check.level == "bad" for check in checks))
 
 

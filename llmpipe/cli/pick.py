@@ -27,11 +27,16 @@ def add_provider_arguments(parser: argparse.ArgumentParser) -> None:
 
 def found_in(environ: Mapping[str, str] = os.environ) -> str | None:
     """The first provider whose key is in the environment, or None."""
-    return next((name for name, profile in PROFILES.items() if environ.get(profile.key_env)), None)
+    if environ.get("LLM_BASE_URL"):
+        return "openai-compatible"
+    known = [profile for profile in PROFILES.values() if profile.base_url is not None]
+    return next((profile.name for profile in known if environ.get(profile.key_env)), None)
 
 
 def pick(options: argparse.Namespace) -> Provider:
     """The provider that the options and the environment mean.
+
+    ``LLM_BASE_URL`` and ``LLM_DEFAULT_MODEL`` stand for ``--base-url`` and ``--model``.
 
     Raises: ConfigError where a real one is asked for and its key is missing.
     """
@@ -41,7 +46,8 @@ def pick(options: argparse.Namespace) -> Provider:
     model = options.model or os.environ.get("LLM_DEFAULT_MODEL") or _DEFAULT_MODELS.get(kind, "")
     if not model:
         raise ConfigError(f"provider {kind!r} has no default model; pass --model")
-    return provider(kind, model=model, base_url=options.base_url)
+    url = options.base_url or (os.environ.get("LLM_BASE_URL") if kind == "openai-compatible" else None)
+    return provider(kind, model=model, base_url=url)
 
 
 def _said(request: object) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from difflib import get_close_matches
 from typing import Any
 
 from attrs import fields_dict
 
 from llmpipe.config.load import read_file
 from llmpipe.errors import ConfigError
+from llmpipe.pipeline.registry import structured
 from llmpipe.testing.simulator import Fault, Rule, Simulator
 
 __all__ = ("add_arguments", "rules_from", "run")
@@ -44,7 +46,12 @@ async def _serve(options: argparse.Namespace, rules: list[Rule]) -> int:
     for name in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # Windows has no handlers on its loop
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    async with Simulator(rules, keys=options.key, seed=options.seed, port=options.port) as simulator:
+    simulator = Simulator(rules, keys=options.key, seed=options.seed, port=options.port)
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(simulator)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"cannot listen on port {options.port}: {error}") from None
         print(f"simulated provider at {simulator.url}/v1 (OpenAI chat, Anthropic messages)", flush=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(options.seconds):
@@ -55,25 +62,36 @@ async def _serve(options: argparse.Namespace, rules: list[Rule]) -> int:
 
 
 def rules_from(path: str) -> list[Rule]:
-    """The rules in a file. Raises ConfigError that says which rule is wrong and how."""
+    """The rules in a file. Raises ConfigError that says of each rule which is wrong and how."""
     data = read_file(path)
+    problems = [f"{path}: unknown {name!r}; it takes [[rule]] tables" for name in data if name != "rule"]
     rules = []
-    for place, item in enumerate(data.get("rule", ())):
-        where = f"{path}: rule[{place}]"
-        if not isinstance(item, dict):
-            raise ConfigError(f"{where}: expected a table")
-        fault = _known(Fault, dict(item.get("fault", {})), f"{where}.fault")
-        rest = _known(Rule, {key: value for key, value in item.items() if key != "fault"}, where)
-        rules.append(Rule(Fault(**fault), **rest))
+    listed = data.get("rule", [])
+    for place, item in enumerate(listed if isinstance(listed, list) else [listed]):
+        try:
+            rules.append(_rule(item))
+        except ConfigError as error:
+            problems.append(f"{path}: rule[{place}]: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
     return rules
 
 
-def _known(kind: Any, settings: dict[str, Any], where: str) -> dict[str, Any]:
-    known = set(fields_dict(kind)) - {"fault", "when"}
-    if unknown := sorted(set(settings) - known):
-        raise ConfigError(
-            f"{where}: unknown {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(known))}"
-        )
-    if isinstance(settings.get("body"), str):
-        settings["body"] = settings["body"].encode()
-    return settings
+def _rule(item: Any) -> Rule:
+    if not isinstance(item, dict):
+        raise ConfigError(f"expected a table, not {type(item).__name__}")
+    settings = dict(item)
+    fault = settings.get("fault")
+    if not isinstance(fault, dict):
+        raise ConfigError("expected a table [rule.fault] that says what goes wrong")
+    if isinstance(fault.get("body"), str):
+        settings["fault"] = {**fault, "body": fault["body"].encode()}
+    for given, kind, where in ((settings, Rule, ""), (fault, Fault, "fault.")):
+        known = sorted(set(fields_dict(kind)) - {"when"})
+        for name in given:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+                raise ConfigError(f"no {where + name!r}; {hint}")
+    rule: Rule = structured(Rule, settings)
+    return rule

@@ -13,7 +13,7 @@ from attrs import fields_dict, has
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline.linker import Middleware
 
-__all__ = ("BUILT_IN", "GROUP", "build", "get", "names", "origin")
+__all__ = ("BUILT_IN", "GROUP", "build", "get", "names", "origin", "structured")
 
 GROUP = "llmpipe.middleware"
 """The entry-point group: name of the middleware to its class, or a factory of keywords."""
@@ -92,14 +92,18 @@ def build(name: str, settings: Mapping[str, Any], where: str = "") -> Middleware
             problems.append(f"no setting {key!r}; {hint}")
     if not problems:
         try:
-            structured: Middleware = _structured(made, settings)
-            return structured
+            built: Middleware = structured(made, settings)
+            return built
         except ConfigError as error:
             problems.append(str(error))
     raise ConfigError(f"{place}middleware {name!r}: {'; '.join(problems)}")
 
 
-def _structured(made: Any, settings: Mapping[str, Any]) -> Any:
+def structured(made: Any, settings: Mapping[str, Any]) -> Any:
+    """An instance of the attrs class `made` from plain settings, their types taken strictly.
+
+    Raises: ConfigError that names each bad setting by its path.
+    """
     from cattrs import Converter, transform_error
     from cattrs.errors import BaseValidationError
 

@@ -52,8 +52,13 @@ PROFILES: dict[str, Profile] = {
             "https://api.openai.com/v1",
             key_env="OPENAI_API_KEY",
             capabilities=Capabilities(embeddings=True),
-            # Reasoning models refuse max_tokens; every current model takes the newer name.
-            quirks={"max_tokens_field": "max_completion_tokens"},
+            # Reasoning models refuse max_tokens; every current model takes the newer name. Reasoning is
+            # asked for by effort, and never taken back in a conversation.
+            quirks={
+                "max_tokens_field": "max_completion_tokens",
+                "reasoning_param": "reasoning_effort",
+                "reasoning_field": None,
+            },
             prices="openai",
         ),
         Profile(

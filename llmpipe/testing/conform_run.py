@@ -142,7 +142,7 @@ class _Run:
             seen.outer += 1
             str(outcome.completion)
 
-        return outer  # type: ignore[return-value]  # a function with a name and a priority
+        return outer
 
     def _inner(self) -> Middleware:
         seen = self.seen
@@ -164,7 +164,7 @@ class _Run:
             if outcome.error is not None:
                 seen.raised.append(outcome.error)
 
-        return inner  # type: ignore[return-value]  # a function with a name and a priority
+        return inner
 
     # ------------------------------------------------------------ the caller
 
