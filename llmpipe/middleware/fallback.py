@@ -286,9 +286,12 @@ class Fallback:
 
     # ------------------------------------------------------------ what explain() asks
 
-    def worst_attempts(self) -> int:
-        """How many targets may be asked through the inner chain."""
-        return 1 + sum(not isinstance(target, Chain) for target in self.targets)
+    def worst_attempts(self, inner: int) -> int:
+        """How many attempts a call may make when one target takes `inner`.
+
+        All targets share the attempts that `Retry` allows a call; each alternative gets its first.
+        """
+        return inner + sum(not isinstance(target, Chain) for target in self.targets)
 
     def worst_seconds(self, inner: float) -> float:
         """How long it may take when each target takes `inner`."""

@@ -139,13 +139,13 @@ class Retry(RetryRules):
             targets,
         )
 
-    def worst_attempts(self) -> int:
-        """How many attempts may be made of what is inside."""
-        return max(self.attempts, *(p.attempts or 1 for p in self.policy.values()), 1)
+    def worst_attempts(self, inner: int) -> int:
+        """How many attempts a call may make when what is inside makes `inner`."""
+        return inner * max(self.attempts, *(p.attempts or 1 for p in self.policy.values()), 1)
 
     def worst_seconds(self, inner: float) -> float:
         """How long it may take when each attempt takes `inner` and each server asks for all it may."""
-        attempts = self.worst_attempts()
+        attempts = self.worst_attempts(1)
         longest = max(self.cap, *(p.cap or 0.0 for p in self.policy.values()), 1.1 * self.max_hint + 0.1)
         return attempts * inner + (attempts - 1) * longest
 

@@ -82,6 +82,7 @@ class Validate:
     name: str = "validate"
     priority: int = bands.GUARD
 
+    traits: ClassVar[frozenset[str]] = frozenset({"checks"})
     why: ClassVar[str] = "first of the guards: what is refused here is neither masked, stored nor counted"
 
     def __attrs_post_init__(self) -> None:

@@ -89,7 +89,7 @@ def explain(chain: Chain) -> Explanation:
     attempts, seconds = 1, inf
     layers: list[Layer] = []
     for item in reversed(chain.middleware):
-        attempts *= _told(item, "worst_attempts", 1)
+        attempts = _told(item, "worst_attempts", attempts, attempts)
         seconds = _told(item, "worst_seconds", seconds, seconds)
         layers.append(
             Layer(
@@ -125,7 +125,8 @@ def _origin(item: Middleware) -> str:
     return "llmpipe" if type(item).__module__.startswith("llmpipe.") else origin(item.name)
 
 
-def _settings(item: Middleware) -> dict[str, Any]:
+def _settings(item: object) -> dict[str, Any]:
+    item = getattr(item, "config", item)  # a ring of one middleware's several
     kind = type(item)
     if not has(kind):
         return {}

@@ -27,6 +27,7 @@ BUILT_IN: dict[str, str] = {
     "hooks": "llmpipe.middleware.hooks:Hooks",
     "log": "llmpipe.middleware.log:Log",
     "metrics": "llmpipe.middleware.metrics:Metrics",
+    "migration": "llmpipe.middleware.migration:Migration",
     "rate_limit": "llmpipe.middleware.rate_limit:RateLimit",
     "redact": "llmpipe.middleware.redact:Redact",
     "retry": "llmpipe.middleware.retry:Retry",
@@ -75,8 +76,11 @@ def build(name: str, settings: Mapping[str, Any], where: str = "") -> Middleware
     Args: `where` is put in front of the error, such as ``"chain.toml: middleware[2]"``.
     Raises: ConfigError that names each bad setting, the kind of its value and the nearest known one.
     """
-    made = get(name)
     place = f"{where}: " if where else ""
+    try:
+        made = get(name)
+    except ConfigError as error:
+        raise ConfigError(f"{place}{error}") from None
     if not has(made):
         try:
             result: Middleware = made(**settings)

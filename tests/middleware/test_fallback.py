@@ -572,5 +572,5 @@ async def test_closing_a_chain_that_falls_back_on_itself_ends():
 
 def test_the_worst_case_is_known():
     fallback = Fallback(target("one"), Chain(target("two")))
-    assert fallback.worst_attempts() == 2
+    assert fallback.worst_attempts(4) == 5
     assert fallback.worst_seconds(10.0) == 30.0

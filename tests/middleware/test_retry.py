@@ -519,6 +519,6 @@ def test_a_policy_may_name_an_exception_class_and_be_given_ready_made():
 
 
 def test_the_worst_case_is_known():
-    assert Retry().worst_attempts() == 4
-    assert Retry(policy={"RATE_LIMIT": 9}).worst_attempts() == 9
+    assert Retry().worst_attempts(1) == 4
+    assert Retry(policy={"RATE_LIMIT": 9}).worst_attempts(1) == 9
     assert Retry(attempts=2, max_hint=10).worst_seconds(30) == pytest.approx(2 * 30 + 11.1)

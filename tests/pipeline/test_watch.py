@@ -92,6 +92,15 @@ async def test_a_limit_set_while_the_stream_is_read_holds_at_once():
     with pytest.raises(IdleTimeout, match="20 s"):
         await reader
     assert now() == 20.0
+    loop: Any = asyncio.get_running_loop()
+    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+
+async def test_a_stream_that_was_just_in_time_once_is_still_watched():
+    reply = a_stream("a", 5.0, "b", 100.0, "c", STOP, idle=5)
+    with pytest.raises(IdleTimeout):
+        await texts(reply)
+    assert now() == 10.0
 
 
 @pytest.mark.parametrize("armed_first", ["timer", "answer"])
