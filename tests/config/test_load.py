@@ -1,4 +1,4 @@
-"""Chains from files: what is right is built, and everything that is wrong is told at once, without secrets."""
+"""Chains from files: what is right is built, and what is wrong is told, all of it, without secrets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,13 @@ def written(tmp_path, name: str, text: str | bytes):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("c.toml", TOML), ("c.json", orjson.dumps(GOOD)), ("c.yaml", YAML), ("c.YML", YAML), ("c.toml", b"\xef\xbb\xbf" + TOML.encode())],
+    [
+        ("c.toml", TOML),
+        ("c.json", orjson.dumps(GOOD)),
+        ("c.yaml", YAML),
+        ("c.YML", YAML),
+        ("c.toml", b"\xef\xbb\xbf" + TOML.encode()),
+    ],
 )
 def test_the_same_chain_from_every_kind_of_file(tmp_path, name, text):
     if name.lower().endswith(("yaml", "yml")):
@@ -186,7 +192,11 @@ def test_yaml_without_its_extra_names_it(tmp_path, monkeypatch):
 def test_what_is_wrong_with_a_file_does_not_show_what_is_in_it(tmp_path, name):
     if name == "c.yaml":
         pytest.importorskip("yaml")
-    text = {"c.yaml": f"api_key: {SECRET}: {SECRET}", "c.toml": f"api_key = {SECRET}", "c.json": f'{{"k": {SECRET}}}'}
+    text = {
+        "c.yaml": f"api_key: {SECRET}: {SECRET}",
+        "c.toml": f"api_key = {SECRET}",
+        "c.json": f'{{"k": {SECRET}}}',
+    }
     with pytest.raises(ConfigError) as caught:
         load_chain(written(tmp_path, name, text[name]))
     assert SECRET not in str(caught.value)
@@ -203,34 +213,61 @@ def test_what_is_wrong_with_a_file_does_not_show_what_is_in_it(tmp_path, name):
         ({"zzz": 1}, "chain: unknown 'zzz'; it takes middleware, preset, provider, without"),
         ({"preset": "prod"}, "chain: unknown preset 'prod'; known: 'production'"),
         ({"preset": ["production"]}, "chain: unknown preset ['production']; known: 'production'"),
-        ({"preset": "production", "without": ["cash"]}, "without names 'cash', which the preset does not have; did you mean 'cache'?"),
+        (
+            {"preset": "production", "without": ["cash"]},
+            "without names 'cash', which the preset does not have; did you mean 'cache'?",
+        ),
         ({"without": ["cache"]}, "without names 'cache', which the preset does not have"),
         ({"without": "cache"}, "without is a str; expected a list"),
         ({"provider": "openai"}, "chain: provider: expected a table with `use`, the kind of provider"),
         ({"provider": {"model": "m"}}, "chain: provider: expected a table with `use`"),
         ({"provider": {"use": 7}}, "chain: provider: expected a table with `use`"),
         ({"provider": {"use": "opnai"}}, "chain: provider: unknown provider 'opnai'; known: "),
-        ({"provider": {"use": "openai"}}, "chain: provider: provider 'openai' needs an API key: pass api_key=… or set OPENAI_API_KEY"),
-        ({"provider": {"use": "mock", "modle": "m"}}, "chain: provider: provider 'mock' takes no 'modle'; did you mean 'model'?"),
+        (
+            {"provider": {"use": "openai"}},
+            "chain: provider: provider 'openai' needs an API key: pass api_key=… or set OPENAI_API_KEY",
+        ),
+        (
+            {"provider": {"use": "mock", "modle": "m"}},
+            "chain: provider: provider 'mock' takes no 'modle'; did you mean 'model'?",
+        ),
         ({"provider": {"use": "mock", "chunk_chars": "x"}}, "chain: provider: provider 'mock': "),
         ({"middleware": {"use": "retry"}}, "chain: middleware is a dict; expected a list"),
         ({"middleware": "retry"}, "chain: middleware is a str; expected a list"),
-        ({"middleware": ["retry"]}, "chain: middleware[0]: expected a table with `use`, the name of a middleware"),
+        (
+            {"middleware": ["retry"]},
+            "chain: middleware[0]: expected a table with `use`, the name of a middleware",
+        ),
         ({"middleware": [{"attempts": 3}]}, "chain: middleware[0]: expected a table with `use`"),
         ({"middleware": [{"use": "rety"}]}, "unknown middleware 'rety'; known: "),
-        ({"middleware": [{"use": "retry", "attempt": 3}]}, "middleware[0]: middleware 'retry': no setting 'attempt'; did you mean 'attempts'?"),
-        ({"middleware": [{"use": "retry", "attempts": "3"}]}, "middleware 'retry': expected int, not str @ $.attempts"),
+        (
+            {"middleware": [{"use": "retry", "attempt": 3}]},
+            "middleware[0]: middleware 'retry': no setting 'attempt'; did you mean 'attempts'?",
+        ),
+        (
+            {"middleware": [{"use": "retry", "attempts": "3"}]},
+            "middleware 'retry': expected int, not str @ $.attempts",
+        ),
         ({"middleware": [{"use": "retry", "attempts": 3.5}]}, "expected int, not float @ $.attempts"),
         ({"middleware": [{"use": "retry", "attempts": True}]}, "expected int, not bool @ $.attempts"),
         ({"middleware": [{"use": "retry", "attempts": 0}]}, "middleware[0]: middleware 'retry': "),
         ({"middleware": [{"use": "timeout", "total": "soon"}]}, "@ $.total"),
         ({"middleware": [{"use": "retry"}, {"use": "retry"}]}, "two middlewares are called 'retry'"),
-        ({"middleware": [{"use": "fallback"}]}, "middleware 'fallback': a fallback needs at least one target"),
+        (
+            {"middleware": [{"use": "fallback"}]},
+            "middleware 'fallback': a fallback needs at least one target",
+        ),
         ({"middleware": [{"use": "fallback", "providers": "mock"}]}, "providers is a str; expected a list"),
-        ({"middleware": [{"use": "fallback", "providers": [{"use": "nope"}]}]}, "middleware[0].providers[0]: unknown provider 'nope'"),
-        ({"middleware": [{"use": "fallback", "providers": [{"use": "mock"}], "cooldwn": 1}]}, "no setting 'cooldwn'; did you mean 'cooldown'?"),
+        (
+            {"middleware": [{"use": "fallback", "providers": [{"use": "nope"}]}]},
+            "middleware[0].providers[0]: unknown provider 'nope'",
+        ),
+        (
+            {"middleware": [{"use": "fallback", "providers": [{"use": "mock"}], "cooldwn": 1}]},
+            "no setting 'cooldwn'; did you mean 'cooldown'?",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_with_its_place_and_what_would_be_right(data, says):
     with pytest.raises(ConfigError) as caught:
         chain_from(data)

@@ -135,7 +135,8 @@ async def test_a_body_may_come_byte_by_byte():
 
 
 @pytest.mark.parametrize(
-    "chunks", [b"zz\r\nabc\r\n", b"-1\r\n\r\n", b"5\r\nabc", b"ffffffffffffffffffff\r\n", b"3;" + b"a" * 99_999]
+    "chunks",
+    [b"zz\r\nabc\r\n", b"-1\r\n\r\n", b"5\r\nabc", b"ffffffffffffffffffff\r\n", b"3;" + b"a" * 99_999],
 )
 async def test_broken_chunks_are_no_body(chunks):
     error = await failed(JSON_CHUNKED + chunks, then="close", connections=2)
@@ -229,7 +230,9 @@ async def test_a_refusal_whose_body_breaks_is_still_that_refusal(status):
 
 async def test_a_refusal_whose_body_never_comes_is_still_that_refusal(monkeypatch):
     monkeypatch.setattr("llmpipe.providers.exchange._REFUSAL_SECONDS", 0.05)
-    head = b"HTTP/1.1 429 Slow\r\nContent-Type: application/json\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\n"
+    head = (
+        b"HTTP/1.1 429 Slow\r\nContent-Type: application/json\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\n"
+    )
     error = await failed(head, connections=2)
     assert isinstance(error, RateLimited)
     assert error.retry_after == 7
@@ -296,7 +299,9 @@ async def test_identity_is_no_encoding(encoding):
         await nothing_left(core, server)
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "compress", "gzip, gzip", "gzip, br", "x" * 5000])
+@pytest.mark.parametrize(
+    "encoding", ["br", "zstd", "deflate", "compress", "gzip, gzip", "gzip, br", "x" * 5000]
+)
 async def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
     error = await failed(encoded(gzip.compress(BODY), encoding), connections=2)
     assert type(error) is BadReply

@@ -50,7 +50,7 @@ class CancelledAt:
                 asyncio.get_running_loop().call_soon(task.cancel)
             try:
                 send, value = inner.send, (yield future)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  goes on, into the work
                 send, value = inner.throw, error
 
 
@@ -77,7 +77,10 @@ async def _at_every_wait(work: Callable[[], Awaitable[Any]], *, times: int = 1, 
 
 SCRIPTS = {
     "full": [response()[:80], response()[80:200], response()[200:]],
-    "refused": [response(b'{"error": {}}', status="503 No")[:90], response(b'{"error": {}}', status="503 No")[90:]],
+    "refused": [
+        response(b'{"error": {}}', status="503 No")[:90],
+        response(b'{"error": {}}', status="503 No")[90:],
+    ],
     "stream": [STREAM_HEAD, *map(chunked, EVENTS), LAST_CHUNK],
     "no end": [STREAM_HEAD, *map(chunked, EVENTS)],
 }

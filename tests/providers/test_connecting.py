@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+import trustme
 
 from llmpipe.errors import BadReply, ConnectFailed, ConnectTimeout, LimitReached, LLMError, NetworkError
 from llmpipe.pipeline.chain import Chain
@@ -28,8 +29,6 @@ from tests.providers.kit import (
     serving,
     stream,
 )
-
-trustme = pytest.importorskip("trustme", reason="makes the certificates")
 
 pytestmark = pytest.mark.real_time
 
@@ -98,9 +97,7 @@ async def test_a_peer_that_never_accepts_ends_at_the_connect_timeout():
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
-        core = openai(
-            f"http://127.0.0.1:{listener.getsockname()[1]}/v1", transport={"connect_timeout": 0.1}
-        )
+        core = openai(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", transport={"connect_timeout": 0.1})
         with pytest.raises(ConnectTimeout) as caught:
             await complete(core)
         assert verdict(caught.value) == ("connect", "no", False, True, "failure")
@@ -206,7 +203,7 @@ async def test_a_certificate_that_is_right_is_taken(authority):
 def _expired(authority):
     from datetime import datetime
 
-    return authority.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 2))
+    return authority.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 2))  # noqa: DTZ001  trustme takes no zone
 
 
 def _old(authority):
@@ -309,7 +306,7 @@ async def test_who_finds_no_connection_free_waits_and_then_is_told_that_it_is_ou
     async with serving(script) as server:
         core = openai(server.url, transport={"max_connections": 1, "pool_timeout": 0.05})
         tasks = [asyncio.create_task(complete(core)) for _ in range(50)]
-        done, waiting = await asyncio.wait(tasks, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.wait(tasks, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
         await asyncio.sleep(0.1)
         go.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -345,7 +342,7 @@ async def test_no_descriptors_left_is_our_own_trouble_and_passes():
         held: list[socket.socket] = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         try:
-            with pytest.raises(OSError) as full:  # noqa: PT011  checked below
+            with pytest.raises(OSError) as full:
                 while True:
                     held.append(socket.socket())
             assert full.value.errno == errno.EMFILE

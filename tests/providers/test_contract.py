@@ -22,7 +22,18 @@ from llmpipe.pipeline.provider import Capabilities, Provider
 from llmpipe.providers.factory import provider
 from llmpipe.secret import Secret
 from llmpipe.types import EmbeddingRequest, ModelInfo, Request, RerankRequest
-from tests.providers.kit import KEY, Peer, complete, leaks, nothing_left, openai, response, saying, serving, stream
+from tests.providers.kit import (
+    KEY,
+    Peer,
+    complete,
+    leaks,
+    nothing_left,
+    openai,
+    response,
+    saying,
+    serving,
+    stream,
+)
 
 pytestmark = pytest.mark.real_time
 
@@ -85,7 +96,9 @@ def test_a_base_url_that_is_none_is_refused(url):
         openai(url)
 
 
-@pytest.mark.parametrize("url", [f"https://user:{KEY}@host/v1", f"https://host/v1?key={KEY}", "https://host/v1#x"])
+@pytest.mark.parametrize(
+    "url", [f"https://user:{KEY}@host/v1", f"https://host/v1?key={KEY}", "https://host/v1#x"]
+)
 def test_a_base_url_holds_no_key(url):
     with pytest.raises(ConfigError, match="keys travel in headers only") as caught:
         openai(url)
@@ -128,7 +141,9 @@ def test_the_limits_of_connections_are_checked_when_it_is_made(transport):
         openai("http://host/v1", transport=transport)
 
 
-@pytest.mark.parametrize("headers", [{"X": "a\r\nY: b"}, {"X\r\nY": "a"}, {"": "a"}, {"X:": "a"}, {"X": "a\0"}])
+@pytest.mark.parametrize(
+    "headers", [{"X": "a\r\nY: b"}, {"X\r\nY": "a"}, {"": "a"}, {"X:": "a"}, {"X": "a\0"}]
+)
 def test_a_header_cannot_smuggle_another(headers):
     with pytest.raises(ConfigError, match="header"):
         openai("http://host/v1", headers=headers)
@@ -175,13 +190,21 @@ async def test_a_key_that_a_server_sends_back_is_in_no_error(ask, key, status, c
     echo = {"message": f"no such key: {key}", "type": f"key {key}", "code": key, "param": key}
 
     async with serving(
-        saying(response(orjson.dumps({"error": echo}), status=status, extra=f"x-request-id: {key}\r\n".encode()))
+        saying(
+            response(orjson.dumps({"error": echo}), status=status, extra=f"x-request-id: {key}\r\n".encode())
+        )
     ) as server:
         core = openai(server.url, api_key=key)
         with pytest.raises(LLMError) as caught:
             await ask(core)
         error = caught.value
-        shown = [str(error), repr(error), repr(vars(error)), repr(error.args), *traceback.format_exception(error)]
+        shown = [
+            str(error),
+            repr(error),
+            repr(vars(error)),
+            repr(error.args),
+            *traceback.format_exception(error),
+        ]
         assert not any(key in text for text in shown)
         assert key not in caplog.text
         await nothing_left(core, server)
@@ -274,7 +297,11 @@ async def test_what_a_provider_cannot_do_is_said_and_nothing_is_sent():
 
 
 async def test_embeddings_come_through_the_same_chain():
-    body = {"data": [{"index": 0, "embedding": [0.5, 1]}], "model": "e", "usage": {"prompt_tokens": 2, "total_tokens": 2}}
+    body = {
+        "data": [{"index": 0, "embedding": [0.5, 1]}],
+        "model": "e",
+        "usage": {"prompt_tokens": 2, "total_tokens": 2},
+    }
     async with serving(saying(response(orjson.dumps(body)))) as server:
         core = openai(server.url)
         done = await Chain(core).embed("x", model="e")

@@ -44,7 +44,9 @@ def _plugged_in(monkeypatch):
         )
     )
     broken = EntryPoint("broken", "no_such_package_anywhere:x", factory.GROUP)
-    monkeypatch.setattr(factory, "entry_points", lambda group: [*points, broken] if group == factory.GROUP else [])
+    monkeypatch.setattr(
+        factory, "entry_points", lambda group: [*points, broken] if group == factory.GROUP else []
+    )
 
 
 def test_the_known_kinds_are_listed():
@@ -68,7 +70,11 @@ def test_a_kind_that_nobody_knows_is_told_with_the_nearest():
 
 
 def test_a_missing_key_names_the_variable():
-    for kind, name in (("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"), ("acme", "ACME_KEY")):
+    for kind, name in (
+        ("openai", "OPENAI_API_KEY"),
+        ("anthropic", "ANTHROPIC_API_KEY"),
+        ("acme", "ACME_KEY"),
+    ):
         with pytest.raises(ConfigError, match=f"'{kind}' needs an API key: pass api_key=… or set {name}"):
             provider(kind)
 
@@ -94,7 +100,9 @@ def test_a_key_that_cannot_be_one_is_refused_without_being_shown(key):
 def test_wrong_keywords_are_all_told_with_the_nearest():
     with pytest.raises(ConfigError) as caught:
         provider("openai", api_key="sk-x", modle="m", colour="red")
-    assert str(caught.value).startswith("provider 'openai' takes no 'modle'; did you mean 'model'?; no 'colour'; it takes")
+    assert str(caught.value).startswith(
+        "provider 'openai' takes no 'modle'; did you mean 'model'?; no 'colour'; it takes"
+    )
     assert "profile" not in str(caught.value)
     with pytest.raises(ConfigError, match="provider 'mock' takes no 'scrip'; did you mean 'script'"):
         provider("mock", scrip=["a"])
@@ -118,7 +126,9 @@ def test_an_installed_package_cannot_take_the_name_of_a_built_in_one():
 
 
 def test_what_does_not_load_says_where_it_is_from():
-    with pytest.raises(ConfigError, match=f"provider 'nothing' {HERE}:NOTHING is a int; it must be a Profile"):
+    with pytest.raises(
+        ConfigError, match=f"provider 'nothing' {HERE}:NOTHING is a int; it must be a Profile"
+    ):
         provider("nothing")
     with pytest.raises(ConfigError, match=f"provider 'missing' {HERE}:NO_SUCH_NAME does not load"):
         provider("missing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import zlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from llmpipe.providers.inflate import Inflate
 def inflated(data: bytes, cuts: list[int] | None = None, max_bytes: int = 2**26) -> bytes:
     inflate = Inflate("gzip", max_bytes)
     ends = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts or [])})
-    plain = b"".join(inflate.feed(data[a:b]) for a, b in zip(ends, ends[1:], strict=False))
+    plain = b"".join(inflate.feed(data[a:b]) for a, b in pairwise(ends))
     inflate.close()
     return plain
 

@@ -274,7 +274,9 @@ async def test_a_reset_and_a_close_are_told_apart():
 
 
 async def test_what_came_before_a_cut_reaches_a_slow_reader():
-    async with serving(saying(STREAM_HEAD + chunked(b"".join(EVENTS[:2])), chunked(EVENTS[2]), then="close")) as server:
+    async with serving(
+        saying(STREAM_HEAD + chunked(b"".join(EVENTS[:2])), chunked(EVENTS[2]), then="close")
+    ) as server:
         core = openai(server.url)
         with pytest.raises(StreamBroken) as caught:
             async with Chain(core).stream("hi") as reply:
@@ -307,7 +309,9 @@ async def test_an_error_inside_a_stream_is_that_error(before, wire, kind):
 
 
 @pytest.mark.parametrize("before", [1, 3])
-@pytest.mark.parametrize("junk", [b"data: {not JSON\n\n", b"data: \xff\xfe\n\n", b'data: {"a":' * 3 + b"\n\n"])
+@pytest.mark.parametrize(
+    "junk", [b"data: {not JSON\n\n", b"data: \xff\xfe\n\n", b'data: {"a":' * 3 + b"\n\n"]
+)
 async def test_junk_inside_a_stream_is_a_bad_reply(before, junk):
     secret = b"data: {" + KEY.encode() + b"\n\n" if junk.startswith(b"data: {n") else junk
     error = await broken(STREAM_HEAD + chunked(b"".join(EVENTS[:before]) + secret), BadReply)

