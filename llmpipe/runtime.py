@@ -152,7 +152,6 @@ class Runtime:
                 names = ", ".join(sorted(task.get_name() for task in late))
                 self.report("closing the runtime", TimeoutError(f"still running: {names}"))
                 return
-            await asyncio.sleep(0)  # lets the done callbacks run
 
 
 async def shielded(work: Coroutine[Any, Any, None], runtime: Runtime, what: str) -> None:

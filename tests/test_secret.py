@@ -8,6 +8,7 @@ import logging
 import pickle
 import time
 import traceback
+from typing import Any
 
 import orjson
 import pytest
@@ -44,7 +45,7 @@ def test_a_secret_is_revealed_on_purpose_only(caplog):
 
 
 def test_a_secret_in_a_traceback_is_not_shown():
-    secret = Secret(KEY)
+    secret: Any = Secret(KEY)
     try:
         secret.nothing  # noqa: B018
     except AttributeError as error:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
-from llmpipe.config.load import chain_from, load_chain, read_file
+from llmpipe.config import load
+from llmpipe.config.load import read_file
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.middleware.retry import Retry
+
+chain_from: Any = load.chain_from
+load_chain: Any = load.load_chain
 
 SECRET = "sk-canary-0123456789abcdef"
 
@@ -142,7 +148,7 @@ def test_all_variables_that_are_not_set_are_named(tmp_path):
         ("c.yaml", b"", "holds a NoneType; expected a mapping"),
         ("c.yaml", b"a: b: c", "mapping values are not allowed here"),
         ("c.yaml", b"\x01", "special characters are not allowed"),
-        ("c.yaml", b"[" * 5_000 + b"]" * 5_000, "nested too deep"),
+        ("c.yaml", b"[" * 1_500 + b"]" * 1_500, "nested too deep"),
         ("c.yaml", b"!!python/object/apply:os.system [echo]", "could not determine a constructor"),
         ("c.yaml", b"a: &x [1]\nb: *x", "YAML aliases are not taken, such as *x"),
         ("c.yaml", b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "YAML aliases are not taken"),

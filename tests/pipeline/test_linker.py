@@ -614,6 +614,22 @@ async def test_a_middleware_that_never_calls_next_answers_by_itself():
         assert await texts(reply) == "hi"
 
 
+async def test_an_answer_of_a_middlewares_own_belongs_to_its_call():
+    ends, runtime = Ends(), Remembering()
+
+    @plain(500, "short")
+    async def short(call: Call, call_next: Handler):
+        await asyncio.sleep(3)
+        yield Reply.of(Completion(message=Message("assistant", "hi"), finish_reason="stop"))
+        raise Boom("late")
+
+    await chain(MockProvider(), ends.yielder("outer", 1), short, runtime=runtime).complete("some words")
+    assert [str(error) for _, error in runtime.reports] == ["late"]
+    outcome = ends[0][1]
+    assert outcome.committed_at == outcome.ended_at == 3.0
+    assert outcome.usage.input_tokens > 0
+
+
 async def test_an_iteration_error_from_inside_does_not_pass_for_the_end_of_a_generator():
     c = chain(MockProvider([StopAsyncIteration()]), Ends().yielder("outer", 1))
     with pytest.raises(RuntimeError):

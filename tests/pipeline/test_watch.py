@@ -101,6 +101,11 @@ async def test_a_stream_that_was_just_in_time_once_is_still_watched():
     with pytest.raises(IdleTimeout):
         await texts(reply)
     assert now() == 10.0
+    reply = a_stream("a", 5.0, "b", 100.0, "c", STOP, idle=5)
+    with pytest.raises(IdleTimeout):
+        async for _ in reply:
+            await asyncio.sleep(1)  # so the timer is judged while nobody reads
+    assert now() == 10.0 + 1 + 5 + 1 + 5
 
 
 @pytest.mark.parametrize("armed_first", ["timer", "answer"])

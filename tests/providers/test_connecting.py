@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import trustme
@@ -175,17 +176,17 @@ async def test_a_connection_that_dies_under_a_request_is_an_error_and_no_silent_
 
 
 @pytest.fixture(scope="module")
-def authority() -> object:
+def authority() -> Any:
     return trustme.CA()
 
 
-def _server_side(certificate: object) -> ssl.SSLContext:
+def _server_side(certificate: Any) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return context
 
 
-def _client_side(authority: object) -> ssl.SSLContext:
+def _client_side(authority: Any) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context

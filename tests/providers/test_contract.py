@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from decimal import Decimal
+from typing import Any
 
 import orjson
 import pytest
@@ -19,7 +20,7 @@ from llmpipe.errors import (
 )
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.provider import Capabilities, Provider
-from llmpipe.providers.factory import provider
+from llmpipe.providers import factory
 from llmpipe.secret import Secret
 from llmpipe.types import EmbeddingRequest, ModelInfo, Request, RerankRequest
 from tests.providers.kit import (
@@ -36,6 +37,8 @@ from tests.providers.kit import (
 )
 
 pytestmark = pytest.mark.real_time
+
+provider: Any = factory.provider
 
 MADE = {
     "openai": lambda: provider("openai", api_key=KEY, model="gpt-4o-mini"),
@@ -280,12 +283,13 @@ def test_a_provider_by_another_name_has_the_same_prices():
 async def test_what_a_provider_cannot_do_is_said_and_nothing_is_sent():
     async with serving(saying(response())) as server:
         claude = provider("anthropic", api_key=KEY, model="m", base_url=server.url)
-        for core, request in (
+        cases: Any = (
             (claude, EmbeddingRequest("e", ("x",))),
             (claude, RerankRequest("r", "q", ("d",))),
             (openai(server.url), RerankRequest("r", "q", ("d",))),
             (openai(server.url, name="nameless"), None),
-        ):
+        )
+        for core, request in cases:
             if request is None:
                 core.model, request = "", Request("", "hi")
             with pytest.raises(Unsupported) as caught:

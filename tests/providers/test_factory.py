@@ -9,10 +9,12 @@ import pytest
 
 from llmpipe.errors import ConfigError
 from llmpipe.providers import factory
-from llmpipe.providers.factory import provider, provider_names
+from llmpipe.providers.factory import provider_names
 from llmpipe.providers.http import HTTPProvider
 from llmpipe.providers.mock import MockProvider
 from llmpipe.providers.profiles import PROFILES, Profile
+
+provider: Any = factory.provider
 
 HERE = "tests.providers.test_factory"
 

@@ -147,7 +147,7 @@ async def test_trailers_without_end_are_cut():
 
     async with serving(script) as server:
         core = openai(server.url)
-        ended = "in time"
+        ended: str | None = "in time"
         try:
             async with asyncio.timeout(5):
                 await complete(core)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ from llmpipe.types import (
 )
 
 
-async def both(mock: MockProvider) -> tuple[Completion, Completion]:
+async def both(mock: MockProvider) -> tuple[Any, Any]:
     """The next two lines: as a full reply, and as a stream."""
     chain = Chain(mock)
     full = await chain.complete("hi")
@@ -86,7 +87,7 @@ async def test_pieces_have_the_size_that_was_asked_for():
 
 
 async def test_usage_finish_and_start_of_the_script_stand():
-    own = [Start("id-1", "m-1"), "x", Finish("length"), UsageUpdate(Usage(7, 8))]
+    own: Any = [Start("id-1", "m-1"), "x", Finish("length"), UsageUpdate(Usage(7, 8))]
     for done in await both(MockProvider([own, own])):
         assert (done.id, done.model, done.finish_reason, done.usage.output_tokens) == (
             "id-1",
@@ -174,7 +175,8 @@ async def test_what_is_left_early_is_closed(read):
 
 
 async def test_a_cancelled_call_leaves_nothing_open():
-    for line in ([Wait(5), "a"], ["a", Wait(5), "b"]):
+    lines: Any = ([Wait(5), "a"], ["a", Wait(5), "b"])
+    for line in lines:
         mock = MockProvider([line])
 
         async def read(mock: MockProvider = mock) -> None:

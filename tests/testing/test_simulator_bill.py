@@ -9,6 +9,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -194,8 +195,10 @@ async def test_a_few_hundred_calls_through_retries_and_a_fallback_add_up():
         Rule(Fault(unfinished=True), rate=0.04),
     ]
     async with Simulator(faults, seed=1) as first, Simulator(faults, seed=2) as second:
-        gpt = provider("openai", api_key="sk-a", base_url=f"{first.url}/v1", model=MODELS["openai"])
-        claude = provider("anthropic", api_key="sk-b", base_url=f"{second.url}/v1", model=MODELS["anthropic"])
+        gpt: Any = provider("openai", api_key="sk-a", base_url=f"{first.url}/v1", model=MODELS["openai"])
+        claude: Any = provider(
+            "anthropic", api_key="sk-b", base_url=f"{second.url}/v1", model=MODELS["anthropic"]
+        )
         chain = Chain(gpt, Cost(), Retry(attempts=3, base=0.001, cap=0.002), timeouts(), Fallback(claude))
         gate = asyncio.Semaphore(8)
 
@@ -205,6 +208,8 @@ async def test_a_few_hundred_calls_through_retries_and_a_fallback_add_up():
 
         async with chain:
             await asyncio.gather(*(one() for _ in range(300)))
+            await settled(first)
+            await settled(second)
             totals = Cost.totals(chain.runtime)
             both = first.book.billed_nano + second.book.billed_nano
             assert totals.all.nano == both, (totals.by_provider, first.book.billed, second.book.billed)
