@@ -113,26 +113,26 @@ def _no_second_try(case: Case, seen: Seen, expected: Result | None) -> Told:
 def _errors(case: Case, seen: Seen, expected: Result | None) -> Told:
     if seen.strikes or seen.cancelled or seen.hung:
         return
-    answered = seen.result is not None and seen.error is None
-    if case.way == "closed" and case.shape == "stream":
-        if answered and not seen.outer:
-            yield "closing it did nothing"
-        return
-    if case.script in ("error", "burst"):
-        if answered:
-            yield f"the error became the reply {_short(seen.result)}"
-        elif not any(seen.error is raised for raised in seen.raised):
-            same = " of its own" if isinstance(seen.error, Unheard) else ""
-            yield f"the error became {seen.error!r}{same}"
-    elif case.script in ("refused", "broken") and answered:
-        error = "InvalidRequest" if case.script == "refused" else "StreamBroken"
-        yield f"{error} became the reply {_short(seen.result)}"
-    elif case.script in ("ok", "empty", "recovering") and case.way != "hurried":
-        allowed = LLMError if case.script == "recovering" or case.way == "slow" else ()
-        if seen.error is not None and not isinstance(seen.error, allowed):
-            yield f"a call that should have been answered raised {seen.error!r}"
-    elif seen.error is not None and not isinstance(seen.error, LLMError):
-        yield f"an LLMError became {seen.error!r}"
+    error = seen.error
+    if error is None:
+        if seen.result is not None and _swallowed(case, seen):
+            yield f"the provider's error became the reply {_short(seen.result)}"
+    elif case.script in ("error", "burst"):
+        if not any(error is raised for raised in seen.raised):
+            yield f"the error became {error!r}{' of its own' if isinstance(error, Unheard) else ''}"
+    elif not isinstance(error, LLMError):
+        yield f"an LLMError became {error!r}" if seen.raised else f"it raised {error!r}"
+    elif case.script in ("ok", "empty") and case.way not in ("closed", "hurried", "slow"):
+        yield f"a call that should have been answered raised {error!r}"
+
+
+def _swallowed(case: Case, seen: Seen) -> bool:
+    """Whether the provider failed for good, and nobody else has answered in its place."""
+    if not seen.requests_at_end or case.script not in ("error", "burst", "refused", "broken"):
+        return False
+    # Of a reply that broke, there was one commit; any more are those of other targets.
+    others = len(seen.commits) - (case.script in ("broken", "burst"))
+    return others <= 0 or case.script in ("error", "burst")
 
 
 def _ends(case: Case, seen: Seen, expected: Result | None) -> Told:

@@ -16,6 +16,7 @@ from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.middleware.hooks import Hooks
 from llmpipe.middleware.log import Log
+from llmpipe.middleware.migration import Migration
 from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.redact import Redact
 from llmpipe.middleware.retry import Retry
@@ -59,7 +60,11 @@ class Standard:
         )
 
 
-MADE: dict[str, Make] = {name: registry.get(name) for name in registry.BUILT_IN if name != "fallback"} | {
+NEED_A_TARGET = {"fallback", "migration"}
+
+MADE: dict[str, Make] = {
+    name: registry.get(name) for name in registry.BUILT_IN if name not in NEED_A_TARGET
+} | {
     "fallback": lambda: Fallback(spare()),
     "fallback: a chain": lambda: Fallback(Chain(spare(), Retry())),
     "fallback: fails too": lambda: Fallback(MockProvider(default=Overloaded("full"), name="spare")),
@@ -73,6 +78,8 @@ MADE: dict[str, Make] = {name: registry.get(name) for name in registry.BUILT_IN 
         on_request=looked_at, on_chunk=lambda event: event, on_response=looked_at, on_error=looked_at
     ),
     "log: bodies": lambda: Log(bodies=True, requests=True),
+    "migration": lambda: Migration(spare()),
+    "migration: everybody": lambda: Migration(spare(), share=1.0),
     "redact: output": lambda: Redact(output=True),
     "redact: for good": lambda: Redact(mode="wire"),
     "redact: in a thread": lambda: Redact(output=True, thread_above=10),
