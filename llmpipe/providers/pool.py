@@ -93,7 +93,7 @@ class Pool:
                     if not 100 <= message.code < 200 or message.code == 101:
                         break
                     message, content = await protocol.read()
-                if not 100 <= message.code < 200:
+                if message.version[0] == 1 and not 100 <= message.code < 200:
                     return Exchange(connection, message.code, message.headers, content, self.slots, max_bytes)
                 problem = BadReply(
                     f"the reply is none: HTTP/{message.version[0]} with status {message.code}",

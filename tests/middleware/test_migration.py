@@ -12,7 +12,7 @@ from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
-from llmpipe.testing.conform import ConformError, conform
+from llmpipe.testing.conform import conform
 from llmpipe.types import Request
 
 
@@ -118,12 +118,9 @@ async def test_closing_a_chain_closes_the_old_target():
     assert old.closed
 
 
-async def test_a_migration_keeps_the_laws_of_the_pipeline_but_the_one_it_is_there_to_break():
-    """It answers what failed at the new target, whatever the error."""
-    with pytest.raises(ConformError) as broken:
-        await conform(lambda: Migration(MockProvider(default=["o", "ld"]), share=1.0))
-    assert broken.value.laws == ("errors",)
-    assert all(found.told.startswith("InvalidRequest became the reply") for found in broken.value.violations)
+async def test_a_migration_keeps_the_laws_of_the_pipeline():
+    """That it answers what failed at the new target is no breach: another target has answered."""
+    await conform(lambda: Migration(MockProvider(default=["o", "ld"]), share=1.0))
 
 
 def test_what_is_no_target_and_no_share_is_refused():

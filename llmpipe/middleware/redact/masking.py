@@ -94,9 +94,10 @@ class Masking:
         out: list[str] = []
         for start, end, kind in self._scanner.spans(view.text, self._scanned, until, self._resume):
             if end > self._front:
-                begin, stop = view.start(max(start, self._front)), view.end(end)
-                begin = max(begin, self._let_out)
                 goes_on = start < self._front and kind == self._last
+                # Of a finding that goes on, what is not seen between its halves is part too.
+                begin = self._let_out if goes_on else max(view.start(max(start, self._front)), self._let_out)
+                stop = view.end(end)
                 out.append(writer.plain(view.raw[self._let_out : begin]))
                 out.append(writer.cover(kind, view.raw[begin:stop], view.text[end : end + 1], goes_on))
                 self.found[kind] += not goes_on

@@ -206,6 +206,14 @@ def test_a_label_is_escaped_in_json():
     )
 
 
+def test_invisible_characters_where_two_findings_of_a_kind_overlap_are_covered():
+    scanner = Scanner([], [("one", "abc"), ("one", "cde")])
+    text = "xabc" + "\u200b" * 3 + "de" + "\u200b" + "x"
+    assert scanner.mask(text) == "x[ONE]\u200bx"
+    for size in range(1, len(text)):
+        assert in_pieces(Masking(scanner), text, [size]) == "x[ONE]\u200bx"
+
+
 def test_random_streams_agree_with_the_whole():
     """More of the same than hypothesis has time for."""
     random = Random(5)
