@@ -24,7 +24,7 @@ def parse_object(body: bytes, what: str, *, phase: str = "body") -> dict[str, An
     Raises: BadReply for anything else, with the position and the first characters, scrubbed.
     """
     body = body.removeprefix(_BOM)
-    if not body.strip():
+    if not body or body.isspace():
         raise BadReply(f"{what} is empty; a JSON object was expected", code="empty_reply", phase=phase)
     try:
         value = orjson.loads(body)

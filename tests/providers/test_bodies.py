@@ -220,6 +220,16 @@ async def test_a_refusal_is_read_to_64_kib_and_scrubbed():
     assert len(error.message) < 3000
 
 
+async def test_a_refusal_keeps_its_connection():
+    async with serving(saying(response(b'{"error": {}}', status="429 Slow"))) as server:
+        core = openai(server.url)
+        for _ in range(3):
+            with pytest.raises(RateLimited):
+                await complete(core)
+        assert server.connections == 1
+        await nothing_left(core, server)
+
+
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable", "500 Oops"])
 async def test_a_refusal_whose_body_breaks_is_still_that_refusal(status):
     data = response(b'{"error": {"mess', status=status).replace(b"Content-Length: 16", b"Content-Length: 99")

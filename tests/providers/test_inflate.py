@@ -38,6 +38,17 @@ def test_nothing_is_left_inside_at_the_edges_of_a_step(size, level):
         assert Inflate("gzip", 2**26).feed(data) == plain
 
 
+@pytest.mark.parametrize("size", [2**18 - 1, 2**18 + 1, 2**18 + 100, 2**18 + 257, 3 * 2**18 + 5])
+def test_what_has_come_is_given_out_at_once(size):
+    """A copy that the end of a step has cut in two has no bytes of its own to come."""
+    plain = b"a" * size
+    packed = gzip.compress(plain, 9)
+    inflate = Inflate("gzip", 2**26)
+    assert inflate.feed(packed[:-8]) == plain  # all but the sum and the length
+    assert inflate.feed(packed[-8:]) == b""
+    inflate.close()
+
+
 @given(st.binary(min_size=20, max_size=300), st.integers(1, 300))
 def test_a_cut_is_never_a_success(plain, cut):
     packed = gzip.compress(plain)

@@ -187,7 +187,9 @@ async def test_what_follows_the_end_is_passed_over_and_the_connection_kept():
         await nothing_left(core, server)
 
 
-async def test_much_that_follows_the_end_closes_the_connection():
+async def test_much_that_follows_the_end_closes_the_connection(monkeypatch):
+    monkeypatch.setattr("llmpipe.providers.exchange._LAST_CHUNK_SECONDS", 60)
+
     async def script(peer: Peer, number: int) -> None:
         await peer.request()
         await peer.send(STREAM_HEAD, *map(chunked, EVENTS))
@@ -274,13 +276,19 @@ async def test_a_reset_and_a_close_are_told_apart():
 
 
 async def test_what_came_before_a_cut_reaches_a_slow_reader():
-    async with serving(
-        saying(STREAM_HEAD + chunked(b"".join(EVENTS[:2])), chunked(EVENTS[2]), then="close")
-    ) as server:
+    async def script(peer: Peer, number: int) -> None:
+        await peer.request()
+        await peer.send(STREAM_HEAD, chunked(EVENTS[1]))
+        await asyncio.sleep(0.02)
+        await peer.send(chunked(EVENTS[2]))
+
+    async with serving(script) as server:
         core = openai(server.url)
         with pytest.raises(StreamBroken) as caught:
             async with Chain(core).stream("hi") as reply:
-                await asyncio.sleep(0.05)  # meanwhile all of it comes, and the end
+                while server.open:  # meanwhile the rest comes, and the end
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.02)
                 async for _ in reply:
                     pass
         assert caught.value.partial.text == "Hello."

@@ -229,6 +229,11 @@ async def test_cuts_are_exact_to_the_byte(kind, stream):
             assert raw.body[:5] == body[: min(5, cut)]
             assert not raw.whole
             assert not raw.reset
+        simulator.rules = (Rule(Fault(cut_at=len(body))),)
+        raw = await ask(simulator, kind, stream=stream)
+        assert len(raw.body) == len(body)
+        assert raw.whole is not stream  # a stream is cut before its last chunk; a length is reached
+        simulator.book.entries.pop()
         simulator.rules = (Rule(Fault(cut_at=len(body) + 500)),)
         assert (await ask(simulator, kind, stream=stream)).whole
         assert simulator.book.ends == {"ok": 2, "broken": 5}
