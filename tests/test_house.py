@@ -29,6 +29,7 @@ def parsed() -> dict[Path, ast.Module]:
 
 def test_imports_point_down_and_in_no_circle(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("logging.config.dictConfig", dict)  # it would switch off everybody else's loggers
     status = lint_imports(no_cache=True, no_logo=True)
     assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
 

@@ -1,1 +1,1 @@
-"""One concern, one file."""
+"""One concern, one name: a file, or a package: the middleware in its `__init__`, its parts beside it."""

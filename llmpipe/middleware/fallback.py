@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 from attrs import evolve, field, frozen
 
 from llmpipe.errors import ConfigError, LLMError
-from llmpipe.middleware.board import Board
+from llmpipe.middleware.breaker.board import Board
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.chain import Chain
 

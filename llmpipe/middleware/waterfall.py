@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from llmpipe.errors import ConfigError, LLMError
-from llmpipe.middleware.jsonlog import printable
+from llmpipe.middleware.log.jsonlog import printable
 from llmpipe.pipeline.call import Attempt, Call, Ledger, Note
 
 __all__ = ("render_waterfall",)

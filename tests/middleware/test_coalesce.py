@@ -31,7 +31,7 @@ from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
 from llmpipe.testing import run
 from llmpipe.types import Completion, Cost, Message, Request
-from tests.middleware.limits import in_turn, turns
+from tests.middleware.rate_limit.limits import in_turn, turns
 
 
 def now() -> float:

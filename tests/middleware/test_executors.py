@@ -19,7 +19,7 @@ from llmpipe.errors import (
     RateLimited,
 )
 from llmpipe.middleware.breaker import CircuitBreaker
-from llmpipe.middleware.circuit_rules import CircuitRules
+from llmpipe.middleware.breaker.rules import CircuitRules
 from llmpipe.middleware.retry import Retry, RetryExecutor
 
 pytestmark = pytest.mark.virtual_time

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from llmpipe.errors import ConfigError, InvalidRequest, Overloaded, RateLimited, StreamBroken
 from llmpipe.middleware.cost import Cost
-from llmpipe.middleware.jsonlog import json_line, printable
 from llmpipe.middleware.log import BackgroundHandler, JSONFormatter, Log, json_logging
+from llmpipe.middleware.log.jsonlog import json_line, printable
 from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.function import layer
@@ -231,7 +231,7 @@ async def test_bodies_are_logged_only_where_that_is_asked_for(records: Records):
 
 @given(st.text(max_size=200), st.integers(1, 100))
 def test_bodies_are_cut_at_their_limit_and_say_so(text: str, limit: int):
-    from llmpipe.middleware.log_fields import _body
+    from llmpipe.middleware.log.fields import _body
 
     fields: dict[str, Any] = {}
     _body(fields, "request", text, limit)

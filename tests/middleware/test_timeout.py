@@ -17,10 +17,10 @@ from llmpipe.errors import (
     LLMError,
     RateLimited,
 )
-from llmpipe.middleware.deadlines import Deadlines, Limit
 from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.retry import Retry
 from llmpipe.middleware.timeout import Timeout
+from llmpipe.middleware.timeout.deadlines import Deadlines, Limit
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.linker import link
@@ -29,7 +29,7 @@ from llmpipe.pipeline.reply import Reply
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.testing import run
 from llmpipe.types import Finish, Ping, Request
-from tests.middleware.limits import started
+from tests.middleware.rate_limit.limits import started
 
 
 def now() -> float:

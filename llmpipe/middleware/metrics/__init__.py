@@ -1,0 +1,120 @@
+"""Count what happened: calls, attempts, tokens, money, errors, waits, hits. In memory, for Prometheus too.
+
+==============================  =========  =======================================  ====================
+name                            kind       labels                                   in Prometheus
+==============================  =========  =======================================  ====================
+``requests.total``              counter    provider, model, status                  as it is
+``requests.in_flight``          gauge
+``request.duration``            histogram  provider, model, status                  ``…_seconds``
+``request.first_content``       histogram  provider, model; of streams              ``…_seconds``
+``attempts.total``              counter    provider, model, status, error
+``attempt.duration``            histogram  provider, model                          ``…_seconds``
+``tokens.total``                counter    provider, model, kind: input, output,
+                                           cached_input, cache_write, reasoning
+``finish_reasons.total``        counter    provider, model, reason
+``errors.total``                counter    provider, model, type, retryable
+``cost.total``                  counter    provider, model (USD)                    ``cost_usd_total``
+``cost.requests``               counter    provider, model: attempts with a price
+``cost.by_user``                counter    tenant, user (USD); only with `users`    ``cost_by_user_usd_total``
+``cost.saved``                  counter    (USD that hits saved)                    ``cost_saved_usd_total``
+``cache.hits``                  counter    kind: fresh, stale
+``coalesced.total``             counter    (calls that rode along with another)
+``fallbacks.total``             counter    (switches to another target)
+``redactions.total``            counter    kind: email, phone, api_key, …
+``rate_limit.wait``             histogram                                           ``…_seconds``
+``events.total``                counter    kind: of every note
+``circuit.state``               gauge      provider, endpoint, model: 0 closed,
+                                           1 half-open, 2 open
+``circuit.requests.*``          counter    the same; ``total``, ``successful``,
+                                           ``failed``, ``rejected``
+``retry.*``                     counter    the same; ``attempts``, ``successful``,
+                                           ``failed``, ``delay``                    delay: ``…_seconds_total``
+==============================  =========  =======================================  ====================
+
+A call is counted under the target that answered it, or was asked last. ``circuit.*`` and
+``retry.*`` are the breakers' and retries' own figures, read when the metrics are. Models and
+providers beyond `max_targets` are counted as ``_other``. It writes no notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, ClassVar
+
+from attrs import Factory, frozen
+
+from llmpipe.errors import ConfigError
+from llmpipe.middleware.metrics.book import Book
+from llmpipe.middleware.metrics.instruments import SECONDS, Registry, check_bounds, check_names
+from llmpipe.pipeline import bands
+from llmpipe.pipeline.call import Call
+from llmpipe.pipeline.linker import Handler
+from llmpipe.pipeline.outcome import Outcome
+from llmpipe.pipeline.reply import Reply
+from llmpipe.runtime import Runtime
+
+__all__ = ("Metrics",)
+
+
+@frozen(kw_only=True)
+class Metrics:
+    """Counts every call and how it really ended, refusals, hits and cancelled streams included.
+
+    Attributes:
+        prefix: of the names in the text for Prometheus.
+        labels: put on every line of it.
+        bounds: upper bounds of the buckets of all durations, seconds, ascending.
+        max_targets: pairs of provider and model that are kept apart.
+        users: count the cost by tenant and user too. Their ids are then in the metrics.
+    """
+
+    prefix: str = "llmpipe"
+    labels: Mapping[str, str] = Factory(dict)
+    bounds: tuple[float, ...] = SECONDS
+    max_targets: int = 200
+    users: bool = False
+    name: str = "metrics"
+    priority: int = bands.OBSERVE
+
+    why: ClassVar[str] = "sees refusals, hits and retries as the caller does"
+    traits: ClassVar[frozenset[str]] = frozenset({"counts", "observes"})
+
+    def __attrs_post_init__(self) -> None:
+        check_names(self.prefix, self.labels)
+        if self.max_targets < 1:
+            raise ConfigError(f"metrics: max_targets must be at least 1, not {self.max_targets}")
+        check_bounds(self.bounds)
+
+    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+        """Count the call when it is over."""
+        book = call.runtime.state("metrics", self.name, self._book)
+        # In a chain inside a chain, the outer metrics see all of it.
+        counts = call.ledger not in book.active
+        if counts:
+            book.active.add(call.ledger)
+        try:
+            reply = await call_next(call)
+        except BaseException as error:  # counted, whatever it is; it goes on
+            if counts:
+                book.failed(call, error)
+            raise
+        outcome = yield reply
+        if counts:
+            book.ended(call, outcome)
+
+    def registry(self, runtime: Runtime) -> Registry:
+        """The instruments of `runtime`, with the breakers' and retries' figures as they are now."""
+        book = runtime.state("metrics", self.name, self._book)
+        book.collect(runtime)
+        return book.registry
+
+    def snapshot(self, runtime: Runtime) -> dict[str, dict[str, Any]]:
+        """All metrics as plain JSON: for each name its kind, help and values with labels."""
+        return self.registry(runtime).snapshot()
+
+    def prometheus(self, runtime: Runtime) -> str:
+        """All metrics as text for Prometheus; its content type is ``text/plain; version=0.0.4``."""
+        return self.registry(runtime).prometheus(self.prefix, self.labels)
+
+    def _book(self) -> Book:
+        return Book(self.bounds, self.max_targets, users=self.users)

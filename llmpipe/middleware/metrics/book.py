@@ -1,0 +1,269 @@
+"""The metrics of one runtime: what `Metrics` writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmpipe.errors import LLMError
+from llmpipe.middleware.metrics.instruments import OTHER, Counter, Family, Histogram, Registry
+from llmpipe.pipeline.call import Attempt, Call, Ledger, Note
+from llmpipe.pipeline.outcome import Outcome
+from llmpipe.runtime import Runtime
+
+__all__ = ("Book",)
+
+_TARGET = ("provider", "model")
+_KEY = ("provider", "endpoint", "model")
+
+
+class _Target:
+    """The instruments that a call which simply succeeds writes to, found with one look-up."""
+
+    __slots__ = (
+        "attempt_duration",
+        "attempts",
+        "cost",
+        "costed",
+        "duration",
+        "first_content",
+        "input",
+        "model",
+        "output",
+        "provider",
+        "reasons",
+        "requests",
+    )
+
+    def __init__(self, book: Book, provider: str, model: str) -> None:
+        self.provider = provider
+        self.model = model
+        self.requests = book.requests.of(provider, model, "ok")
+        self.duration = book.duration.of(provider, model, "ok")
+        self.first_content = book.first_content.of(provider, model)
+        self.attempts = book.attempts.of(provider, model, "ok", "")
+        self.attempt_duration = book.attempt_duration.of(provider, model)
+        self.input = book.tokens.of(provider, model, "input")
+        self.output = book.tokens.of(provider, model, "output")
+        self.cost = book.cost.of(provider, model)
+        self.costed = book.costed.of(provider, model)
+        self.reasons: dict[str | None, Counter] = {}
+
+
+class Book:
+    """The metrics of one runtime."""
+
+    def __init__(self, bounds: Sequence[float], max_targets: int, *, users: bool) -> None:
+        self.active: set[Ledger] = set()
+        self.registry = registry = Registry(limit=20 * max_targets)
+        self._max_targets = max_targets
+        self._targets: dict[tuple[str, str], _Target] = {}
+        counter, histogram = registry.counter, registry.histogram
+        self.requests = counter("requests.total", "Calls, by how they ended.", (*_TARGET, "status"))
+        self.in_flight = registry.gauge("requests.in_flight", "Calls under way.").of()
+        self.duration = histogram(
+            "request.duration",
+            "Seconds of a call, retries and the reading of its stream included.",
+            (*_TARGET, "status"),
+            bounds=bounds,
+            exposed="request_duration_seconds",
+        )
+        self.first_content = histogram(
+            "request.first_content",
+            "Seconds to the first content of a stream.",
+            _TARGET,
+            bounds=bounds,
+            exposed="request_first_content_seconds",
+        )
+        self.attempts = counter(
+            "attempts.total", "Requests sent to providers, by how they ended.", (*_TARGET, "status", "error")
+        )
+        self.attempt_duration = histogram(
+            "attempt.duration",
+            "Seconds of an attempt that was answered.",
+            _TARGET,
+            bounds=bounds,
+            exposed="attempt_duration_seconds",
+        )
+        self.tokens = counter("tokens.total", "Tokens of all attempts.", (*_TARGET, "kind"))
+        self.finishes = counter("finish_reasons.total", "Why models stopped.", (*_TARGET, "reason"))
+        self.errors = counter("errors.total", "Calls that failed, by error.", (*_TARGET, "type", "retryable"))
+        self.cost = counter("cost.total", "USD of all attempts.", _TARGET, exposed="cost_usd_total")
+        self.costed = counter("cost.requests", "Attempts with a known price.", _TARGET)
+        self.saved = counter("cost.saved", "USD that hits saved.", exposed="cost_saved_usd_total").of()
+        self.hits = counter("cache.hits", "Calls answered from a cache.", ("kind",))
+        self.waits: Histogram = histogram(
+            "rate_limit.wait",
+            "Seconds that calls waited under a limit.",
+            bounds=bounds,
+            exposed="rate_limit_wait_seconds",
+        ).of()
+        self._simple = {
+            "coalesce.joined": counter("coalesced.total", "Calls that rode along with another.").of(),
+            "fallback.switched": counter("fallbacks.total", "Switches to another target.").of(),
+        }
+        self.redactions = counter("redactions.total", "What was found in requests and replies.", ("kind",))
+        self.events = counter("events.total", "What happened on the way, by kind.", ("kind",))
+        self.by_user: Family[Counter] | None = None
+        if users:
+            self.by_user = counter(
+                "cost.by_user", "USD by user.", ("tenant", "user"), exposed="cost_by_user_usd_total"
+            )
+
+    # ------------------------------------------------------------ calls
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """Count a call that ended without a reply."""
+        status = "error" if isinstance(error, Exception) else "cancelled"
+        target = self._attempts(call) if call.ledger.attempts else self._target(*call.target_key[::2])
+        now = call.runtime.now()
+        self._ended(call, target, status, now)
+        if status == "error":
+            self._error(target, error)
+
+    def ended(self, call: Call, outcome: Outcome) -> None:
+        """Count a call that had a reply."""
+        ledger = call.ledger
+        attempts = ledger.attempts
+        if attempts:
+            target = self._attempts(call)
+            last = attempts[-1].outcome or outcome  # the same end, and its events are folded already
+        else:
+            result = outcome.completion
+            target = self._target(result.provider, result.model)
+            last = outcome
+        if call.request.stream:
+            target.first_content.observe(outcome.committed_at - call.started_at)
+        if outcome.status != "ok":
+            self._ended(call, target, outcome.status, outcome.ended_at)
+            if outcome.error is not None and outcome.status == "error":
+                self._error(target, outcome.error)
+            return
+        self.active.discard(ledger)
+        target.requests.value += 1
+        target.duration.observe(outcome.ended_at - call.started_at)
+        reason = last.completion.finish_reason
+        counter = target.reasons.get(reason)
+        if counter is None:
+            counter = self.finishes.of(target.provider, target.model, reason or "")
+            target.reasons[reason] = counter
+        counter.value += 1
+        if ledger.notes:
+            self._notes(ledger.notes)
+
+    def _ended(self, call: Call, target: _Target, status: str, now: float) -> None:
+        self.active.discard(call.ledger)
+        self.requests.of(target.provider, target.model, status).value += 1
+        self.duration.of(target.provider, target.model, status).observe(now - call.started_at)
+        self._notes(call.ledger.notes)
+
+    def _error(self, target: _Target, error: BaseException) -> None:
+        retryable = "true" if isinstance(error, LLMError) and error.retryable else "false"
+        self.errors.of(target.provider, target.model, _type_of(error), retryable).value += 1
+
+    # ------------------------------------------------------------ attempts
+
+    def _attempts(self, call: Call) -> _Target:
+        """Count all attempts of a call, of which there must be one; the target of the last one."""
+        for attempt in call.ledger.attempts:
+            target = self._attempt(attempt)
+            charge = attempt.charge
+            if charge is not None:
+                usd = (charge.input_nano + charge.output_nano) * 1e-9
+                target.cost.value += usd
+                target.costed.value += 1
+                if self.by_user is not None:
+                    self.by_user.of(call.tenant, call.user).value += usd
+        return target
+
+    def _attempt(self, attempt: Attempt) -> _Target:
+        outcome = attempt.outcome
+        if outcome is None:
+            target = self._target(attempt.provider, attempt.asked_model)
+            self._count_attempt(target, attempt)
+            return target
+        model = outcome.completion.model or attempt.asked_model
+        found = self._targets.get((attempt.provider, model))
+        target = self._target(attempt.provider, model) if found is None else found
+        if attempt.status == "ok":
+            target.attempts.value += 1
+            target.attempt_duration.observe(outcome.ended_at - attempt.started_at)
+        else:
+            self._count_attempt(target, attempt)
+        usage = outcome.usage
+        target.input.value += usage.input_tokens
+        target.output.value += usage.output_tokens
+        if usage.cached_input_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+            for kind in ("cached_input", "cache_write", "reasoning"):
+                name = f"{kind}_tokens"
+                self.tokens.of(target.provider, target.model, kind).value += getattr(usage, name)
+        return target
+
+    def _count_attempt(self, target: _Target, attempt: Attempt) -> None:
+        kind = "" if attempt.error is None else _type_of(attempt.error)
+        self.attempts.of(target.provider, target.model, attempt.status, kind).value += 1
+
+    def _target(self, provider: str, model: str) -> _Target:
+        found = self._targets.get((provider, model))
+        if found is None:
+            if len(self._targets) >= self._max_targets:
+                provider = model = OTHER
+                found = self._targets.get((provider, model))
+            if found is None:
+                found = self._targets[provider, model] = _Target(self, provider, model)
+        return found
+
+    # ------------------------------------------------------------ notes, and the figures of others
+
+    def _notes(self, notes: list[Note]) -> None:
+        for note in notes:
+            kind, detail = note.kind, note.detail
+            self.events.of(kind).value += 1
+            if kind in self._simple:
+                self._simple[kind].value += 1
+            elif kind in ("cache.hit", "cache.stale"):
+                self.hits.of("fresh" if kind == "cache.hit" else "stale").value += 1
+                self.saved.value += (detail.get("saved") or 0) * 1e-9
+            elif kind in ("redact.request", "redact.reply"):
+                for what, count in detail["found"].items():
+                    self.redactions.of(what).value += count
+            elif kind == "rate_limit.wait":
+                self.waits.observe(detail["seconds"])
+
+    def collect(self, runtime: Runtime) -> None:
+        """Take over what breakers and retries count themselves."""
+        self.in_flight.value = len(self.active)
+        counter = self.registry.counter
+        for board in runtime.states("breaker").values():
+            state = self.registry.gauge(
+                "circuit.state", "State of a circuit: 0 closed, 1 half-open, 2 open.", _KEY
+            )
+            for circuit in list(board):
+                key = _words(circuit.key)
+                state.of(*key).value = circuit.state
+                for name in ("total", "successful", "failed", "rejected"):
+                    family = counter(f"circuit.requests.{name}", f"Calls at a circuit: {name}.", _KEY)
+                    family.of(*key).value = getattr(circuit, name)
+        for quotas in runtime.states("retry").values():
+            for key, quota in list(quotas.items()):
+                for name in ("attempts", "successful", "failed"):
+                    family = counter(f"retry.{name}", f"Retries: {name}.", _KEY)
+                    family.of(*_words(key)).value = getattr(quota, name)
+                delay = counter(
+                    "retry.delay",
+                    "Seconds waited before retries.",
+                    _KEY,
+                    exposed="retry_delay_seconds_total",
+                )
+                delay.of(*_words(key)).value = quota.delay
+
+
+def _type_of(error: BaseException) -> str:
+    return error.type if isinstance(error, LLMError) else type(error).__name__
+
+
+def _words(key: Any) -> tuple[str, ...]:
+    """The key of a circuit or quota as label values; one that is no target key stands as the model."""
+    if isinstance(key, tuple) and len(key) == len(_KEY):
+        return tuple(map(str, key))
+    return ("", "", str(key))
