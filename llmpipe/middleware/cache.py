@@ -29,7 +29,7 @@ from llmpipe.runtime import Alarm
 from llmpipe.state import Cache as Store
 from llmpipe.state import Entry, State, open_state
 from llmpipe.types import Cost, Request
-from llmpipe.types.copying import replace
+from llmpipe.types.copying import recharged, replace
 from llmpipe.types.frozen import EMPTY
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class Cache:
             return False
         charge = result.charge
         # A hit costs nothing, and the rate limits its headers told are no longer true.
-        free: Result = replace(result, charge=_FREE, headers=EMPTY)
+        free = recharged(result, _FREE, EMPTY)
         entry = Entry(free, None if charge is None else charge.total_nano)
         later = shelf.store.put(key, entry, self.ttl + max(self.stale, self.stale_if_error))
         if later is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -81,29 +82,51 @@ def key_of(call: Call, version: str = "", vary: Sequence[str] = ()) -> bytes | N
     return blake2b(data, digest_size=32).digest()
 
 
+_settings = attrgetter(
+    "top_p",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "frequency_penalty",
+    "presence_penalty",
+    "response_format",
+    "reasoning",
+    "metadata",
+    "extra",
+)
+_UNSET = _settings(Request())
+
+
 def _request(request: AnyRequest) -> list[Any]:
     if isinstance(request, Request):
         return [
             "chat",
             [_message(message) for message in request.messages],
             _number(request.temperature),
-            _number(request.top_p),
             request.max_tokens,
             request.seed,
             request.stop,
-            [[t.name, t.description, t.parameters, t.strict, t.extra] for t in request.tools],
-            _choice(request.tool_choice),
-            request.parallel_tool_calls,
-            _number(request.frequency_penalty),
-            _number(request.presence_penalty),
-            _fields(request.response_format),
-            _fields(request.reasoning),
-            request.metadata,
-            request.extra,
+            # Most requests have none of them, which one comparison tells.
+            0 if _settings(request) == _UNSET else _set(request),
         ]
     if isinstance(request, EmbeddingRequest):
         return ["embed", request.inputs, request.dimensions, request.metadata, request.extra]
     return ["rerank", request.query, request.documents, request.top_n, request.metadata, request.extra]
+
+
+def _set(request: Request) -> list[Any]:
+    return [
+        _number(request.top_p),
+        [[t.name, t.description, t.parameters, t.strict, t.extra] for t in request.tools],
+        _choice(request.tool_choice),
+        request.parallel_tool_calls,
+        _number(request.frequency_penalty),
+        _number(request.presence_penalty),
+        _fields(request.response_format),
+        _fields(request.reasoning),
+        request.metadata,
+        request.extra,
+    ]
 
 
 def _message(message: Message) -> list[Any]:

@@ -197,6 +197,15 @@ class Chain:
 
         Raises: ConfigError for a keyword that neither a request nor a call has.
         """
+        if fields:
+            self._check_fields(request, fields)
+        runtime = self.runtime
+        now = runtime.now()
+        if timeout is not None:
+            fields["deadline"] = now + timeout
+        return Call(request, runtime, runtime.new_id("call-"), now, provider=self.provider, **fields)
+
+    def _check_fields(self, request: AnyRequest, fields: dict[str, Any]) -> None:
         if unknown := [key for key in fields if key not in _CALL_FIELDS]:
             raise ConfigError(
                 f"unknown keyword {', '.join(map(repr, unknown))}; a call takes {', '.join(_CALL_FIELDS)}, "
@@ -206,11 +215,6 @@ class Chain:
             fields["without"] = frozenset(fields["without"])
             if wrong := fields["without"] - {m.name for m in self._middleware}:
                 raise ConfigError(f"without names {sorted(wrong)}, which the chain does not have")
-        runtime = self.runtime
-        now = runtime.now()
-        if timeout is not None:
-            fields["deadline"] = now + timeout
-        return Call(request, runtime, runtime.new_id("call-"), now, provider=self.provider, **fields)
 
     # ------------------------------------------------------------ looking at it
 

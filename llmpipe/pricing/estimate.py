@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmpipe.pricing.table import Price, PriceTable, prices
+from llmpipe.pricing.table import Price, PriceTable, Rates, prices
 from llmpipe.tokens import estimate_request
 from llmpipe.types import Cost, EmbeddingRequest, Opaque, Request, RerankRequest, Usage
 
@@ -24,21 +24,31 @@ def cost_of(usage: Usage, price: Price | None) -> Cost | None:
     """
     if price is None:
         return None
-    total, output = max(0, usage.input_tokens), max(0, usage.output_tokens)
+    total, output = usage.input_tokens, usage.output_tokens
+    if total < 0 or output < 0:
+        total, output = max(0, total), max(0, output)
     rates = price.rates_for(total) if price.above else price.rates
     if (rates.input is None and total) or (rates.output is None and output):
         return None
     rate = rates.input or 0
     nano = rates.request + total * rate
+    if usage.cached_input_tokens > 0 or usage.cache_write_tokens > 0:
+        nano += _cached(usage, total, rate, rates)
+    return Cost(_nano(nano), _nano(output * (rates.output or 0)), usage.source == "estimated")
+
+
+def _cached(usage: Usage, total: int, rate: int, rates: Rates) -> int:
+    """What reading from and writing to the provider's cache changes; negative where it saves."""
+    nano = 0
     cached = min(max(0, usage.cached_input_tokens), total)
-    if cached and rates.cached_input is not None:
+    if rates.cached_input is not None:
         nano += cached * (rates.cached_input - rate)
     written = min(max(0, usage.cache_write_tokens), total - cached)
-    if written and rates.cache_write is not None:
+    if rates.cache_write is not None:
         nano += written * (rates.cache_write - rate)
         if rates.cache_write_1h is not None:
             nano += min(_for_an_hour(usage.extra), written) * (rates.cache_write_1h - rates.cache_write)
-    return Cost(_nano(nano), _nano(output * (rates.output or 0)), usage.source == "estimated")
+    return nano
 
 
 def worst_case(

@@ -1,40 +1,73 @@
-"""A faster `attrs.evolve` for slotted values on the hot path."""
+"""Changed copies of frozen values, for the hot path."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from functools import lru_cache
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import fields
 
-__all__ = ("replace",)
+from llmpipe.types.replies import Completion
+
+if TYPE_CHECKING:
+    from llmpipe.types.replies import Cost, Embeddings
+
+__all__ = ("recharged", "replace")
 
 V = TypeVar("V")
 
+_Plan = tuple[dict[str, int], Callable[[Any], tuple[Any, ...]], tuple[Any, ...]]
+"""Where each field stands, what reads all of them at once, and what sets each."""
 
-@lru_cache(maxsize=64)
-def _slots(kind: Hashable) -> tuple[tuple[str, Any, Any], ...]:
-    return tuple(
-        (a.name, getattr(kind, a.name).__get__, getattr(kind, a.name).__set__)
-        for a in fields(cast("type", kind))
-    )
+_PLANS: dict[type, _Plan] = {}
+_new = object.__new__
+
+
+def _plan(kind: type) -> _Plan:
+    names = [a.name for a in fields(kind)]
+    get = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+    plan = {name: at for at, name in enumerate(names)}, get, tuple(vars(kind)[n].__set__ for n in names)
+    return _PLANS.setdefault(kind, plan)
 
 
 def replace(value: V, **changes: Any) -> V:
     """A copy of a slotted attrs value with `changes`, which are taken as they are: no converter runs.
 
-    `attrs.evolve` looks the fields up anew each time and takes three times as long (measured).
+    Half the time of `attrs.evolve`, which looks up what the fields are and converts them anew.
     """
     kind = type(value)
-    copy = kind.__new__(kind)
-    left = len(changes)
-    for name, get, put in _slots(cast("Hashable", kind)):
-        if name in changes:
-            put(copy, changes[name])
-            left -= 1
-        else:
-            put(copy, get(value))
-    if left:
-        raise TypeError(f"{kind.__name__} lacks one of the fields {', '.join(changes)}")
+    places, get, puts = _PLANS.get(kind) or _plan(kind)
+    values = [*get(value)]
+    try:
+        for name, change in changes.items():
+            values[places[name]] = change
+    except KeyError:
+        raise TypeError(f"{kind.__name__} lacks one of the fields {', '.join(changes)}") from None
+    copy = _new(kind)
+    for put, item in zip(puts, values, strict=True):
+        put(copy, item)
     return copy
+
+
+def recharged(
+    result: Completion | Embeddings, charge: Cost | None, headers: Mapping[str, str]
+) -> Completion | Embeddings:
+    """`result` with that charge and these headers."""
+    if not isinstance(result, Completion):
+        return replace(result, charge=charge, headers=headers)
+    # Spelled out, because every call comes this way: a third of the time of `replace`.
+    return Completion(
+        result.id,
+        result.model,
+        result.message,
+        result.finish_reason,
+        result.usage,
+        result.provider,
+        result.created,
+        result.request_id,
+        charge,
+        headers,
+        result.warnings,
+        result.extra,
+    )
