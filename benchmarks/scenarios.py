@@ -19,12 +19,14 @@ from llmpipe import (
     Cache,
     Call,
     Chain,
+    Completion,
     Handler,
-    MockProvider,
+    Message,
     Outcome,
     Reply,
     Request,
     TextDelta,
+    Usage,
     layer,
     presets,
     provider,
@@ -37,6 +39,21 @@ _REQUEST = Request("gpt-4o-mini", _PROMPT, max_tokens=200)
 _IN_TURN = cycle([Request("gpt-4o-mini", f"{n}. {_PROMPT}", max_tokens=200) for n in range(200)])
 """Requests that differ, so that a cache of one entry looks, misses and stores every time."""
 _BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 200}
+
+
+class _Instant:
+    """A provider that answers at once, always the same: what is left is what the chain costs."""
+
+    name, endpoint, model = "openai", "api.openai.com", "gpt-4o-mini"
+    _done = Completion(
+        "chatcmpl-bench", "gpt-4o-mini", Message("assistant", "All right."), "stop", Usage(60, 3), "openai"
+    )
+
+    async def __call__(self, call: Call) -> Reply:
+        return Reply.of(self._done)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
 
 @asynccontextmanager
@@ -147,7 +164,7 @@ async def in_process(base_url: str, rounds: int) -> list[Figure]:
 
         return middleware
 
-    instant = MockProvider(default="All right.")
+    instant = _Instant()
     empty = Chain(instant)
     figures = []
 
@@ -157,7 +174,6 @@ async def in_process(base_url: str, rounds: int) -> list[Figure]:
             for _ in range(times):
                 await (await chain(call)).full()
                 call.ledger.attempts.clear()
-                instant.requests.clear()
 
         return work
 
@@ -176,7 +192,6 @@ async def in_process(base_url: str, rounds: int) -> list[Figure]:
         async def work(times: int) -> None:
             for _ in range(times):
                 await chain.complete(next(requests))
-                instant.requests.clear()
 
         return work
 

@@ -47,6 +47,8 @@ class Source(Protocol):
         ...
 
 
+_NOTHING = -1, Completion()
+
 Mark = tuple[int, int]
 """A place in a pump: how many stages and how many amendments lie below it."""
 
@@ -60,6 +62,7 @@ class Pump:
 
     __slots__ = (
         "_first",
+        "_folded",
         "_interruption",
         "_mark",
         "_tapes",
@@ -82,6 +85,7 @@ class Pump:
         self.reader: asyncio.Task[object] | None = None
         self._first: Sequence[Event] | None = first
         self._tapes: dict[int, list[Event]] = {0: [*first]}
+        self._folded: dict[int, tuple[int, Completion]] = {}
         self._mark: Mark = (0, 0)
         self._interruption: LLMError | None = None
 
@@ -102,7 +106,11 @@ class Pump:
     def completion(self, mark: Mark) -> Completion:
         """What has passed at `mark` so far, folded."""
         depth, amends = mark
-        completion = fold(self._tapes[depth])
+        tape = self._tapes[depth]
+        length, completion = self._folded.get(depth, _NOTHING)
+        if length != len(tape):  # several will ask at the end, and it is the same for all of one depth
+            completion = fold(tape)
+            self._folded[depth] = len(tape), completion
         for change in self.amends[:amends]:
             completion = change(completion)
         return completion

@@ -165,6 +165,8 @@ class Storm:
         """Wait until no task of llmpipe's is left: what was dropped is closed in the background."""
         loop = asyncio.get_running_loop()
         gc.collect()
+        for _ in range(10):
+            await asyncio.sleep(0)  # in which those that were dropped come to be closed
         end = loop.time() + seconds
         while loop.time() < end and (self.chain.runtime._tasks or tasks_of_ours()):
             await asyncio.sleep(0.01)
