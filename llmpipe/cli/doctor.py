@@ -26,7 +26,7 @@ from llmpipe.providers.profiles import PROFILES
 
 __all__ = ("add_arguments", "run")
 
-_NEEDED = ("anyio", "aiohttp", "attrs", "cattrs", "orjson", "aiolimiter", "cachetools")
+_NEEDED = ("anyio", "aiohttp", "attrs", "cattrs", "orjson", "aiolimiter")
 _MARKS = {"ok": "[green]ok[/green]  ", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red] "}
 
 

@@ -5,7 +5,6 @@ note               detail
 =================  ==================================================================================
 ``cache.hit``      ``saved``: nano-USD the reply had cost, None if unknown; ``age`` in seconds
 ``cache.stale``    the same, for a reply past its time; ``error``: the failure it stands in for, or None
-``cache.stored``   nothing; the reply was kept
 =================  ==================================================================================
 
 Stale-while-revalidate and stale-if-error are those of RFC 5861, ``only`` is ``only-if-cached`` of
@@ -15,7 +14,7 @@ RFC 9111.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
 
@@ -88,12 +87,8 @@ class _Shelf:
         self.hits = self.misses = self.stale = self.stored = self.refreshed = self.failed = 0
 
 
-class _Answer(NamedTuple):
-    """A reply, and where to keep it when it has ended well; `shelf` None: nowhere."""
-
-    reply: Reply
-    shelf: _Shelf | None = None
-    key: bytes = b""
+_Answer = tuple[Reply, _Shelf | None, bytes]
+"""A reply, and where to keep it when it has ended well: None for nowhere."""
 
 
 @frozen(kw_only=True)
@@ -155,15 +150,15 @@ class Cache:
         """The stored reply, or else a fresh one, which is stored when it has ended well."""
         reply, shelf, key = await self._answer(call.opt(self), call, call_next)
         outcome = yield reply
-        if shelf is not None and outcome.ok and self._keep(shelf, key, outcome.completion, call.runtime):
-            call.note("cache.stored")
+        if shelf is not None and outcome.ok:
+            self._keep(shelf, key, outcome.completion, call.runtime)
 
     async def _answer(self, cfg: Cache, call: Call, call_next: Handler) -> _Answer:
         key = cfg.key(call)
         if key is None:
             if cfg.mode == "only":
                 raise _not_cached(cfg.name)
-            return _Answer(await call_next(call))
+            return await call_next(call), None, b""
         shelf = self._shelf(call.runtime)
         found = await shelf.store.get(key) if cfg.mode != "refresh" else None
         if found is not None:
@@ -171,11 +166,11 @@ class Cache:
             if age < cfg.ttl:
                 shelf.hits += 1
                 call.note("cache.hit", saved=entry.saved_nano, age=age)
-                return _Answer(Reply.of(entry.result))
+                return Reply.of(entry.result), None, b""
             if age < cfg.ttl + cfg.stale:
                 if cfg.mode == "use" and key not in shelf.refreshing:
                     cfg._begin_refresh(call, call_next, shelf, key)
-                return _Answer(_stale(shelf, call, entry, age))
+                return _stale(shelf, call, entry, age), None, b""
         if cfg.mode == "only":
             shelf.misses += 1
             raise _not_cached(cfg.name)
@@ -186,9 +181,9 @@ class Cache:
             if found is None or error.rescue != "any" or found[1] >= cfg.ttl + cfg.stale_if_error:
                 shelf.misses += 1
                 raise
-            return _Answer(_stale(shelf, call, *found, error=error.type))
+            return _stale(shelf, call, *found, error=error.type), None, b""
         shelf.misses += 1
-        return _Answer(reply, shelf, key)
+        return reply, shelf, key
 
     def key(self, call: Call) -> bytes | None:
         """The key of `call`; None if it is not to be looked up here."""
@@ -209,10 +204,10 @@ class Cache:
             shelf.config = self
         return shelf
 
-    def _keep(self, shelf: _Shelf, key: bytes, result: Result, runtime: Runtime) -> bool:
-        """Store `result` if it may be; whether it was."""
+    def _keep(self, shelf: _Shelf, key: bytes, result: Result, runtime: Runtime) -> None:
+        """Store `result` if it may be."""
         if result.finish_reason not in self.finish_reasons:
-            return False
+            return
         charge = result.charge
         # A hit costs nothing, and the rate limits its headers told are no longer true.
         free = recharged(result, _FREE, EMPTY)
@@ -221,7 +216,6 @@ class Cache:
         if later is not None:
             _ = runtime.spawn(later, f"{self.name}.put")
         shelf.stored += 1
-        return True
 
     def _begin_refresh(self, call: Call, call_next: Handler, shelf: _Shelf, key: bytes) -> None:
         work = self._refresh(call, call_next, shelf, key)

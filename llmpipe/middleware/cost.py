@@ -30,8 +30,8 @@ from llmpipe.pricing import PriceTable, cost_of
 from llmpipe.pricing import prices as packaged_prices
 from llmpipe.runtime import Runtime
 from llmpipe.tokens import estimate_request
-from llmpipe.types import Usage
 from llmpipe.types import Cost as Charge
+from llmpipe.types import Usage
 from llmpipe.types.copying import recharged
 
 __all__ = ("Cost", "Total", "Totals")

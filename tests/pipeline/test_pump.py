@@ -79,6 +79,18 @@ async def test_what_came_first_is_counted_at_the_bottom_before_it_is_read():
     assert not pump.delivered()
 
 
+async def test_what_passed_is_folded_once_for_all_who_ask_and_again_when_more_has_passed():
+    pump = Pump(Feed(TextDelta("b"), STOP), (TextDelta("a"),))
+    place = pump.mark()
+    early = pump.completion(place)
+    assert early.text == "a"
+    assert pump.completion(place) is early
+    await everything(pump)
+    whole = pump.completion(place)
+    assert whole.text == "ab"
+    assert pump.completion(place) is whole
+
+
 async def test_a_stream_without_a_finish_is_broken_and_its_source_exhausted():
     pump = Pump(Feed("b"), (TextDelta("a"),))
     with pytest.raises(StreamBroken, match="without a finish"):

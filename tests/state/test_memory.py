@@ -63,7 +63,7 @@ def test_it_keeps_what_a_model_keeps(script):
                 assert await cache.delete(key) == (now < model.pop(key, (0, 0.0, -1.0))[2])
             else:
                 most = size % 5 + 1
-                cache.resize(most, 10**6 + size)  # another container, the same entries in the same order
+                cache.resize(most, 10**6 + size)  # the same entries in the same order
                 while len(model) > most:
                     model.popitem(last=False)
             if number % 3 == 0:  # what has expired goes when the size is asked
