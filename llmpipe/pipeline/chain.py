@@ -11,7 +11,7 @@ from attrs import evolve, fields
 
 from llmpipe.errors import ConfigError, InvalidRequest
 from llmpipe.pipeline.call import AnyRequest, Attempt, Call
-from llmpipe.pipeline.linker import Handler, Middleware, link
+from llmpipe.pipeline.linker import Middleware, Ring, link
 from llmpipe.pipeline.lint import Finding, lint
 from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Runtime
@@ -88,20 +88,20 @@ class Chain:
                 )
             names[item.name] = item
         self._middleware = tuple(sorted(layers, key=lambda m: m.priority))  # stable: ties keep their order
-        self._handlers = {frozenset[str](): self._linked(frozenset())}
+        self._rings = {frozenset[str](): self._linked(frozenset())}
 
-    def _linked(self, without: frozenset[str]) -> Handler:
-        handler: Handler = self._terminal
+    def _linked(self, without: frozenset[str]) -> Ring:
+        ring: Ring = self._terminal
         for item in reversed(self._middleware):
             if item.name not in without:
-                handler = link(item, handler)
-        return handler
+                ring = link(item, ring)
+        return ring
 
-    async def _terminal(self, call: Call) -> Reply:
+    async def _terminal(self, given: list[Reply], call: Call) -> Reply:
         """The core: one attempt at the call's target."""
         provider = call.target or self.provider
         if isinstance(provider, Chain):
-            return await provider(call.evolve(target=None, provider=provider.provider))
+            return await provider._ring(call)(given, call.evolve(target=None, provider=provider.provider))
         attempts, now = call.ledger.attempts, call.runtime.now
         request = call.request
         attempt = Attempt(len(attempts) + 1, provider.name, request.model or provider.model, request, now())
@@ -109,12 +109,13 @@ class Chain:
         try:
             reply: Any = await provider(call)
             if type(reply) is not Reply or reply.over:
-                given = "a reply that is over" if isinstance(reply, Reply) else f"a {type(reply).__name__}"
-                raise TypeError(f"provider {provider.name!r} gave {given} instead of a new Reply")
+                what = "a reply that is over" if isinstance(reply, Reply) else f"a {type(reply).__name__}"
+                raise TypeError(f"provider {provider.name!r} gave {what} instead of a new Reply")
         except BaseException as error:  # goes on; the attempt must know how it ended
             attempt.fail(error, now())
             raise
         reply.attempted(attempt, call)
+        given.append(reply)
         return reply
 
     # ------------------------------------------------------------ the front door
@@ -136,10 +137,14 @@ class Chain:
 
     async def __call__(self, call: Call) -> Reply:
         """Answer `call`, committed. For those who nest chains; others use `complete` and `stream`."""
-        handler = self._handlers.get(call.without)
-        if handler is None:
-            handler = self._handlers[call.without] = self._linked(call.without)
-        return await handler(call)
+        return await self._ring(call)([], call)
+
+    def _ring(self, call: Call) -> Ring:
+        """The outermost ring for `call`, which may leave some out."""
+        ring = self._rings.get(call.without)
+        if ring is None:
+            ring = self._rings[call.without] = self._linked(call.without)
+        return ring
 
     async def complete(self, prompt: Prompt, /, **options: Any) -> Completion:
         """The whole reply to `prompt`: a `Request`, a string, a message or a list of messages.

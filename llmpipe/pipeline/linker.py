@@ -19,8 +19,8 @@ import asyncio
 import dis
 import inspect
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from functools import lru_cache
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from functools import lru_cache, partial
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -30,7 +30,7 @@ from llmpipe.pipeline.reply import Reply
 if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call
 
-__all__ = ("Handler", "Middleware", "link")
+__all__ = ("Handler", "Middleware", "Ring", "link")
 
 Handler = Callable[["Call"], Awaitable[Reply]]
 """Anything that answers a call: a provider, a chain, a router, the rest of a chain."""
@@ -59,8 +59,14 @@ class Middleware(Protocol):
         ...
 
 
-def link(middleware: Middleware, inner: Handler) -> Handler:
-    """A handler that runs `middleware` round `inner`."""
+Ring = Callable[[list[Reply], "Call"], Coroutine[Any, Any, Reply]]
+"""A handler that also enters the reply it gives in a list, which belongs to whoever asked for it. So
+the one who asks need not wait in between to see what it was given, which would be one coroutine more
+on the way of every call through every middleware."""
+
+
+def link(middleware: Middleware, inner: Ring) -> Ring:
+    """The ring of `middleware` round `inner`."""
     name, anything = middleware.name, cast("Any", middleware)
     function = anything if inspect.isfunction(anything) else type(anything).__call__
     if inspect.isasyncgenfunction(function):
@@ -71,17 +77,11 @@ def link(middleware: Middleware, inner: Handler) -> Handler:
     return _either(name, middleware, inner)
 
 
-def _returning(name: str, middleware: Any, inner: Handler) -> Handler:
-    async def run(call: Call) -> Reply:
+def _returning(name: str, middleware: Any, inner: Ring) -> Ring:
+    async def run(given: list[Reply], call: Call) -> Reply:
         opened: list[Reply] = []
-
-        async def call_next(call: Call) -> Reply:
-            reply = await inner(call)
-            opened.append(reply)
-            return reply
-
         try:
-            reply = await middleware(call, call_next)
+            reply = await middleware(call, partial(inner, opened))
         except GeneratorExit:  # we are being dropped and cannot wait: dropped replies close themselves
             raise
         except BaseException as error:  # goes on when what was opened is closed
@@ -89,24 +89,19 @@ def _returning(name: str, middleware: Any, inner: Handler) -> Handler:
                 await _close(opened, None, error)
             raise
         if len(opened) != 1 or opened[0] is not reply or reply.over:
-            return await _hand_on(name, opened, reply)
+            reply = await _hand_on(name, opened, reply)
+        given.append(reply)
         return reply
 
     return run
 
 
-def _yielding(name: str, middleware: Any, inner: Handler, at_once: bool) -> Handler:
+def _yielding(name: str, middleware: Any, inner: Ring, at_once: bool) -> Ring:
     get_hooks, set_hooks = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
 
-    async def run(call: Call) -> Reply:
+    async def run(given: list[Reply], call: Call) -> Reply:
         opened: list[Reply] = []
-
-        async def call_next(call: Call) -> Reply:
-            reply = await inner(call)
-            opened.append(reply)
-            return reply
-
-        frame = middleware(call, call_next)
+        frame = middleware(call, partial(inner, opened))
         hooks = get_hooks()
         set_hooks(None, _left_to_its_reply)
         first = frame.__anext__()
@@ -123,8 +118,10 @@ def _yielding(name: str, middleware: Any, inner: Handler, at_once: bool) -> Hand
                 await _close(opened, None, error)
             raise
         if len(opened) != 1 or opened[0] is not reply or reply.over:
-            return await _hand_on(name, opened, reply, (frame, at_once, call))
-        reply.hold(frame, at_once, call)
+            reply = await _hand_on(name, opened, reply, (frame, at_once, call))
+        else:
+            reply.hold(frame, at_once, call)
+        given.append(reply)
         return reply
 
     return run
@@ -137,10 +134,10 @@ def _left_to_its_reply(frame: AsyncGenerator[Reply, Outcome]) -> None:
     """
 
 
-def _either(name: str, middleware: Any, inner: Handler) -> Handler:
+def _either(name: str, middleware: Any, inner: Ring) -> Ring:
     """For callables that only their result tells apart, such as a `functools.partial`."""
 
-    async def run(call: Call) -> Reply:
+    async def run(given: list[Reply], call: Call) -> Reply:
         tracked: Handler | None = None
 
         async def relay(call: Call) -> Reply:
@@ -155,12 +152,12 @@ def _either(name: str, middleware: Any, inner: Handler) -> Handler:
             return begun
 
         if hasattr(begun, "asend"):
-            return await _yielding(name, begin, inner, at_once=False)(call)
+            return await _yielding(name, begin, inner, at_once=False)(given, call)
         if not inspect.isawaitable(begun):
             raise TypeError(
                 f"middleware {name!r} gave a {type(begun).__name__} at once; make it an `async def`"
             )
-        return await _returning(name, begin, inner)(call)
+        return await _returning(name, begin, inner)(given, call)
 
     return run
 

@@ -23,7 +23,6 @@ from llmpipe.middleware.timeout import Timeout
 from llmpipe.middleware.timeout.deadlines import Deadlines, Limit
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
-from llmpipe.pipeline.linker import link
 from llmpipe.pipeline.registry import build
 from llmpipe.pipeline.reply import Reply
 from llmpipe.providers.mock import MockProvider, Wait
@@ -67,7 +66,7 @@ def test_settings_are_seconds_above_zero_or_none():
     assert build("timeout", {"first": 30, "stall": None}) == Timeout(first=30)
 
 
-async def test_linked_by_hand_it_is_both_rings():
+async def test_called_by_hand_it_is_both_rings():
     async def slow(call: Call) -> Reply:
         assert call.deadline in (7, 16)
         await asyncio.sleep(100)
@@ -75,9 +74,9 @@ async def test_linked_by_hand_it_is_both_rings():
 
     call = timed(["hi"]).new_call(Request("", "hi"))
     with pytest.raises(DeadlineExceeded):
-        await link(Timeout(total=7, first=None), slow)(call)
+        await Timeout(total=7, first=None)(call, slow)
     with pytest.raises(FirstTokenTimeout):
-        await link(Timeout(total=9, first=3), slow)(call)
+        await Timeout(total=9, first=3)(call, slow)
 
 
 # ---------------------------------------------------------------- before the first content
