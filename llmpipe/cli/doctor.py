@@ -20,6 +20,7 @@ from llmpipe.config import presets
 from llmpipe.errors import LLMError
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.registry import GROUP, names, origin
+from llmpipe.providers.factory import GROUP as PROVIDERS
 from llmpipe.providers.factory import provider, provider_names
 from llmpipe.providers.mock import MockProvider
 from llmpipe.providers.profiles import PROFILES
@@ -77,6 +78,14 @@ def _plugins() -> Iterator[Check]:
             yield Check("bad", f"middleware {point.name!r} of {origin(point.name)} does not load: {error}")
         else:
             yield Check("ok", f"middleware {point.name!r} comes from {origin(point.name)}")
+    for point in entry_points(group=PROVIDERS):
+        whose = point.dist.name if point.dist is not None else point.value
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001  the same
+            yield Check("bad", f"provider {point.name!r} of {whose} does not load: {error}")
+        else:
+            yield Check("ok", f"provider {point.name!r} comes from {whose}")
 
 
 def _keys() -> Iterator[Check]:

@@ -42,7 +42,7 @@ def pick(options: argparse.Namespace) -> Provider:
     """
     kind = options.provider or ("openai-compatible" if options.base_url else found_in()) or "mock"
     if kind == "mock":
-        return provider("mock", default=_said)
+        return provider("mock", default=_said, model=options.model or "mock-1")
     model = options.model or os.environ.get("LLM_DEFAULT_MODEL") or _DEFAULT_MODELS.get(kind, "")
     if not model:
         raise ConfigError(f"provider {kind!r} has no default model; pass --model")

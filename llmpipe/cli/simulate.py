@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, then print the books."""
+    if options.seconds is not None and not options.seconds > 0:
+        raise ConfigError(f"--seconds must be above 0, not {options.seconds:g}")
     rules = rules_from(options.rules) if options.rules else []
     if options.fail_rate:
         rules.append(Rule(Fault(status=503), rate=options.fail_rate))

@@ -188,7 +188,7 @@ def _preset(
             near = get_close_matches(str(one), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             problems.append(f"{where}: without names {one!r}, which the preset does not have{hint}")
-    replaced = {*without, *(item.name for item in listed)}
+    replaced = [*without, *(item.name for item in listed)]  # a list: what a file holds may not be hashable
     return [item for item in standard if item.name not in replaced] + listed
 
 
@@ -222,8 +222,8 @@ def _middleware(data: Any, where: str, problems: list[str]) -> Middleware | None
 
 def _fallback(settings: dict[str, Any], where: str, problems: list[str]) -> Middleware | None:
     """The one middleware whose settings hold providers."""
+    before = len(problems)
     targets = _list(settings, "providers", where, problems)
     settings.pop("providers", None)
-    before = len(problems)
     made = [_provider(target, f"{where}.providers[{i}]", problems) for i, target in enumerate(targets)]
     return build("fallback", {**settings, "targets": made}, where) if len(problems) == before else None

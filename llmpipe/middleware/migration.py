@@ -23,9 +23,9 @@ from attrs import field, frozen
 from llmpipe.errors import ConfigError, LLMError
 from llmpipe.middleware.fallback import ask
 from llmpipe.pipeline import bands
+from llmpipe.pipeline.call import Call  # cattrs resolves the hints of all fields
 
 if TYPE_CHECKING:
-    from llmpipe.pipeline.call import Call
     from llmpipe.pipeline.linker import Handler
     from llmpipe.pipeline.reply import Reply
 

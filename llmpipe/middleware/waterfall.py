@@ -33,7 +33,8 @@ def render_waterfall(what: Call | Ledger, *, width: int = 100, unicode: bool = T
     """The attempts of a call as bars, notes as points or, where they wait, as lines; in order of time.
 
     An attempt's bar is light until its first content and dark from there to its end. Each line has at
-    most `width` characters, none of which breaks it, whatever stands in names and notes.
+    most `width` characters, none of which breaks it, whatever stands in names and notes. Of these a
+    third at least is the picture's, and what is told behind it has a half at most.
 
     Args: width from 40; unicode False draws with ASCII only.
     Raises: ConfigError for a smaller width.
@@ -47,7 +48,7 @@ def render_waterfall(what: Call | Ledger, *, width: int = 100, unicode: bool = T
     start = min(rows[0].at, what.started_at) if isinstance(what, Call) else rows[0].at
     end = max(row.at if row.note else row.end for row in rows)  # a wait may have been cut short
     labels = min(max(len(row.label) for row in rows), width // 3)
-    tails = min(max(len(row.tail) for row in rows), width - labels - width // 3 - 2)
+    tails = min(max(len(row.tail) for row in rows), width // 2, width - labels - width // 3 - 2)
     chart = width - labels - tails - 2
     scale = (chart - 1) / (end - start) if end > start else 0.0
 

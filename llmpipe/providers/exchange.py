@@ -97,7 +97,8 @@ class Exchange:
             return await content.readany()
         except BROKEN as error:
             problem = broken_body(error)
-        if content._buffer:  # what had come before it broke; `readany` gives none of it any more
+        # What had come before it broke: `readany` gives none of it any more, and nothing public does.
+        if getattr(content, "_buffer", None) and hasattr(content, "_read_nowait"):
             return content._read_nowait(-1)
         raise problem
 

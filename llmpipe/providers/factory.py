@@ -8,15 +8,13 @@ import os
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from llmpipe.errors import ConfigError
+from llmpipe.pipeline.provider import Provider
 from llmpipe.providers.http import HTTPProvider
 from llmpipe.providers.mock import MockProvider
 from llmpipe.providers.profiles import PROFILES, Profile
-
-if TYPE_CHECKING:
-    from llmpipe.pipeline.provider import Provider
 
 __all__ = ("GROUP", "provider", "provider_names")
 
@@ -47,7 +45,10 @@ def provider(kind: str, /, **options: Any) -> Provider:
         if options.get("api_key") is None and (key := os.environ.get(found.key_env)):
             options["api_key"] = key
         found = partial(HTTPProvider, found)
-    return cast("Provider", _made(kind, found, options))
+    made = _made(kind, found, options)
+    if not isinstance(made, Provider):
+        raise ConfigError(f"provider {kind!r} gives a {type(made).__name__}, which is no provider")
+    return made
 
 
 def _plugged_in(kind: str) -> Any:
@@ -58,7 +59,7 @@ def _plugged_in(kind: str) -> Any:
         brought_by = f"of {point.dist.name}" if point.dist is not None else point.value
         try:
             found = point.load()
-        except (AttributeError, ImportError) as error:
+        except Exception as error:  # a plugin may fail in any way as it loads; it is said whose it is
             raise ConfigError(f"provider {kind!r} {brought_by} does not load: {error}") from error
         if not isinstance(found, Profile) and not callable(found):
             raise ConfigError(

@@ -22,9 +22,9 @@ from llmpipe.errors import (
 )
 from llmpipe.secret import scrub
 
-__all__ = ("BROKEN", "broken_body", "no_connection", "no_head")
+__all__ = ("BROKEN", "broken_body", "no_connection", "no_head", "no_reply", "shut")
 
-BROKEN = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, ValueError)
+BROKEN = (aiohttp.ClientError, aiohttp.EofStream, HttpProcessingError, OSError, TimeoutError, ValueError)
 """What aiohttp raises for a connection that fails, or says what is not HTTP."""
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
@@ -32,6 +32,12 @@ _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOT
 
 def no_connection(error: BaseException) -> LLMError:
     """No connection came about; nothing was sent."""
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        # Its words hold the fingerprints and the host.
+        return ConnectFailed(
+            "TLS failed: the certificate is not the one that is pinned",
+            code="tls", phase="tls", retryable=False,
+        )  # fmt: skip
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError):
         # Trying again changes no certificate; another target may be fine.
         return ConnectFailed(
@@ -67,12 +73,30 @@ def no_head(error: BaseException) -> LLMError:
     return NetworkError(f"the connection broke before a reply: {_words(error)}", phase="request")
 
 
+def no_reply(version: int, status: int) -> LLMError:
+    """There is a head, and it is none that answers a request of HTTP/1.1."""
+    return BadReply(
+        f"the reply is none: HTTP/{version} with status {status}", code="not_http", phase="headers"
+    )
+
+
+def shut(*, sent: bool) -> LLMError:
+    """The provider was closed, by us, under the call. Says nothing about its health."""
+    if sent:
+        return NetworkError("the provider was closed under the call", phase="request", health="ignore")
+    return ConnectFailed(
+        "the provider was closed before the call had a connection", phase="connect", health="ignore"
+    )
+
+
 def broken_body(error: BaseException) -> LLMError:
     """The head was there, and the body came to no proper end."""
     words = _words(error)
     reset = isinstance(error, ConnectionResetError) or "ConnectionResetError" in words
+    # aiohttp's words for a body that is cut, of lengths and headers, say nothing more to a reader.
+    more = "" if reset or "Not enough data" in words else f": {words}"
     return StreamBroken(
-        f"the connection {'was reset' if reset else 'ended'} in the middle of a reply: {words}",
+        f"the connection {'was reset' if reset else 'ended'} in the middle of a reply{more}",
         code="connection_reset" if reset else "connection_closed",
         phase="body",
     )

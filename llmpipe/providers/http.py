@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
-from urllib.parse import urlsplit
 
 import orjson
 from attrs import evolve
@@ -19,6 +19,7 @@ from llmpipe.errors import (
     AuthenticationFailed,
     BadReply,
     ConfigError,
+    InvalidRequest,
     LLMError,
     PermissionDenied,
     Unsupported,
@@ -27,6 +28,7 @@ from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pipeline.reply import Reply
 from llmpipe.pricing import worst_case_cost
+from llmpipe.providers.address import checked_base_url
 from llmpipe.providers.profiles import Profile
 from llmpipe.providers.transport import Transport
 from llmpipe.secret import Secret, scrub
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 __all__ = ("HTTPProvider",)
 
 _Done: TypeAlias = Completion | Embeddings
+_CREDENTIAL = re.compile("auth|cookie|key|password|secret|token", re.IGNORECASE)  # in a header's name
+_LEAST_SECRET = 6  # characters; what is shorter is no key, and would be struck out of ordinary words
 
 
 class _Embedding(Protocol):
@@ -77,7 +81,8 @@ class HTTPProvider:
         dialect: overrides the profile's, with quirks of one's own.
         transport: keywords of `Transport`.
 
-    Raises: ConfigError for a missing key, or a base URL that is not plain http or https.
+    Raises: ConfigError for a missing key, a base URL that is not plain http or https, and for settings
+    of another kind than these.
     """
 
     def __init__(
@@ -93,6 +98,16 @@ class HTTPProvider:
         dialect: Dialect | None = None,
         transport: Mapping[str, Any] | None = None,
     ) -> None:
+        for setting, given in (("model", model), ("name", name or "")):
+            if not isinstance(given, str):
+                raise ConfigError(f"{setting} must be text, not {given!r}")
+        for setting, table in (("headers", headers or {}), ("transport", transport or {})):
+            if not isinstance(table, Mapping):
+                raise ConfigError(
+                    f"{setting} must be a mapping of names to values, not a {type(table).__name__}"
+                )
+        if dialect is not None and not hasattr(dialect, "encode_request"):
+            raise ConfigError(f"dialect must be a dialect, such as OpenAIChat(), not {dialect!r}")
         self.profile = profile
         self.name = name or profile.name
         self.version = profile.version
@@ -102,8 +117,7 @@ class HTTPProvider:
             raise ConfigError(f"wire must be 'auto' or 'stream', not {wire!r}")
         self.wire = wire
         self.dialect = dialect or evolve(cast(Any, dialects.get(profile.dialect)), **profile.quirks)
-        url = _checked(base_url or profile.base_url, profile)
-        self.endpoint = url.partition("://")[2].partition("/")[0]
+        url, self.endpoint = checked_base_url(base_url or profile.base_url, profile.name)
         self._key = None if api_key is None else Secret(api_key)
         if self._key is None and profile.key_required:
             raise ConfigError(
@@ -112,6 +126,7 @@ class HTTPProvider:
         sent = {**profile.headers, **(headers or {})}
         if self._key is not None:
             sent[profile.key_header] = profile.key_prefix + self._key.reveal()
+        self._secrets = _secrets(sent, self._key)
         self._transport = Transport(url, sent, **_known(transport or {}))
         self._chat_route = self._transport.route("POST", profile.chat_path)
 
@@ -134,7 +149,7 @@ class HTTPProvider:
         stream = request.stream or self.wire == "stream"
         if stream is not request.stream:
             request = replace(request, stream=stream)
-        body = orjson.dumps(self.dialect.encode_request(request))
+        body = _encoded(self.dialect.encode_request(request))
         exchange = await self._transport.send(self._chat_route, body, call.connect_timeout)
         try:
             if exchange.status != 200:
@@ -172,7 +187,7 @@ class HTTPProvider:
         dialect = cast(_Embedding, self.dialect)
         if not request.model:
             request = replace(request, model=self._default_model())
-        body = orjson.dumps(dialect.encode_embedding_request(request))
+        body = _encoded(dialect.encode_embedding_request(request))
         exchange = await self._transport.send(self._transport.route("POST", path), body, call.connect_timeout)
         try:
             if exchange.status != 200:
@@ -207,11 +222,11 @@ class HTTPProvider:
         )
 
     def _signed(self, error: LLMError) -> LLMError:
-        """`error` as ours: it says whose it is, and holds neither our key nor what a decoder had in hand."""
+        """`error` as ours: it says whose it is, and holds neither a key nor what a decoder had in hand."""
         error.provider = error.provider or self.name
         error.__cause__ = error.__context__ = None  # such as a JSONDecodeError, which has all of the body
-        if self._key is not None:
-            hide = self._key.hidden_in
+        for secret in self._secrets:
+            hide = secret.hidden_in
             error.message = hide(error.message)
             error.args = (error.message,)
             error.code = error.code and hide(error.code)
@@ -334,19 +349,21 @@ def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options
 
 
-def _checked(url: str | None, profile: Profile) -> str:
-    """`url` without a trailing slash, or a ConfigError that says what is wrong with it."""
-    if not url:
-        raise ConfigError(f"provider {profile.name!r} needs base_url=…, such as 'http://localhost:8000/v1'")
+def _secrets(headers: Mapping[str, str], key: Secret | None) -> tuple[Secret, ...]:
+    """What no error may show: the key, and what travels in headers that are named like a credential's."""
+    found = [] if key is None else [key]
+    for name, value in headers.items():
+        if _CREDENTIAL.search(str(name)) is None or not str(value).isascii():
+            continue
+        bare = str(value).strip().rpartition(" ")[2]  # without "Bearer" before it
+        if len(bare) >= _LEAST_SECRET and bare.isprintable():
+            found.append(Secret(bare))
+    return tuple(dict.fromkeys(found))
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("https", "http") and bool(parts.hostname) and (parts.port or 1) > 0
-    except (AttributeError, TypeError, ValueError):  # no text; "http://[::1"; a port that is no number
-        good = False
-    if not good or not url.isprintable() or " " in url:
-        raise ConfigError(f"base_url must be http(s)://host/…, not {scrub(str(url))!r}")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError(
-            "base_url must have no user, password, query or fragment: keys travel in headers only"
-        )
-    return url.rstrip("/")
+        return orjson.dumps(body)
+    except TypeError as error:  # a lone surrogate, an integer beyond 64 bits, an object in `extra`
+        problem = f"the request cannot be written as JSON: {error}"
+    raise InvalidRequest(problem, sent=False, health="ignore", phase="validate")

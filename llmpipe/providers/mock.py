@@ -85,8 +85,11 @@ class MockProvider:
         chunk_chars: int = 8,
         usage: Usage | None = None,
     ) -> None:
-        if chunk_chars < 1:
-            raise ConfigError(f"chunk_chars must be at least 1, not {chunk_chars}")
+        size: Any = chunk_chars  # which a chain file may give, as the script
+        if not isinstance(size, int) or size < 1:
+            raise ConfigError(f"chunk_chars must be a whole number, at least 1, not {chunk_chars!r}")
+        if not isinstance(script, Iterable):
+            raise ConfigError(f"a script is a text or a list of lines, not {script!r}")
         self.name = name
         self.model = model
         self.default = default

@@ -5,35 +5,53 @@ happy eyeballs, TLS), writes head and body at once, and has its parser read the 
 CPU a call, against 95 by way of `ClientSession.request` with all its options set for speed and 110
 without (measured on Python 3.11). The long one is that method; it is taken where something stands
 in its place (aioresponses in a test, a tracer), which is meant to see every call, and with an
-aiohttp that is not of version 3.
+aiohttp whose inner parts are not those that `llmpipe.providers.inner` knows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+from functools import lru_cache, partial
+from io import BytesIO
 from math import inf
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import aiohttp  # noqa: TID253  this module is imported where aiohttp is
 import aiohttp.client  # noqa: TID253  the same
 from yarl import URL
 
-from llmpipe.errors import BadReply, LLMError
+from llmpipe.errors import LLMError
 from llmpipe.providers.exchange import Exchange
-from llmpipe.providers.failures import BROKEN, no_connection, no_head
+from llmpipe.providers.failures import BROKEN, no_connection, no_head, no_reply, shut
 from llmpipe.providers.route import Route
 from llmpipe.providers.slots import Slots
 
 __all__ = ("Pool",)
 
+try:
+    from llmpipe.providers import inner as _found
+except (AttributeError, ImportError, TypeError):  # of an aiohttp that has other inner parts, or none
+    _inner: ModuleType | None = None
+else:
+    _inner = _found
+
 _MAX_INFORMATIONAL = 32  # responses of status 1xx before the one that counts
 _MAX_STALE = 64  # idle connections in a row that turn out to be useless
+_MAX_FRESH = 2  # new ones
+_UNCONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerFingerprintMismatch,
+)
+_LARGE_BYTES = 1024 * 1024  # of a body, as aiohttp has it
 
 
 class Pool:
     """Connections of the loop that is running when it is made.
+
+    Attributes:
+        closed: whether `aclose` was called: from then on it opens none.
 
     Args:
         host: any address of that host.
@@ -42,7 +60,9 @@ class Pool:
         ssl: what aiohttp takes: True, or an `ssl.SSLContext`.
     """
 
-    __slots__ = ("_connector", "_genuine", "_limits", "_loop", "_request", "_session", "slots")
+    __slots__ = (
+        "_connector", "_genuine", "_host", "_limits", "_loop", "_request", "_session", "closed", "slots"
+    )  # fmt: skip
 
     def __init__(
         self, host: str, *, max_connections: int, connect_timeout: float, keepalive: float, ssl: Any
@@ -52,8 +72,11 @@ class Pool:
         self._connector = aiohttp.TCPConnector(
             limit=0, keepalive_timeout=keepalive, ttl_dns_cache=60, ssl=ssl
         )
-        # The connector asks a request where it goes. This one is never sent and holds no key.
-        self._request = aiohttp.ClientRequest("GET", URL(host), loop=self._loop)
+        if _inner is not None and hasattr(self._connector, "_factory"):
+            self._connector._factory = partial(_inner.Handler, loop=self._loop)
+        self._host = URL(host)
+        self._request: Any = None
+        self.closed = False
         self._limits = _limits(connect_timeout)
         self._session: aiohttp.ClientSession | None = None
         self._genuine: Any = None
@@ -80,6 +103,11 @@ class Pool:
             connection = await self._connection(limits)
         except BROKEN as error:
             problem = no_connection(error)
+        except asyncio.CancelledError:
+            # The connector cancels its look-ups when it is closed, and with them whoever waits for one.
+            if not self.closed or _cancelled():
+                raise
+            problem = shut(sent=False)
         else:
             try:
                 protocol, transport = connection.protocol, connection.transport
@@ -94,21 +122,22 @@ class Pool:
                         break
                     message, content = await protocol.read()
                 if message.version[0] == 1 and not 100 <= message.code < 200:
+                    if transport.get_write_buffer_size() or route.secure:
+                        _keep_if_sent(connection)
                     return Exchange(connection, message.code, message.headers, content, self.slots, max_bytes)
-                problem = BadReply(
-                    f"the reply is none: HTTP/{message.version[0]} with status {message.code}",
-                    code="not_http",
-                    phase="headers",
-                )
+                problem = no_reply(message.version[0], message.code)
             except BROKEN as error:
                 problem = no_head(error)
             except BaseException:  # cancelled, most likely: goes on when the connection is closed
                 connection.close()
                 raise
             connection.close()
+        if self.closed:
+            problem = shut(sent=problem.sent)
         raise problem  # outside of the except block, so that nothing of aiohttp's hangs on to it
 
     async def _connection(self, limits: aiohttp.ClientTimeout) -> aiohttp.connector.Connection:
+        fresh = 0
         for _ in range(_MAX_STALE):
             connection = await self._connector.connect(self._request, [], limits)
             assert connection.protocol is not None
@@ -116,17 +145,24 @@ class Pool:
             if not connection.protocol.should_close:
                 return connection
             connection.close()
-        raise aiohttp.ClientConnectionError("the server talks before it is asked")
+            fresh += not getattr(self._connector, "_conns", ())
+            if fresh == _MAX_FRESH:
+                break
+        raise aiohttp.ClientConnectionError("the server talks, or hangs up, before it is asked")
 
     def _is_genuine(self) -> bool:
-        """Whether `ClientSession.request` is aiohttp's own, of a version whose inner parts are known here."""
+        """Whether `ClientSession.request` is aiohttp's own, and its inner parts are those known here."""
         found = aiohttp.ClientSession._request
         genuine = (
             aiohttp.__version__.startswith("3.")
             and isinstance(found, FunctionType)
             and found.__code__.co_filename == aiohttp.client.__file__
+            and _inner is not None
+            and _inner.as_known()
         )
         if genuine:
+            # The connector asks a request where it goes. This one is never sent and holds no key.
+            self._request = aiohttp.ClientRequest("GET", self._host, loop=self._loop)
             self._genuine = found
         return genuine
 
@@ -147,23 +183,36 @@ class Pool:
                 route.method,
                 route.url,
                 headers=route.headers,
-                data=body,
+                # It warns of large bytes, for they are written at once. So they are on the short road.
+                data=body if body is None or len(body) < _LARGE_BYTES else BytesIO(body),
                 allow_redirects=False,
                 timeout=limits,
             )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        except _UNCONNECTED as error:
             problem = no_connection(error)
         except BROKEN as error:
             problem = no_head(error)
+        except asyncio.CancelledError as error:
+            if not self.closed or _cancelled():
+                raise error.with_traceback(None)  # noqa: B904  it is the same; aiohttp's frames hold the key
+            problem = shut(sent=True)
         else:
-            return Exchange(
-                response, response.status, response.headers, response.content, self.slots, max_bytes
-            )
+            if response.version is None or response.version.major == 1:  # None: of a stub
+                if response.connection is not None:  # None where all of it is here already
+                    _keep_if_sent(response.connection)
+                return Exchange(
+                    response, response.status, response.headers, response.content, self.slots, max_bytes
+                )
+            problem = no_reply(response.version.major, response.status)
+            response.close()
+        if self.closed:
+            problem = shut(sent=problem.sent)
         raise problem  # as above
 
     async def aclose(self) -> None:
         """Close all connections. What is under way over them fails."""
-        for protocol in tuple(self._connector._acquired):
+        self.closed = True
+        for protocol in tuple(getattr(self._connector, "_acquired", ())):
             if protocol.transport is not None:
                 # Whoever reads from it hears of this, and would not of `connector.close`.
                 protocol.transport.abort()
@@ -171,6 +220,23 @@ class Pool:
         if self._session is not None:
             await self._session.close()
         await self._connector.close()
+
+
+def _keep_if_sent(connection: aiohttp.connector.Connection) -> None:
+    """Have the connection closed in the end, where a response has come before its request was all out.
+
+    Such a server may read no more of it, or take the rest of it for the next request.
+    """
+    if _inner is None or connection.protocol is None or connection.transport is None:
+        return
+    if _inner.unsent(connection.transport):
+        connection.protocol.force_close()
+
+
+def _cancelled() -> bool:
+    """Whether it was the running task that somebody cancelled."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 @lru_cache(maxsize=32)

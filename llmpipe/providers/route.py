@@ -10,11 +10,12 @@ __all__ = ("Route",)
 class Route:
     """A method and an address, with the head of such a request made once. Holds the key; prints none."""
 
-    __slots__ = ("_head", "headers", "method", "url")
+    __slots__ = ("_head", "headers", "method", "secure", "url")
 
     def __init__(self, method: str, url: str, headers: dict[str, str]) -> None:
         self.method = method
         self.url = URL(url, encoded=True)
+        self.secure = self.url.scheme == "https"
         self.headers = headers
         lines = [f"{method} {self.url.raw_path_qs} HTTP/1.1", f"Host: {self.url.host_port_subcomponent}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -29,7 +30,12 @@ _HEADERS = {
     "Accept-Encoding": "gzip",
 }
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
+# Where a request ends and to whom it goes is said once, by us.
+_OURS = frozenset((
+    "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade",
+))  # fmt: skip
 
 
 class Transport:
@@ -44,9 +50,10 @@ class Transport:
         keepalive: seconds an idle connection is kept; less than what servers allow (60 and more),
             so that we do not send into a connection that is just being closed.
         max_body_bytes: of one reply, after decompression.
-        ssl: True for the system's certificates, or an `ssl.SSLContext`.
+        ssl: True for the system's certificates, an `ssl.SSLContext`, or an `aiohttp.Fingerprint`.
 
-    Raises: ConfigError for a limit that is not above zero, or a header that HTTP cannot carry.
+    Raises: ConfigError for a limit that is not above zero, for another `ssl`, and for a header that HTTP
+    cannot carry or that is not ours to give.
     """
 
     def __init__(
@@ -68,9 +75,17 @@ class Transport:
             ("keepalive", keepalive),
             ("max_body_bytes", max_body_bytes),
         ):
+            whole = name in ("max_connections", "max_body_bytes")
+            if isinstance(limit, bool) or not isinstance(limit, int if whole else int | float):
+                kind = "a whole number" if whole else "a number"
+                raise ConfigError(f"transport: {name} must be {kind}, not {limit!r}")
             if not limit > 0:
                 raise ConfigError(f"transport: {name} must be above 0, not {limit!r}")
-        self._headers = _checked({**_HEADERS, **headers})
+        of_aiohttp = type(ssl).__module__.startswith("aiohttp.")  # its Fingerprint; it is not loaded yet
+        if ssl is not True and not of_aiohttp and not isinstance(ssl, SSLContext):
+            # False would take any certificate: whoever wants that says so in a context of their own.
+            raise ConfigError(f"transport: ssl must be True or an ssl.SSLContext, not {ssl!r}")
+        self._headers = _checked(headers)
         self._base_url = base_url
         self._max_connections = max_connections
         self._connect_timeout = connect_timeout
@@ -84,7 +99,7 @@ class Transport:
     @property
     def in_use(self) -> int:
         """Connections that carry an exchange now."""
-        return sum(pool.slots.taken for pool in self._pools.values())
+        return sum(pool.slots.taken for pool in self._open())
 
     def route(self, method: str, path: str) -> Route:
         """Where `send` sends to: `path` below the base URL."""
@@ -107,11 +122,21 @@ class Transport:
             slots.taken += 1
         else:
             await slots.wait(self._pool_timeout)
+            if pool.closed:
+                from llmpipe.providers.failures import shut  # noqa: PLC0415  it imports aiohttp
+
+                slots.release()
+                raise shut(sent=False)
         try:
             return await pool.send(route, body, connect_timeout, self._max_body_bytes)
         except BaseException:  # failed or cancelled: goes on when the slot is given back
             slots.release()
             raise
+
+    def _open(self) -> list[Pool]:
+        """All pools. Other threads may add theirs meanwhile, so the mapping is not walked over."""
+        found = [self._pools.get(loop) for ref in self._pools.keyrefs() if (loop := ref()) is not None]
+        return [pool for pool in found if pool is not None]
 
     def _here(self) -> Pool:
         """The pool of the running loop. Those of loops that are closed are forgotten."""
@@ -120,8 +145,9 @@ class Transport:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
-            for other in [other for other in self._pools if other.is_closed()]:
-                del self._pools[other]
+            for other in self._open():
+                if other.loop.is_closed():
+                    self._pools.pop(other.loop, None)
             pool = self._pools[loop] = Pool(
                 self._base_url,
                 max_connections=self._max_connections,
@@ -141,10 +167,15 @@ class Transport:
             await pool.aclose()
 
 
-def _checked(headers: dict[str, str]) -> dict[str, str]:
+def _checked(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """The headers over `_HEADERS`, each name once in whatever case: the last one counts."""
+    sent = {name.lower(): (name, value) for name, value in _HEADERS.items()}
     for name, value in headers.items():
-        if not _NAME.fullmatch(str(name)):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be the name of an HTTP header")
-        if not _VALUE.fullmatch(str(value)):
+        if name.lower() in _OURS:
+            raise ConfigError(f"the header {name!r} is not yours to give: it belongs to the connection")
+        if not isinstance(value, str) or not _VALUE.fullmatch(value):
             raise ConfigError(f"the header {name!r} must be text without control characters")
-    return headers
+        sent[name.lower()] = (name, value)
+    return dict(sent.values())

@@ -27,15 +27,15 @@ from llmpipe.testing.conform_cases import (
     ANSWERS,
     CASES,
     Case,
-    Shape,
     chunkings,
     default_requests,
     parse,
     script,
+    whole_shape,
 )
 from llmpipe.testing.conform_laws import LAWS, Violation, judge
 from llmpipe.testing.conform_run import Seen, run_case
-from llmpipe.types import Completion, EmbeddingRequest, Request, RerankRequest, fold
+from llmpipe.types import Completion, Request, fold
 
 __all__ = ("CASES", "ConformError", "LAWS", "Report", "Violation", "conform")
 
@@ -103,8 +103,8 @@ async def conform(
     Args:
         middleware: a function that makes a new one for each case (a class will do), or one that
             keeps no state between calls.
-        requests: what is asked; by default a chat request, and one for embeddings. Each chat
-            request is tried whole and as a stream.
+        requests: what is asked; by default a chat request, one for embeddings, and one to rerank. Each
+            chat request is tried whole and as a stream.
         answers: texts that the provider answers; the first one everywhere, the others to see that
             chunking does not matter.
         balance: gives a number that must be the same again after each case, such as the permits in
@@ -124,8 +124,6 @@ async def conform(
     if balance is not None and not inspect.signature(balance).parameters:
         balance = partial(_without_runtime, balance)
     asked = tuple(requests) or default_requests()
-    if any(isinstance(request, RerankRequest) for request in asked):
-        raise ConfigError("conform asks for chat and for embeddings; its provider cannot rerank")
     suite = _Suite(make, asked, tuple(answers), balance, seed, pairs, only)
     # In a thread, because each case has a loop of its own, and a thread runs one at a time.
     await asyncio.to_thread(suite.run)
@@ -225,7 +223,7 @@ class _Suite:
 
     def _shared_timers(self, request: AnyRequest) -> int:
         """How many timers are left after two calls, if three leave no more."""
-        shape: Shape = "embeddings" if isinstance(request, EmbeddingRequest) else "full"
+        shape = whole_shape(request)
         two, three = (
             len(self._play(Case(shape, "ok", way), request, self.answers[0], None).timers)
             for way in ("read", "again")
@@ -234,7 +232,7 @@ class _Suite:
 
     def _whole(self, case: Case, request: AnyRequest) -> Result | None:
         """What the full call gives when nothing disturbs it."""
-        shape: Shape = "embeddings" if case.shape == "embeddings" else "full"
+        shape = whole_shape(request)
         key = (f"{shape}/{case.script}", repr(request))
         if key not in self._expected:
             whole = Case(shape, case.script, "read")
@@ -267,7 +265,8 @@ class _Suite:
 
 
 def _fits(name: str, request: AnyRequest) -> bool:
-    return name.startswith("embeddings/") is isinstance(request, EmbeddingRequest)
+    shape = name.partition("/")[0]
+    return ("full" if shape == "stream" else shape) == whole_shape(request)
 
 
 def _difference(seen: Seen, whole: Result | None) -> str:

@@ -12,11 +12,31 @@ from attrs import frozen
 from llmpipe.errors import InvalidRequest, ServiceUnavailable, StreamBroken
 from llmpipe.pipeline.call import AnyRequest
 from llmpipe.providers.mock import Line, Step, Wait
-from llmpipe.types import Completion, EmbeddingRequest, Embeddings, Finish, Message, Request, Usage
+from llmpipe.types import (
+    Completion,
+    EmbeddingRequest,
+    Embeddings,
+    Finish,
+    Message,
+    Request,
+    RerankRequest,
+    Usage,
+)
 
-__all__ = ("ANSWERS", "CASES", "Case", "Shape", "Unheard", "chunkings", "default_requests", "parse", "script")
+__all__ = (
+    "ANSWERS",
+    "CASES",
+    "Case",
+    "Shape",
+    "Unheard",
+    "chunkings",
+    "default_requests",
+    "parse",
+    "script",
+    "whole_shape",
+)
 
-Shape = Literal["full", "stream", "embeddings"]
+Shape = Literal["full", "stream", "embeddings", "rerank"]
 Mode = Literal["early", "late", "scope"]
 
 
@@ -29,7 +49,7 @@ class Case:
     """One call, and how it goes.
 
     Attributes:
-        shape: ``full``, ``stream`` or ``embeddings``.
+        shape: ``full``, ``stream``, ``embeddings`` or ``rerank``.
         script: what the provider does, see `script`.
         way: what the caller does: ``read`` it to its end; ``abandoned`` after the first event;
             ``unread``; opened in one task and read in ``another``; ``slow``: read ten days later;
@@ -69,6 +89,7 @@ def _matrix() -> Iterator[str]:
         "full": ("ok", "empty", "error", "refused", "unavailable", "recovering"),
         "stream": ("ok", "empty", "error", "refused", "unavailable", "recovering", "broken", "burst"),
         "embeddings": ("ok", "error", "refused", "unavailable", "recovering"),
+        "rerank": ("ok", "error", "unavailable"),
     }
     ways = {
         "full": ("unread", "another", "slow", "again", "hurried", "patient", "company"),
@@ -76,6 +97,7 @@ def _matrix() -> Iterator[str]:
             "abandoned", "unread", "another", "slow", "closed", "again", "hurried", "patient", "company",
         ),
         "embeddings": ("unread", "another", "again", "hurried", "patient", "company"),
+        "rerank": ("again", "company"),
     }  # fmt: skip
     for shape, names in scripts.items():
         yield from (f"{shape}/{name}/read" for name in names)
@@ -98,11 +120,19 @@ ANSWERS: tuple[str, ...] = (
 
 
 def default_requests() -> tuple[AnyRequest, ...]:
-    """A chat request and one for embeddings."""
+    """A chat request, one for embeddings, and one to rerank."""
     return (
         Request("conform-1", "Tell me about the rain.", max_tokens=200, metadata={"topic": "rain"}),
         EmbeddingRequest("conform-embed-1", ("rain", "snow")),
+        RerankRequest("conform-rerank-1", "Which is wet?", ("rain", "dust")),
     )
+
+
+def whole_shape(request: AnyRequest) -> Shape:
+    """The shape of a call that asks for all of the reply at once."""
+    if isinstance(request, EmbeddingRequest):
+        return "embeddings"
+    return "rerank" if isinstance(request, RerankRequest) else "full"
 
 
 def script(case: Case, answer: str) -> Line:
@@ -122,7 +152,9 @@ def script(case: Case, answer: str) -> Line:
             return (Wait(1.0), Finish("stop"))
         case "empty":
             return Completion(message=Message("assistant", ()), finish_reason="stop")
-    if case.shape == "embeddings":
+    if case.shape in ("embeddings", "rerank"):
+        # There is no type for rankings yet: another result stands for them, for what is tried is that a
+        # middleware leaves alone, or gets right, a request without messages.
         return Embeddings(((0.5, 1.0), (0.25, 0.0)), "conform-embed-1", Usage(2))
     return (Wait(1.0), *_pieces(answer))
 

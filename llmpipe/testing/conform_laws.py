@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from llmpipe.errors import LLMError
+from llmpipe.errors import LLMError, Unsupported
 from llmpipe.pipeline.outcome import Result
 from llmpipe.testing.conform_cases import Case, Unheard
 from llmpipe.testing.conform_run import Seen
@@ -122,8 +122,17 @@ def _errors(case: Case, seen: Seen, expected: Result | None) -> Told:
             yield f"the error became {error!r}{' of its own' if isinstance(error, Unheard) else ''}"
     elif not isinstance(error, LLMError):
         yield f"an LLMError became {error!r}" if seen.raised else f"it raised {error!r}"
-    elif case.script in ("ok", "empty") and case.way not in ("closed", "hurried", "slow"):
+    elif (
+        case.script in ("ok", "empty")
+        and case.way not in ("closed", "hurried", "slow")
+        and not _cannot_rerank(case, error)
+    ):
         yield f"a call that should have been answered raised {error!r}"
+
+
+def _cannot_rerank(case: Case, error: object) -> bool:
+    """Whether another target was asked that is a mock like most: those cannot, and say so."""
+    return case.shape == "rerank" and isinstance(error, Unsupported)
 
 
 def _swallowed(case: Case, seen: Seen) -> bool:
@@ -157,6 +166,8 @@ def _any_task(case: Case, seen: Seen, expected: Result | None) -> Told:
 
 def _neighbours(case: Case, seen: Seen, expected: Result | None) -> Told:
     if case.way != "company" or (seen.neighbour is None):
+        return
+    if _cannot_rerank(case, seen.neighbour):
         return
     if isinstance(seen.neighbour, BaseException):
         yield f"the other call ended with {seen.neighbour!r}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
+from llmpipe.testing.places import awaited_by, file_of
+
 __all__ = ("place_of", "stepwise")
 
 T = TypeVar("T")
@@ -47,6 +49,6 @@ def place_of(work: Any) -> str:
         if frame is not None and not frame.f_globals.get("__name__", "").startswith(
             ("asyncio", "llmpipe.testing.")
         ):
-            place = f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
-        work = getattr(work, "cr_await", None) or getattr(work, "ag_await", None)
+            place = f"{file_of(frame)}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+        work = awaited_by(work)
     return place

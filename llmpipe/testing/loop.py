@@ -260,6 +260,8 @@ def _task_of(handle: asyncio.Handle) -> asyncio.Task[Any] | None:
 
 def _waiting(task: asyncio.Task[Any]) -> str:
     """The task's name, its coroutine, and the innermost line of one's own that it waits at."""
+    from llmpipe.testing.places import awaited_by, file_of  # noqa: PLC0415  the plugin loads little
+
     awaited: Any = task.get_coro()
     name, place = getattr(awaited, "__qualname__", repr(awaited)), ""
     while awaited is not None:
@@ -267,8 +269,8 @@ def _waiting(task: asyncio.Task[Any]) -> str:
         if frame is not None and not (
             place and frame.f_globals["__name__"].startswith(("asyncio.", "anyio."))
         ):
-            place = f" at {frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_qualname}"
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "ag_await", None)
+            place = f" at {file_of(frame)}:{frame.f_lineno}, in {frame.f_code.co_qualname}"
+        awaited = awaited_by(awaited)
     return f"{task.get_name()} ({name}){place}"
 
 

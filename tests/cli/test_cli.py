@@ -137,7 +137,7 @@ def test_explain_ends_with_2_for_a_file_that_is_wrong(name, text, says, tmp_path
 
 def test_explain_into_a_pipe_that_closes_is_quiet():
     done = subprocess.run(
-        f"{sys.executable} -m llmpipe.cli explain examples/chains/mock.toml | true",
+        f"{sys.executable} -m llmpipe explain examples/chains/mock.toml | true",
         shell=True, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -290,7 +290,9 @@ def test_doctor_tells_of_a_plugin_that_does_not_load(capsys, monkeypatch):
     broken = EntryPoint("broken", "no_such_package:[x]", "llmpipe.middleware")
     monkeypatch.setattr(doctor, "entry_points", lambda group: [broken])
     assert main(["doctor"]) == 1
-    assert "bad  middleware 'broken' of llmpipe does not load: " in told(capsys)[0]
+    out, _ = told(capsys)
+    assert "bad  middleware 'broken' of llmpipe does not load: " in out
+    assert "bad  provider 'broken' of no_such_package:[x] does not load: " in out
 
 
 # -- simulate-provider
@@ -301,7 +303,7 @@ class Running:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "llmpipe.cli", "simulate-provider", "--port", "0", *arguments],
+            [sys.executable, "-m", "llmpipe", "simulate-provider", "--port", "0", *arguments],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
@@ -428,3 +430,45 @@ def test_ctrl_c_at_the_prompt_ends_a_chat_at_once():
     )
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_simulate_provider_runs_for_some_time_or_until_it_is_stopped(seconds, capsys):
+    assert main(["simulate-provider", "--port", "0", "--seconds", seconds]) == 2
+    out, err = told(capsys)
+    assert out == ""
+    assert err == f"llmpipe simulate-provider: --seconds must be above 0, not {seconds}\n"
+
+
+def test_a_mock_has_the_model_that_was_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["chat", "--provider", "mock", "--model", "small"]) == 0
+    assert "talking to mock, model small" in told(capsys)[1]
+
+
+# -- demo
+
+
+def test_the_demo_keeps_its_promises_and_counts_what_it_shows(capsys):
+    assert main(["demo", "--calls", "60"]) == 0
+    out, _ = told(capsys)
+    counts = dict(re.findall(r"│ +([a-z:, ]+?) +│ +(\d+) │", out))
+    private = re.search(r"private +│ +(\d+)", out)
+    assert private
+    assert int(private[1]) > 0
+    # Repetitions aside, for they have no personal data in them, each of these was masked once.
+    assert counts["requests with personal data masked"] == private[1]
+    assert "promises kept" in out
+
+
+def test_every_kind_of_note_that_the_demo_counts_is_one_that_exists():
+    """A renamed note would be counted as 0 times, which looks like good news."""
+    source = (ROOT / "llmpipe/cli/demo/report.py").read_text() + (
+        ROOT / "llmpipe/cli/demo/promises.py"
+    ).read_text()
+    documented = "".join(path.read_text() for path in (ROOT / "llmpipe/middleware").rglob("*.py"))
+    kinds = set(
+        re.findall(r"\"((?:retry|fallback|breaker|cache|coalesce|redact|rate_limit)\.[a-z_]+)\"", source)
+    )
+    assert len(kinds) >= 8
+    assert [kind for kind in sorted(kinds) if f"``{kind}``" not in documented] == []

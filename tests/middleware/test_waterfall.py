@@ -68,6 +68,15 @@ def test_a_wait_that_was_cut_short_does_not_stretch_the_axis():
     assert "1.00 s" in render_waterfall(ledger).splitlines()[0]
 
 
+def test_what_is_told_behind_the_picture_takes_half_of_the_width_at_most():
+    ledger = ledger_of([attempt(1, 0.0, 1.0, 2.0)], [Note(0.5, "x.y", {"why": "w" * 500})])
+    axis, bar, note = render_waterfall(ledger, width=100).splitlines()
+    assert len(note) == 100
+    assert len(axis) == 100 - 50 - 1
+    assert note.endswith("w…")
+    assert bar.index("░") == axis.index("0")
+
+
 def test_nothing_is_drawn_of_nothing():
     assert render_waterfall(Ledger()) == "nothing happened"
 

@@ -29,7 +29,7 @@ from tests.providers.kit import (
     serving,
 )
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("road")]
 
 JSON_CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -312,8 +312,10 @@ async def test_identity_is_no_encoding(encoding):
 @pytest.mark.parametrize(
     "encoding", ["br", "zstd", "deflate", "compress", "gzip, gzip", "gzip, br", "x" * 5000]
 )
-async def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
-    error = await failed(encoded(gzip.compress(BODY), encoding), connections=2)
+async def test_an_encoding_that_was_not_asked_for_is_refused(encoding, road):
+    # On the long road aiohttp has the connection back as soon as the body is in.
+    kept = None if road == "long road" else 2
+    error = await failed(encoded(gzip.compress(BODY), encoding), connections=kept)
     assert type(error) is BadReply
     assert error.phase == "headers"
     assert len(error.message) < 200

@@ -25,7 +25,7 @@ from tests.providers.kit import (
     stream,
 )
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("road")]
 
 
 class CancelledAt:

@@ -31,7 +31,7 @@ from tests.providers.kit import (
     stream,
 )
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("road")]
 
 
 def verdict(error: LLMError) -> tuple[object, ...]:
@@ -246,6 +246,28 @@ async def test_a_bad_certificate_ends_it_before_a_byte_of_the_request(authority,
         assert error.retryable or "https" in error.message
         assert seen == b""
         assert not leaks(caught.value)
+        await nothing_left(core, server)
+
+
+@pytest.mark.parametrize("right", [True, False])
+async def test_a_certificate_may_be_pinned(authority, right):
+    import hashlib
+
+    import aiohttp
+
+    certificate = authority.issue_cert("127.0.0.1")
+    chain = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+    digest = hashlib.sha256(chain if right else b"another").digest()
+    async with serving(saying(response()), tls=_server_side(certificate)) as server:
+        core = openai(server.url, transport={"ssl": aiohttp.Fingerprint(digest)})
+        if right:
+            assert (await complete(core)).text == "Hello there."
+        else:
+            with pytest.raises(ConnectFailed, match="not the one that is pinned") as caught:
+                await complete(core)
+            assert verdict(caught.value) == ("tls", "no", False, False, "failure")
+            assert not leaks(caught.value)
+            assert server.requests == []
         await nothing_left(core, server)
 
 

@@ -91,7 +91,19 @@ def test_the_capabilities_are_the_profiles():
         "http://host/v1 HTTP/1.1",
         "http://host/v1\r\nX: 1",
         "file:///etc/passwd",
+        "http://host:0/v1",
+        "http://a..b/v1",
+        "http://" + "a" * 254,
+        "http://host\\evil/v1",
+        "http://host,other/v1",
+        "http://ho%20st/v1",
+        "http://[fe80::1%25eth0]/v1",
+        "http://[v1.x]/v1",
+        "http://host/{model}/v1",
+        "http://host/50%/v1",
+        "localhost:8000/v1",
         7,
+        b"http://host",
     ],
 )
 def test_a_base_url_that_is_none_is_refused(url):
@@ -99,8 +111,32 @@ def test_a_base_url_that_is_none_is_refused(url):
         openai(url)
 
 
+@pytest.mark.parametrize("url", ["http://müller.example/v1", "http://host/größe", "http://ｈost/v1"])
+def test_a_base_url_is_ascii(url):
+    with pytest.raises(ConfigError, match=r"must be ASCII.* xn-- form"):
+        openai(url)
+
+
 @pytest.mark.parametrize(
-    "url", [f"https://user:{KEY}@host/v1", f"https://host/v1?key={KEY}", "https://host/v1#x"]
+    "url", ["htp://user:hunter2@host", "user:hunter2@host/v1", "http:/u:hunter2@host/v1", "x?hunter2"]
+)
+def test_a_password_in_a_base_url_that_is_wrong_is_not_shown(url):
+    with pytest.raises(ConfigError) as caught:
+        openai(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://user:{KEY}@host/v1",
+        f"https://host/v1?key={KEY}",
+        "https://host/v1#x",
+        "https://host/v1?",
+        "https://host/v1#",
+        "https://@host/v1",
+        "https://:@host/v1",
+    ],
 )
 def test_a_base_url_holds_no_key(url):
     with pytest.raises(ConfigError, match="keys travel in headers only") as caught:
@@ -115,6 +151,9 @@ def test_a_base_url_holds_no_key(url):
         ("http://host:8080", "host:8080"),
         ("http://[::1]:8080/v1", "[::1]:8080"),
         ("https://HOST/a/b/v1//", "HOST"),
+        ("HTTPS://host./v1", "host."),
+        ("http://my_service:/v1", "my_service"),
+        ("http://127.0.0.1/models/@first/v1", "127.0.0.1"),
     ],
 )
 def test_an_endpoint_is_the_host_of_the_base_url(url, endpoint):
@@ -134,6 +173,12 @@ def test_an_address_of_one_s_own_must_be_named():
         {"pool_timeout": -1},
         {"keepalive": float("nan")},
         {"max_body_bytes": 0},
+        {"max_body_bytes": True},
+        {"max_connections": 1.5},
+        {"connect_timeout": "5"},
+        {"ssl": False},
+        {"ssl": None},
+        {"ssl": "/etc/ssl/cert.pem"},
         {"timeout": 3},
         {"headers": {}},
         {"base_url": "http://elsewhere"},
@@ -145,11 +190,56 @@ def test_the_limits_of_connections_are_checked_when_it_is_made(transport):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"X": "a\r\nY: b"}, {"X\r\nY": "a"}, {"": "a"}, {"X:": "a"}, {"X": "a\0"}]
+    "headers",
+    [
+        {"X": "a\r\nY: b"},
+        {"X\r\nY": "a"},
+        {"": "a"},
+        {"X:": "a"},
+        {"X": "a\0"},
+        {"X": "a\ud800"},
+        {"X": 7},
+        {"X": None},
+        {7: "x"},
+        {"Content-Length": "5"},
+        {"transfer-encoding": "chunked"},
+        {"HOST": "elsewhere"},
+        {"Connection": "close"},
+        {"Expect": "100-continue"},
+    ],
 )
 def test_a_header_cannot_smuggle_another(headers):
     with pytest.raises(ConfigError, match="header"):
         openai("http://host/v1", headers=headers)
+
+
+def test_a_header_is_sent_once_in_whatever_case_it_is_given():
+    core = openai(
+        "http://host/v1", headers={"user-agent": "mine", "AUTHORIZATION": "Bearer theirs", "X": "ü"}
+    )
+    head = core._chat_route.request(b"").decode().split("\r\n")
+    names = [line.partition(":")[0].lower() for line in head[1:-2]]
+    assert sorted(names) == sorted(set(names))
+    assert "user-agent: mine" in head
+    assert f"Authorization: Bearer {KEY}" in head
+    assert "X: ü" in head
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": 7},
+        {"name": 7},
+        {"headers": ["X"]},
+        {"headers": 7},
+        {"transport": 7},
+        {"transport": [("keepalive", 5)]},
+        {"dialect": "openai.chat"},
+    ],
+)
+def test_a_setting_of_another_kind_is_refused_when_it_is_made(options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}.* must be"):
+        provider("openai", api_key=KEY, **options)
 
 
 def test_the_wire_is_one_of_two():
@@ -210,6 +300,43 @@ async def test_a_key_that_a_server_sends_back_is_in_no_error(ask, key, status, c
         ]
         assert not any(key in text for text in shown)
         assert key not in caplog.text
+        await nothing_left(core, server)
+
+
+async def test_a_credential_in_a_header_of_ones_own_is_in_no_error_either():
+    mine = {
+        "api-key": "acme/0123-4567",
+        "Cookie": "session=abcdef",
+        "Proxy-Authorization": "Basic dXNlcjpwdw==",
+    }
+    said = " ".join(value.rpartition(" ")[2] for value in mine.values())
+    echo = orjson.dumps({"error": {"message": f"no: {said}", "code": said}})
+    async with serving(saying(response(echo, status="400 Bad"))) as server:
+        core = provider("openai-compatible", base_url=server.url, model="m", headers={**mine, "X-Key": "v1"})
+        with pytest.raises(LLMError) as caught:
+            await complete(core)
+        shown = f"{caught.value!r} {vars(caught.value)!r}"
+        assert "no: [REDACTED] [REDACTED] [REDACTED]" in shown
+        assert not [value for value in mine.values() if value.rpartition(" ")[2] in shown]
+        await nothing_left(core, server)
+
+
+@pytest.mark.parametrize("ask", [complete, stream])
+@pytest.mark.parametrize(
+    "extra",
+    [{"a": "\ud800"}, {"a": {1, 2}}, {"a": 2**70}, {"a": object()}],
+    ids=["surrogate", "set", "large", "object"],
+)
+async def test_what_is_no_json_is_a_wrong_request_and_nothing_is_sent(ask, extra):
+    async with serving(saying(response())) as server:
+        core = openai(server.url)
+        request = Request("m", "hi", extra=extra, stream=ask is stream)
+        with pytest.raises(InvalidRequest, match="cannot be written as JSON") as caught:
+            await Chain(core)(Chain(core).new_call(request))
+        error = caught.value
+        assert (error.sent, error.billed, error.retryable, error.health) == (False, "no", False, "ignore")
+        assert error.provider == "openai"
+        assert server.connections == 0
         await nothing_left(core, server)
 
 

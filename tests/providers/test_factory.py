@@ -29,7 +29,20 @@ def strict(*, model: str = "m") -> MockProvider:
     return MockProvider(default="ok", model=model)
 
 
+def nobody(**options: Any) -> None:
+    """Forgets to return what it made."""
+
+
 NOTHING = 7
+
+
+def _load(wild: EntryPoint, real: Any) -> Any:
+    def load(self: EntryPoint) -> Any:
+        if self == wild:
+            raise ZeroDivisionError("it divides by zero")
+        return real(self)
+
+    return load
 
 
 @pytest.fixture(autouse=True)
@@ -42,18 +55,21 @@ def _plugged_in(monkeypatch):
             ("strict", "strict"),
             ("nothing", "NOTHING"),
             ("missing", "NO_SUCH_NAME"),
+            ("empty", "nobody"),
             ("openai", "strict"),  # a built-in kind cannot be taken over
         )
     )
     broken = EntryPoint("broken", "no_such_package_anywhere:x", factory.GROUP)
+    wild = EntryPoint("wild", "tests.providers.test_factory:", factory.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", _load(wild, EntryPoint.load))
     monkeypatch.setattr(
-        factory, "entry_points", lambda group: [*points, broken] if group == factory.GROUP else []
+        factory, "entry_points", lambda group: [*points, broken, wild] if group == factory.GROUP else []
     )
 
 
 def test_the_known_kinds_are_listed():
     assert provider_names() == sorted(
-        {*PROFILES, "mock", "acme", "loose", "strict", "nothing", "missing", "broken"}
+        {*PROFILES, "mock", "acme", "loose", "strict", "nothing", "missing", "broken", "empty", "wild"}
     )
 
 
@@ -67,7 +83,7 @@ def test_every_profile_makes_a_provider(kind):
 def test_a_kind_that_nobody_knows_is_told_with_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown provider 'opnai'; known: .*; did you mean 'openai'\?"):
         provider("opnai")
-    with pytest.raises(ConfigError, match="known: acme, anthropic, broken, loose, missing, mock"):
+    with pytest.raises(ConfigError, match="known: acme, anthropic, broken, empty, loose, missing, mock"):
         provider("zzz")
 
 
@@ -136,3 +152,10 @@ def test_what_does_not_load_says_where_it_is_from():
         provider("missing")
     with pytest.raises(ConfigError, match="does not load: No module named 'no_such_package_anywhere'"):
         provider("broken")
+    with pytest.raises(ConfigError, match=r"'wild' .* does not load: it divides by zero"):
+        provider("wild")
+
+
+def test_an_installed_factory_that_gives_no_provider_says_so():
+    with pytest.raises(ConfigError, match="provider 'empty' gives a NoneType, which is no provider"):
+        provider("empty")

@@ -8,10 +8,12 @@ from unittest import mock
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from aioresponses import aioresponses
 
 from llmpipe.errors import BadReply, ConnectFailed, ConnectTimeout, NetworkError, RateLimited, StreamBroken
 from llmpipe.pipeline.chain import Chain
+from llmpipe.providers import inner, pool
 from tests.providers.kit import (
     DONE,
     EVENTS,
@@ -165,3 +167,85 @@ async def test_another_major_version_of_aiohttp_is_used_by_its_public_face(monke
         assert (await complete(core)).text == "Hello there."
         assert used == ["POST"]
         await nothing_left(core, server)
+
+
+@pytest.fixture
+def long_road(monkeypatch):
+    """The methods of those requests that took it."""
+    used: list[str] = []
+    real = aiohttp.ClientSession.request
+
+    def request(self, method, *args, **options):
+        used.append(method)
+        return real(self, method, *args, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    inner.as_known.cache_clear()
+    yield used
+    inner.as_known.cache_clear()
+
+
+async def _answers_twice() -> None:
+    async with serving(saying(response())) as server:
+        core = openai(server.url)
+        for _ in range(2):
+            assert (await complete(core)).text == "Hello there."
+        await nothing_left(core, server)
+
+
+async def test_the_short_road_is_taken_where_the_inner_parts_of_aiohttp_are_as_known(long_road):
+    await _answers_twice()
+    assert long_road == []
+
+
+async def _connect(self, req, traces, timeout, another):
+    raise AssertionError("never called")
+
+
+async def _unread(self):
+    return b"", "", None
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead"),
+    [
+        (aiohttp.TCPConnector, "connect", _connect),
+        (ResponseHandler, "set_response_params", lambda self, *, read_until_eof: None),
+        (ResponseHandler, "read", _unread),
+        (ResponseHandler, "should_close", False),
+        (ResponseHandler, "force_close", None),
+        (aiohttp.StreamReader, "readany", None),
+        (aiohttp.StreamReader, "is_eof", lambda self: False),
+        (aiohttp.StreamReader, "_read_nowait", lambda self: b""),
+        (aiohttp.ClientRequest, "__init__", lambda self, method, url, headers: None),
+        (aiohttp.connector.Connection, "protocol", None),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+async def test_other_inner_parts_are_not_as_known(monkeypatch, long_road, owner, name, instead):
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, instead)
+        assert not inner.as_known()
+    await _answers_twice()  # what was found is kept, so this took the long road, whole as it is again
+    assert long_road == ["POST"] * 2
+
+
+async def test_an_aiohttp_without_the_inner_parts_is_used_by_its_public_face(monkeypatch, long_road):
+    monkeypatch.setattr(pool, "_inner", None)
+    await _answers_twice()
+    assert long_road == ["POST"] * 2
+
+
+async def test_whether_the_inner_parts_are_as_known_is_asked_once(monkeypatch, long_road):
+    asked = 0
+    real = inner._rehearse
+
+    def rehearse():
+        nonlocal asked
+        asked += 1
+        real()
+
+    monkeypatch.setattr(inner, "_rehearse", rehearse)
+    for _ in range(3):
+        await _answers_twice()
+    assert asked == 1

@@ -40,7 +40,7 @@ from tests.providers.kit import (
     stream,
 )
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.usefixtures("road")]
 
 WHOLE = STREAM_HEAD + b"".join(map(chunked, EVENTS)) + LAST_CHUNK
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,8 +219,42 @@ async def test_a_case_that_does_not_exist_is_refused():
         await conform(returning, only="nothing")
     with pytest.raises(ValueError, match="no case 'full/ok/nothing@3'"):
         await conform(returning, only="full/ok/nothing@3")
-    with pytest.raises(ConfigError, match="cannot rerank"):
-        await conform(returning, requests=[RerankRequest("m", "q", ("a", "b"))])
+
+
+async def test_a_middleware_that_takes_every_request_for_a_chat_is_caught():
+    @layer(priority=500)
+    async def last_words(call: Call, call_next: Handler):
+        if not isinstance(call.request, EmbeddingRequest):
+            assert call.request.messages[-1].text  # a RerankRequest has none
+        return await call_next(call)
+
+    with pytest.raises(ConformError, match="has no attribute 'messages'") as caught:
+        await conform(last_words)
+    assert caught.value.laws[0] == "errors"
+    assert {found.case.partition("/")[0] for found in caught.value.violations} == {"rerank"}
+    chat: Any = Request("m", "hello")
+    await conform(last_words, requests=[chat], only="full/ok/read")
+    with pytest.raises(ConformError):
+        await conform(last_words, requests=[RerankRequest("m", "q", ("a", "b"))], only="rerank/ok/read")
+
+
+async def test_places_are_shown_as_seen_from_here_and_elsewhere_by_module(monkeypatch, tmp_path):
+    @layer(priority=500)
+    async def answers_when_cancelled(call: Call, call_next: Handler):
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+        return await call_next(call)
+
+    with pytest.raises(ConformError) as caught:
+        await conform(answers_when_cancelled, only="full/ok/read")
+    told = str(caught.value)
+    assert str(Path(__file__).parents[2]) not in told
+    here = Path(__file__).relative_to(Path.cwd())
+    assert re.search(rf"cancelled at {here}:\d+ \(.*answers_when_cancelled\)", told)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConformError) as caught:
+        await conform(answers_when_cancelled, only="full/ok/read")
+    assert f"cancelled at {__name__}:" in str(caught.value)
 
 
 @pytest.mark.real_time

@@ -5,6 +5,8 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -285,7 +287,8 @@ def test_a_deadlock_raises_and_names_what_each_task_waits_for():
     assert "nothing is ready" in text
     assert {task.get_name() for task in caught.value.tasks} >= {"bag", "other bag"}
     line = holds_the_bag.__code__.co_firstlineno + 1
-    assert f"bag ({holds_the_bag.__qualname__}) at {__file__}:{line}, in {holds_the_bag.__qualname__}" in text
+    here = Path(__file__).relative_to(Path.cwd())
+    assert f"bag ({holds_the_bag.__qualname__}) at {here}:{line}, in {holds_the_bag.__qualname__}" in text
 
 
 def test_tasks_are_cancelled_after_a_deadlock_so_their_cleanup_runs():
@@ -452,3 +455,18 @@ def test_a_timer_set_from_a_foreign_thread_is_refused_in_debug_mode():
             await asyncio.to_thread(loop.call_later, 1, print)
 
     run(main())
+
+
+def test_a_deadlock_names_the_line_within_an_async_generator():
+    async def never() -> Any:
+        await asyncio.Event().wait()
+        yield 1
+
+    async def main() -> None:
+        async for _ in never():
+            pass
+
+    with pytest.raises(Deadlock) as caught:
+        run(main())
+    assert f"at {Path(__file__).relative_to(Path.cwd())}:" in str(caught.value)
+    assert ".never" in str(caught.value)

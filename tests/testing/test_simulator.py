@@ -349,7 +349,16 @@ async def test_embeddings_go_wrong_too(fault, status, end):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"status": 99}, {"status": 1000}, {"bytes_per_second": 0}, {"cut_at": -1}, {"first_delay": -1}]
+    "wrong",
+    [
+        {"status": 99},
+        {"status": 1000},
+        {"bytes_per_second": 0},
+        {"cut_at": -1},
+        {"first_delay": -1},
+        {"first_delay": float("nan")},
+        {"bytes_per_second": float("nan")},
+    ],
 )
 def test_a_fault_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError):

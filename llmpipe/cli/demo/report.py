@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Iterable
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from llmpipe.cli.demo.promises import attempts, charged_nano, check, notes
 from llmpipe.cli.demo.scene import Record, Scene
 from llmpipe.middleware.waterfall import render_waterfall
+from llmpipe.pipeline.call import Attempt
 
 __all__ = ("added_seconds", "show")
 
@@ -75,9 +77,7 @@ def _outcomes(scene: Scene) -> Table:
 
 def _on_the_way(scene: Scene) -> Table:
     table = _table("what happened on the way", "event", "times", "")
-    errors = Counter(
-        f"{a.provider}: {type(a.error).__name__}" for a in attempts(scene) if a.error is not None
-    )
+    errors = Counter(f"{a.provider}: {_ended(a)}" for a in attempts(scene) if a.error is not None)
     table.add_row("attempts", str(len(attempts(scene))), f"for {len(scene.records)} calls")
     for text, times in errors.most_common():
         table.add_row(f"  failed, {text}", str(times), "")
@@ -91,10 +91,17 @@ def _on_the_way(scene: Scene) -> Table:
         ("breaker.closed", "breaker closed"),
         ("cache.hit", "answered from the cache"),
         ("coalesce.joined", "shared a reply under way"),
-        ("redact.found", "requests with personal data masked"),
+        ("redact.request", "requests with personal data masked"),
     ):
         table.add_row(text, str(len(notes(scene, kind))), "")
     return table
+
+
+def _ended(attempt: Attempt) -> str:
+    """How a failed attempt ended. No caller of the demo hangs up: the timeouts of the chain cancel."""
+    if isinstance(attempt.error, CancelledError):
+        return "given up at a timeout"
+    return type(attempt.error).__name__
 
 
 def _money(scene: Scene) -> Table:

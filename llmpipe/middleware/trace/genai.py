@@ -207,7 +207,12 @@ def _part(part: Part, clip: Callable[[str], str]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _server(endpoint: str) -> Mapping[str, Any]:
-    """``server.address`` and ``server.port`` of an endpoint: a URL or a host."""
+    """``server.address`` and ``server.port`` of an endpoint: a URL or a host.
+
+    A bare word, such as the ``mock`` of a provider without a network, is no address.
+    """
+    if endpoint != "localhost" and not {".", ":"} & set(endpoint):
+        return {}
     try:
         parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
         host, port = parts.hostname, parts.port

@@ -64,10 +64,10 @@ class Fault:
     def __attrs_post_init__(self) -> None:
         if self.status is not None and not 100 <= self.status <= 999:
             raise ConfigError(f"status must be an HTTP status, not {self.status}")
-        if self.bytes_per_second is not None and self.bytes_per_second <= 0:
+        if self.bytes_per_second is not None and not self.bytes_per_second > 0:
             raise ConfigError(f"bytes_per_second must be above 0, not {self.bytes_per_second}")
         for name in _COUNTS:
-            if (getattr(self, name) or 0) < 0:
+            if not (getattr(self, name) or 0) >= 0:  # NaN is neither
                 raise ConfigError(f"{name} must not be below 0, and is {getattr(self, name)}")
 
 

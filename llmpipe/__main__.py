@@ -1,4 +1,4 @@
-"""`python -m llmpipe.cli`."""
+"""`python -m llmpipe`: the command, for where no script was installed."""
 
 from __future__ import annotations
 
