@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         LLMError,
         ModelNotFound,
         NetworkError,
+        NotCached,
         Overloaded,
         PermissionDenied,
         QuotaExceeded,
@@ -43,89 +44,32 @@ if TYPE_CHECKING:
         UnknownError,
         Unsupported,
     )
-    from llmpipe.middleware.breaker import (
-        Breaker,
-        CircuitBreaker,
-    )
-    from llmpipe.middleware.cache import (
-        Cache,
-    )
-    from llmpipe.middleware.coalesce import (
-        Coalesce,
-    )
-    from llmpipe.middleware.cost import (
-        Cost,
-    )
-    from llmpipe.middleware.fallback import (
-        Fallback,
-    )
-    from llmpipe.middleware.hooks import (
-        Hooks,
-    )
-    from llmpipe.middleware.log import (
-        Log,
-    )
-    from llmpipe.middleware.metrics import (
-        Metrics,
-    )
-    from llmpipe.middleware.rate_limit import (
-        RateLimit,
-    )
-    from llmpipe.middleware.redact import (
-        Redact,
-    )
-    from llmpipe.middleware.retry import (
-        Retry,
-        RetryExecutor,
-    )
-    from llmpipe.middleware.timeout import (
-        Timeout,
-    )
-    from llmpipe.middleware.trace import (
-        Trace,
-    )
-    from llmpipe.middleware.validate import (
-        Validate,
-    )
-    from llmpipe.pipeline.call import (
-        Call,
-    )
-    from llmpipe.pipeline.chain import (
-        Chain,
-    )
-    from llmpipe.pipeline.function import (
-        layer,
-    )
-    from llmpipe.pipeline.linker import (
-        Handler,
-        Middleware,
-    )
-    from llmpipe.pipeline.outcome import (
-        Outcome,
-    )
-    from llmpipe.pipeline.provider import (
-        Capabilities,
-        Provider,
-    )
-    from llmpipe.pipeline.pump import (
-        Stage,
-    )
-    from llmpipe.pipeline.reply import (
-        Reply,
-    )
-    from llmpipe.providers.factory import (
-        provider,
-    )
-    from llmpipe.providers.mock import (
-        MockProvider,
-        Wait,
-    )
-    from llmpipe.runtime import (
-        Runtime,
-    )
-    from llmpipe.secret import (
-        Secret,
-    )
+    from llmpipe.middleware.breaker import Breaker, CircuitBreaker
+    from llmpipe.middleware.cache import Cache
+    from llmpipe.middleware.coalesce import Coalesce
+    from llmpipe.middleware.cost import Cost
+    from llmpipe.middleware.fallback import Fallback
+    from llmpipe.middleware.hooks import Hooks
+    from llmpipe.middleware.log import Log
+    from llmpipe.middleware.metrics import Metrics
+    from llmpipe.middleware.rate_limit import RateLimit
+    from llmpipe.middleware.redact import Redact
+    from llmpipe.middleware.retry import Retry, RetryExecutor
+    from llmpipe.middleware.timeout import Timeout
+    from llmpipe.middleware.trace import Trace
+    from llmpipe.middleware.validate import Validate
+    from llmpipe.pipeline.call import Call
+    from llmpipe.pipeline.chain import Chain
+    from llmpipe.pipeline.function import layer
+    from llmpipe.pipeline.linker import Handler, Middleware
+    from llmpipe.pipeline.outcome import Outcome
+    from llmpipe.pipeline.provider import Capabilities, Provider
+    from llmpipe.pipeline.pump import Stage
+    from llmpipe.pipeline.reply import Reply
+    from llmpipe.providers.factory import provider
+    from llmpipe.providers.mock import MockProvider, Wait
+    from llmpipe.runtime import Runtime
+    from llmpipe.secret import Secret
     from llmpipe.types.events import (
         Extra,
         Finish,
@@ -137,10 +81,7 @@ if TYPE_CHECKING:
         ToolDelta,
         UsageUpdate,
     )
-    from llmpipe.types.fold import (
-        fold,
-        unfold,
-    )
+    from llmpipe.types.fold import fold, unfold
     from llmpipe.types.messages import (
         Audio,
         Document,
@@ -153,12 +94,7 @@ if TYPE_CHECKING:
         ToolCall,
         ToolResult,
     )
-    from llmpipe.types.replies import (
-        Completion,
-        Embeddings,
-        ModelInfo,
-        Usage,
-    )
+    from llmpipe.types.replies import Completion, Embeddings, ModelInfo, Usage
     from llmpipe.types.requests import (
         EmbeddingRequest,
         NamedTool,
@@ -216,6 +152,7 @@ __all__ = (
     "ModelNotFound",
     "NamedTool",
     "NetworkError",
+    "NotCached",
     "Opaque",
     "Outcome",
     "Overloaded",
@@ -287,6 +224,7 @@ _HOME = {
         "LimitReached",
         "ModelNotFound",
         "NetworkError",
+        "NotCached",
         "Overloaded",
         "PermissionDenied",
         "QuotaExceeded",

@@ -2,8 +2,7 @@
 
 import asyncio
 
-from llmpipe import Cache, Chain, MockProvider, Request
-from llmpipe.middleware.cache import NotCached
+from llmpipe import Cache, Chain, MockProvider, NotCached, Request
 
 
 async def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 __all__ = ("headers_of_interest", "lower_case", "request_id", "request_id_in")
 
@@ -47,10 +48,17 @@ def headers_of_interest(headers: Mapping[str, str]) -> dict[str, str]:
     """Request ids, rate limits, retry hints and the server's date, by lower-case name."""
     result: dict[str, str] = {}
     for name, value in headers.items():
-        low = name.lower()
-        if low in _NAMES or low.startswith(_PREFIXES):
+        low = _if_of_interest(name)
+        if low is not None:
             result[low] = f"{result[low]}, {value}" if low in result else value
     return result
+
+
+@lru_cache(maxsize=256)  # servers send the same names each time, and most mean nothing to us
+def _if_of_interest(name: str) -> str | None:
+    """`name` in lower case, or None if it means nothing to us."""
+    low = name.lower()
+    return low if low in _NAMES or low.startswith(_PREFIXES) else None
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

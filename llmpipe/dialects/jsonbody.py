@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from llmpipe.errors import BadReply
 from llmpipe.secret import scrub
+from llmpipe.types.frozen import EMPTY
 
-__all__ = ("excerpt", "json_text", "parse_object")
+__all__ = ("excerpt", "json_text", "leftover", "parse_object")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -49,6 +51,13 @@ def excerpt(body: bytes, *, max_chars: int = 200) -> str:
     text = scrub(text, max_chars=4 * max_chars)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def leftover(wire: Mapping[str, Any], known: frozenset[str]) -> Mapping[str, Any]:
+    """What `wire` has beyond the `known` names, in its order; nulls are left out."""
+    if wire.keys() <= known:
+        return EMPTY
+    return {name: value for name, value in wire.items() if name not in known and value is not None}
 
 
 def json_text(value: object, what: str) -> str:

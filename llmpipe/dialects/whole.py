@@ -9,7 +9,12 @@ from llmpipe.dialects.jsonbody import parse_object
 from llmpipe.errors import BadReply
 from llmpipe.types import Completion, Event, unfold
 
-__all__ = ("WholeReplyDecoder",)
+__all__ = ("WholeReplyDecoder", "is_json")
+
+
+def is_json(content_type: str) -> bool:
+    """Whether what was announced is one JSON body and no stream."""
+    return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
 class WholeReplyDecoder:

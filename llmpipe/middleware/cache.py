@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
 
-from llmpipe.errors import ConfigError, DeadlineExceeded, LLMError
+from llmpipe.errors import ConfigError, DeadlineExceeded, LLMError, NotCached
 from llmpipe.middleware.canonical import SERVER_STATE, deterministic, key_of, uses_server_state
 from llmpipe.middleware.names import names
 from llmpipe.pipeline import bands
@@ -42,15 +42,6 @@ __all__ = ("Cache", "CacheStats", "NotCached")
 
 _FREE = Cost()
 MODES = ("use", "bypass", "refresh", "only")
-
-
-class NotCached(LLMError, LookupError):
-    """The call was to be answered from the cache only, and the answer is not there; nothing was sent."""
-
-    type = "NOT_CACHED"
-    wire_type = "not_cached"
-    default_status = 504  # RFC 9111, 5.2.1.7
-    default_sent = False
 
 
 @frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from attrs import frozen
 
@@ -91,11 +91,13 @@ class UsageUpdate:
 class Extra:
     """Something the wire said that we do not model.
 
-    `data` is merged into the completion's `extra`; a `part`, where given, joins the message as is.
+    `data` is merged into the `extra` of the reply, or of its message; a `part`, where given, joins
+    the message as is.
     """
 
     data: Mapping[str, Any] | None = None
     part: Part | None = None
+    of: Literal["reply", "message"] = "reply"
 
 
 @frozen

@@ -19,6 +19,7 @@ from llmpipe.types.events import (
     ToolDelta,
     UsageUpdate,
 )
+from llmpipe.types.frozen import EMPTY
 from llmpipe.types.messages import Message, Part, Reasoning, Refusal, Text, ToolCall
 from llmpipe.types.replies import Completion, FinishReason, Usage
 
@@ -72,6 +73,7 @@ class _Fold:
         self.usage: Usage | None = None
         self.reason: FinishReason | None = None
         self.rest: dict[str, Any] = {}
+        self.rest_of_message: dict[str, Any] = {}
         self.slots: dict[tuple[str, int], _Slot] = {}
 
     def slot(self, kind: str, index: int) -> _Slot:
@@ -115,7 +117,7 @@ class _Fold:
         self.usage = event.usage
 
     def extra(self, event: Extra) -> None:
-        merge_extra(self.rest, event.data)
+        merge_extra(self.rest if event.of == "reply" else self.rest_of_message, event.data)
         if event.part is not None:
             self.slots["part", len(self.slots)] = _Slot("part", event.part)
 
@@ -128,10 +130,11 @@ class _Fold:
 
     def completion(self) -> Completion:
         begun = self.begun
+        parts = tuple([slot.build() for slot in self.slots.values()])
         return Completion(
             id=begun.id,
             model=begun.model,
-            message=Message("assistant", tuple([slot.build() for slot in self.slots.values()])),
+            message=Message("assistant", parts, extra=self.rest_of_message or EMPTY),
             finish_reason=self.reason,
             usage=self.usage,
             provider=begun.provider,
@@ -168,7 +171,7 @@ def fold(events: Iterable[Event]) -> Completion:
 
 
 def unfold(completion: Completion) -> Iterator[Event]:
-    """The events of a completion, one per part: `fold` of them gives it back.
+    """The events of a completion, one for each part and one for the message's `extra`: `fold` gives it back.
 
     What no event carries (`charge`, `warnings`) is kept by whoever holds the completion.
     """
@@ -183,6 +186,8 @@ def unfold(completion: Completion) -> Iterator[Event]:
     )
     for index, part in enumerate(completion.message.parts):
         yield _whole(part, index)
+    if completion.message.extra:
+        yield Extra(completion.message.extra, of="message")
     if completion.finish_reason is not None:
         yield Finish(completion.finish_reason)
     if completion.usage is not None:

@@ -89,6 +89,7 @@ class Wire:
         usages: usage of a reply.
         finish_reasons: of a reply.
         reply_extra: `extra` of a completion, in a full reply and in a stream alike.
+        message_extra: `extra` of its message, the same.
     """
 
     user_parts: SearchStrategy[Part]
@@ -110,6 +111,7 @@ class Wire:
     usages: SearchStrategy[Usage | None] = Factory(lambda: usages())
     finish_reasons: SearchStrategy[Any] = Factory(lambda: st.sampled_from(("stop", "length", "tool_calls")))
     reply_extra: SearchStrategy[dict[str, Any]] = Factory(lambda: st.just({}))
+    message_extra: SearchStrategy[dict[str, Any]] = Factory(lambda: st.just({}))
 
 
 def tools() -> SearchStrategy[Tool]:
@@ -188,7 +190,9 @@ def completions(draw: st.DrawFn, wire: Wire) -> Completion:
     return Completion(
         id=draw(words),
         model=draw(words),
-        message=Message("assistant", draw(assistant_parts(wire, max_texts=1))),
+        message=Message(
+            "assistant", draw(assistant_parts(wire, max_texts=1)), extra=draw(wire.message_extra)
+        ),
         finish_reason=draw(wire.finish_reasons),
         usage=draw(wire.usages),
         created=draw(maybe(st.integers(1, 4_000_000_000).map(float))),

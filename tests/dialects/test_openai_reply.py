@@ -7,6 +7,7 @@ import struct
 from base64 import b64encode
 from typing import Any
 
+import orjson
 import pytest
 from attrs import evolve
 from hypothesis import given, settings
@@ -42,6 +43,7 @@ from llmpipe.types import (
     Text,
     ToolCall,
     Usage,
+    fold,
 )
 from tests.dialects.strategies import json_values
 
@@ -226,6 +228,37 @@ def test_what_is_not_modelled_is_kept_where_it_can_be_found():
     assert done.message.extra == {"annotations": [{"type": "url"}]}
 
 
+def test_what_says_nothing_is_not_kept_as_a_stream_would_not_tell_it():
+    body = reply()
+    noise = {"logprobs": [], "content_filter_results": {}, "delta": {"content": ""}, "text": "a"}
+    body["choices"][0] |= noise
+    body["choices"][0]["message"] |= {"annotations": [], "function_call": {"name": "", "arguments": ""}}
+    done = DIALECT.decode_reply(body, {})
+    assert (done.extra, done.message.extra) == ({}, {})
+    body["choices"][0]["message"]["function_call"] = "none"
+    assert DIALECT.decode_reply(body, {}).message.extra == {"function_call": "none"}
+
+
+def test_a_call_without_an_id_has_the_same_one_whole_and_streamed():
+    call: dict[str, Any] = {"function": {"name": "f", "arguments": "{}"}}
+    for message in (
+        {"tool_calls": [call, {**call, "id": "c"}]},
+        {"function_call": call["function"]},
+        {"tool_calls": [call], "function_call": call["function"]},
+    ):
+        body = reply()
+        body["choices"][0]["message"] = message
+        decoder = DIALECT.decoder()
+        deltas = dict(message)
+        if "tool_calls" in message:
+            deltas["tool_calls"] = [{"index": i, **one} for i, one in enumerate(message["tool_calls"])]
+        chunk = {**body, "choices": [{"index": 0, "delta": deltas, "finish_reason": "tool_calls"}]}
+        events = decoder.feed(b"data: %s\n\ndata: [DONE]\n\n" % orjson.dumps(chunk)) + decoder.close()
+        whole = DIALECT.decode_reply(body, {})
+        assert fold(events).tool_calls == whole.tool_calls
+        assert len({made.id for made in whole.tool_calls}) == len(whole.tool_calls)
+
+
 def test_the_choice_with_index_zero_is_the_reply():
     body = reply()
     body["choices"].insert(0, {"index": 1, "message": {"content": "b"}})
@@ -328,6 +361,42 @@ def test_usage_is_one_convention_whatever_the_wire_says(wire, counts):
     assert decode_usage(json.loads(json.dumps(DIALECT.encode_reply(decode(usage=wire))["usage"]))) == evolve(
         usage, extra={**usage.extra}
     )
+
+
+a_count: st.SearchStrategy[Any] = st.one_of(
+    st.integers(0, 30),
+    st.sampled_from([None, True, -1, 2.0, 2.5, "3", 10**9 - 1, 10**9, []]),
+)
+
+
+@st.composite
+def openai_usages(draw: st.DrawFn) -> dict[str, Any]:
+    """Usage under OpenAI's names, more often than not sound."""
+    prompt, completion = draw(a_count), draw(a_count)
+    both = type(prompt) is int and type(completion) is int
+    total = prompt + completion if both and draw(st.booleans()) else draw(a_count)
+    wire = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+    for name, fields in (
+        ("prompt_tokens_details", ("cached_tokens", "cache_write_tokens", "audio_tokens")),
+        ("completion_tokens_details", ("reasoning_tokens", "audio_tokens")),
+    ):
+        details = st.dictionaries(st.sampled_from(fields), a_count, max_size=3)
+        wire[name] = draw(st.one_of(details, st.sampled_from([None, 7, []])))
+    return {name: wire[name] for name in draw(st.sets(st.sampled_from(sorted(wire)))) | {"prompt_tokens"}}
+
+
+@settings(max_examples=500, deadline=None)
+@given(openai_usages())
+def test_a_usage_that_is_looked_at_closely_says_the_same(wire):
+    """Sound usage is read straight; one more name makes the reader look at every count."""
+    straight, closely = decode_usage(wire), decode_usage({**wire, "queue_time": 0.5})
+    if straight is None:
+        assert closely is None
+    else:
+        assert closely == evolve(straight, extra={**straight.extra, "queue_time": 0.5})
+        for count in (straight.input_tokens, straight.output_tokens, straight.reasoning_tokens):
+            assert type(count) is int
+            assert count >= 0
 
 
 def test_usage_keeps_what_it_does_not_model_and_groqs_place_for_it_is_known():

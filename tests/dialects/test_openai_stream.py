@@ -409,12 +409,13 @@ def test_fields_of_choices_and_deltas_are_kept_as_in_a_full_reply():
     body = chunk({"content": "a", "name": "assistant", "token_id": 1}, choice=first)
     body += chunk({"content": "b", "name": "assistant", "annotations": [1]}, choice=second)
     body += chunk({"annotations": [1]}, "stop")
-    assert fold(decode(body + DONE)).extra == {
+    done = fold(decode(body + DONE))
+    assert done.extra == {
         "logprobs": {"content": [{"token": "a"}, {"token": "b"}]},
         "content_filter_results": {"hate": {}},
         "choice": {"seed": 7},
-        "message": {"name": "assistant", "annotations": [1, 1]},
     }
+    assert done.message.extra == {"name": "assistant", "annotations": [1, 1]}
 
 
 def test_usage_may_stand_in_any_chunk_and_only_news_are_told():
@@ -646,11 +647,29 @@ def test_a_late_id_or_name_of_a_call_is_sent_too():
             {"reasoning_details": [{"type": "reasoning.encrypted", "index": 0, "data": "x"}]},
         ),
         (RefusalDelta("no"), {"refusal": "no"}),
-        (Extra({"message": {"annotations": [1]}}), {"annotations": [1]}),
+        (Extra({"annotations": [1]}, of="message"), {"annotations": [1]}),
     ],
 )
 def test_each_event_has_its_delta(event, delta):
     assert encode(Start("r"), event)[1]["choices"][0]["delta"] == delta
+
+
+def test_every_piece_of_a_thought_goes_where_its_first_went():
+    """Else the pieces would be several thoughts, and the signature nobody's."""
+    block = {"type": "reasoning.text", "index": 0}
+    sent = encode(
+        Start("r"),
+        ReasoningDelta("I ", extra={**block, "format": "v1", "field": "reasoning"}),
+        ReasoningDelta("see", 0),
+        ReasoningDelta(signature="s"),
+        ReasoningDelta("elsewhere", 1),
+    )
+    assert [item["choices"][0]["delta"] for item in sent[1:-1]] == [
+        {"reasoning": "I ", "reasoning_details": [{**block, "format": "v1", "text": "I "}]},
+        {"reasoning": "see", "reasoning_details": [{**block, "text": "see"}]},
+        {"reasoning_details": [{**block, "signature": "s"}]},
+        {"reasoning_content": "elsewhere"},
+    ]
 
 
 def test_a_provider_event_we_cannot_say_is_left_out():

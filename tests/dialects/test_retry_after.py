@@ -217,6 +217,7 @@ class Repeated(dict):
 
 def test_a_repeated_header_is_a_list():
     assert lower_case(Repeated()) == {"retry-after": "20, 30"}
+    assert headers_of_interest(Repeated()) == {"retry-after": "20, 30"}
     assert parse_retry_after(Repeated()) == 30
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from llmpipe.dialects.openai_chat import OpenAIChat
 from llmpipe.errors import (
@@ -30,7 +30,7 @@ from llmpipe.errors import (
     RateLimited,
     StreamBroken,
 )
-from llmpipe.types import Completion, Event, Request, fold, unfold
+from llmpipe.types import Completion, Event, Reasoning, Refusal, Request, Text, ToolCall, fold, unfold
 from tests.dialects.recordings import Exchange, bytes_of, exchanges
 
 DIALECT = OpenAIChat()
@@ -248,6 +248,55 @@ def test_a_reply_goes_on_to_our_own_callers_as_openai_would_have_sent_it(exchang
     encoder = DIALECT.encoder(Request(stream=True, extra={"stream_options": {"include_usage": True}}))
     stream = b"".join(map(encoder.feed, unfold(done))) + encoder.close()
     check(done, read_stream(stream.decode()))
+
+
+# -- streams and full replies alike
+
+
+def through_a_body(done: Completion) -> Completion:
+    return DIALECT.decode_reply(json.loads(json.dumps(DIALECT.encode_reply(done))), {})
+
+
+def through_a_stream(events: Iterable[Event]) -> Completion:
+    encoder = DIALECT.encoder(Request(stream=True, extra={"stream_options": {"include_usage": True}}))
+    again, error = decode([b"".join(map(encoder.feed, events)) + encoder.close()])
+    assert error == ""
+    return fold(again)
+
+
+def comparable(done: Completion) -> Completion:
+    """Without what only one of the two can say: the order of kinds of parts, and a null of another choice."""
+    kinds = (Reasoning, Text, Refusal, ToolCall)
+    parts = sorted(done.message.parts, key=lambda part: kinds.index(type(part)))
+    extra = dict(done.extra)
+    if "choices" in extra:
+        extra["choices"] = [without_nulls(choice) for choice in extra["choices"]]
+    return evolve(done, message=evolve(done.message, parts=parts), extra=extra)
+
+
+def without_nulls(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: without_nulls(item) for name, item in value.items() if item is not None}
+
+
+@pytest.mark.parametrize("exchange", REPLIES)
+def test_a_full_reply_is_the_same_when_it_is_streamed(exchange):
+    if read_reply(exchange["response"]).error:
+        return
+    done = DIALECT.decode_reply(exchange["response"], {})
+    assert fold(unfold(done)) == done
+    assert comparable(through_a_stream(unfold(done))) == comparable(through_a_body(done))
+
+
+@pytest.mark.parametrize("exchange", STREAMS)
+def test_a_stream_is_the_same_when_it_is_sent_whole(exchange):
+    events, error = decode([exchange["body"].encode()])
+    if error:
+        return
+    done = fold(events)
+    assert comparable(through_a_stream(events)) == comparable(through_a_body(done))
+    assert through_a_body(done).message.extra == done.message.extra
 
 
 # -- streams

@@ -26,7 +26,7 @@ from llmpipe.dialects.anthropic_messages.reply import decode_reply
 from llmpipe.dialects.anthropic_messages.request import encode_request
 from llmpipe.dialects.anthropic_messages.server import decode_request, encode_reply
 from llmpipe.dialects.anthropic_messages.stream import MessageDecoder
-from llmpipe.dialects.anthropic_messages.whole import WholeReplyDecoder
+from llmpipe.dialects.whole import WholeReplyDecoder, is_json
 from llmpipe.errors import LLMError
 from llmpipe.types import Completion, ModelInfo, Request
 
@@ -71,8 +71,8 @@ class AnthropicMessages:
 
     def decoder(self, content_type: str = "text/event-stream") -> StreamDecoder:
         """A fresh decoder for one stream, or for the whole JSON body that some send instead."""
-        if content_type.partition(";")[0].strip().lower() == "application/json":
-            return WholeReplyDecoder(self.max_event_bytes)
+        if is_json(content_type):
+            return WholeReplyDecoder(self.decode_reply, self.max_event_bytes)
         return MessageDecoder(self.max_event_bytes)
 
     def decode_error(

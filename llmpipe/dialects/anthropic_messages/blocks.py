@@ -7,7 +7,9 @@ from typing import Any
 
 import orjson
 
-from llmpipe.errors import InvalidRequest, Unsupported
+from llmpipe.dialects.anthropic_messages.fields import invalid
+from llmpipe.dialects.media import image_type, split_data_url
+from llmpipe.errors import Unsupported
 from llmpipe.types import (
     Document,
     Image,
@@ -20,19 +22,9 @@ from llmpipe.types import (
     ToolResult,
 )
 
-__all__ = ("DIALECT", "content", "encode_part", "encode_parts", "invalid", "is_blank", "tool_input")
+__all__ = ("DIALECT", "content", "encode_part", "encode_parts", "is_blank", "tool_input")
 
 DIALECT = "anthropic.messages"
-
-# How the base64 of each picture format the API takes begins, for pictures of unnamed type.
-_MAGIC = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
-
-
-def invalid(path: str, problem: str) -> InvalidRequest:
-    """An InvalidRequest that names the field, as the API's own messages do."""
-    return InvalidRequest(
-        f"{path}: {problem}", phase="validate", sent=False, health="ignore", metadata={"param": path}
-    )
 
 
 def encode_parts(
@@ -124,7 +116,7 @@ def _image(part: Image, path: str) -> dict[str, Any]:
     if part.data is not None:
         source = _base64(part.data, part.media_type or _sniff(part.data, path))
     elif part.url is not None:
-        source = _data_url(part.url) or {"type": "url", "url": part.url}
+        source = _url(part.url)
     return _with_source("image", source, part.extra, path)
 
 
@@ -135,7 +127,7 @@ def _document(part: Document, path: str) -> dict[str, Any]:
     elif part.text is not None:
         source = {"type": "text", "media_type": part.media_type or "text/plain", "data": part.text}
     elif part.url is not None:
-        source = _data_url(part.url) or {"type": "url", "url": part.url}
+        source = _url(part.url)
     elif part.file_id is not None:
         source = {"type": "file", "file_id": part.file_id}
     block = _with_source("document", source, part.extra, path)
@@ -158,16 +150,14 @@ def _base64(data: str, media_type: str) -> dict[str, Any]:
     return {"type": "base64", "media_type": media_type, "data": data}
 
 
-def _data_url(url: str) -> dict[str, Any] | None:
-    """The source of a ``data:`` URL, which the API does not fetch; None for any other URL."""
-    if not url.startswith("data:"):
-        return None
-    head, _, data = url[5:].partition(",")
-    return _base64(data, head.removesuffix(";base64")) if head.endswith(";base64") else None
+def _url(url: str) -> dict[str, Any]:
+    """The source of a URL. The API does not fetch ``data:`` URLs, so these become what they hold."""
+    media_type, data = split_data_url(url)
+    return {"type": "url", "url": url} if media_type is None else _base64(data, media_type)
 
 
 def _sniff(data: str, path: str) -> str:
-    for start, media_type in _MAGIC.items():
-        if data.startswith(start):
-            return media_type
-    raise invalid(f"{path}.source.media_type", "name the picture's type, such as image/png")
+    media_type = image_type(data)
+    if media_type is None:
+        raise invalid(f"{path}.source.media_type", "name the picture's type, such as image/png")
+    return media_type

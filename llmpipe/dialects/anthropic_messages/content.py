@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmpipe.dialects.anthropic_messages.blocks import DIALECT, invalid
-from llmpipe.dialects.anthropic_messages.fields import Fields
+from llmpipe.dialects.anthropic_messages.blocks import DIALECT
+from llmpipe.dialects.anthropic_messages.fields import Fields, invalid
 from llmpipe.dialects.anthropic_messages.reply import arguments
 from llmpipe.errors import BadReply
 from llmpipe.types import Document, Image, Message, Opaque, Part, Reasoning, Text, ToolCall, ToolResult
@@ -28,7 +28,7 @@ def decode_messages(wire: list[Any]) -> list[Message]:
     for position, item in enumerate(wire):
         path = f"messages.{position}"
         fields = Fields(item, path)
-        role = fields.text("role")
+        role = fields.need_text("role")
         if role not in _ROLES:
             raise invalid(fields.at("role"), f"Input should be 'user', 'assistant' or 'system', not {role!r}")
         if fields.rest.get("content") is None:
@@ -69,62 +69,62 @@ def decode_content(wire: object, path: str) -> list[Part]:
 
 def _part(block: object, path: str) -> Part:
     fields = Fields(block, path)
-    decode = _DECODE.get(fields.text("type"))
+    decode = _DECODE.get(fields.need_text("type"))
     return decode(fields) if decode is not None else Opaque(DIALECT, dict(block))  # type: ignore[call-overload]  # Fields checked it
 
 
 def _text(fields: Fields) -> Text:
-    return Text(fields.text("text"), fields.rest)
+    return Text(fields.need_text("text"), fields.rest)
 
 
 def _tool_use(fields: Fields) -> ToolCall:
-    call_id, name = fields.text("id"), fields.text("name")
+    call_id, name = fields.need_text("id"), fields.need_text("name")
     try:
-        given = arguments(fields.mapping("input"))
+        given = arguments(fields.table("input"))
     except BadReply as error:  # it is this caller's JSON that is nested too deep
         raise invalid(fields.at("input"), error.message) from None
     return ToolCall(call_id, name, given, fields.rest)
 
 
 def _tool_result(fields: Fields) -> ToolResult:
-    call_id = fields.text("tool_use_id")
+    call_id = fields.need_text("tool_use_id")
     wire = fields.rest.pop("content", None)
     content = decode_content(wire, fields.at("content")) if wire is not None else []
     return ToolResult(call_id, content, fields.flag("is_error") or False, extra=fields.rest)
 
 
 def _thinking(fields: Fields) -> Reasoning:
-    return Reasoning(fields.text("thinking"), fields.optional_text("signature"), None, fields.rest)
+    return Reasoning(fields.need_text("thinking"), fields.text("signature"), None, fields.rest)
 
 
 def _redacted_thinking(fields: Fields) -> Reasoning:
-    return Reasoning("", None, fields.text("data"), fields.rest)
+    return Reasoning("", None, fields.need_text("data"), fields.rest)
 
 
 def _image(fields: Fields) -> Image:
-    source = fields.fields("source")
-    kind = source.text("type")
+    source = fields.nested("source")
+    kind = source.need_text("type")
     if kind == "base64":
-        data, media_type = source.text("data"), source.text("media_type")
+        data, media_type = source.need_text("data"), source.need_text("media_type")
         return Image(data=data, media_type=media_type, extra=_extra(fields, source))
     if kind == "url":
-        return Image(source.text("url"), extra=_extra(fields, source))
+        return Image(source.need_text("url"), extra=_extra(fields, source))
     return Image(extra=_extra(fields, source, kind))
 
 
 def _document(fields: Fields) -> Document:
-    source = fields.fields("source")
-    kind = source.text("type")
-    name = fields.optional_text("title")
+    source = fields.nested("source")
+    kind = source.need_text("type")
+    name = fields.text("title")
     if kind == "base64":
-        data, media_type = source.text("data"), source.text("media_type")
+        data, media_type = source.need_text("data"), source.need_text("media_type")
         return Document(data=data, media_type=media_type, name=name, extra=_extra(fields, source))
     if kind == "url":
-        return Document(source.text("url"), name=name, extra=_extra(fields, source))
+        return Document(source.need_text("url"), name=name, extra=_extra(fields, source))
     if kind == "file":
-        return Document(file_id=source.text("file_id"), name=name, extra=_extra(fields, source))
+        return Document(file_id=source.need_text("file_id"), name=name, extra=_extra(fields, source))
     if kind == "text":
-        text, told = source.text("data"), source.optional_text("media_type")
+        text, told = source.need_text("data"), source.text("media_type")
         media_type_ = None if told == "text/plain" else told
         return Document(text=text, media_type=media_type_, name=name, extra=_extra(fields, source))
     return Document(name=name, extra=_extra(fields, source, kind))

@@ -82,8 +82,9 @@ class MessageEncoder:
     that the usage of the input, where it is known by then, is in it. The last usage and the
     finish go into the one `message_delta` that `close` sends.
 
-    What the wire has no form for is left out: audio, opaque parts of other dialects, and `extra` of
-    a part that comes after its first event, citations excepted.
+    What the wire has no form for is left out: audio, opaque parts of other dialects, `extra` of the
+    message (it has none of its own), and `extra` of a part that comes after its first event, citations
+    excepted.
     """
 
     __slots__ = (
@@ -135,7 +136,8 @@ class MessageEncoder:
             merge_extra(self._extra, event.extra)
             return b""
         if isinstance(event, Extra):
-            merge_extra(self._extra, event.data)
+            if event.of == "reply":
+                merge_extra(self._extra, event.data)
             return self._whole_part(event.part) if event.part is not None else b""
         return (self._begin() if self._start is not None else b"") + _event("ping", {})
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from llmpipe.dialects.jsonbody import leftover
 from llmpipe.errors import BadReply
 from llmpipe.types import ModelInfo
 
 __all__ = ("decode_models", "encode_models")
+
+_KNOWN = frozenset(("created_at", "id", "type"))
 
 
 def decode_models(body: object) -> tuple[ModelInfo, ...]:
@@ -28,11 +31,7 @@ def decode_models(body: object) -> tuple[ModelInfo, ...]:
             id=item["id"],
             owner="anthropic",
             created=_seconds(item.get("created_at")),
-            extra={
-                name: value
-                for name, value in item.items()
-                if name not in ("id", "type", "created_at") and value is not None
-            },
+            extra=leftover(item, _KNOWN),
         )
         for item in data
         if isinstance(item, Mapping) and isinstance(item.get("id"), str)

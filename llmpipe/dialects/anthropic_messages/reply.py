@@ -9,11 +9,11 @@ from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.errors import error_in_body
 from llmpipe.dialects.anthropic_messages.usage import decode_usage
 from llmpipe.dialects.headers import headers_of_interest, request_id_in
-from llmpipe.dialects.jsonbody import json_text
+from llmpipe.dialects.jsonbody import json_text, leftover
 from llmpipe.errors import BadReply
 from llmpipe.types import Completion, FinishReason, Message, Opaque, Part, Reasoning, Text, ToolCall
 
-__all__ = ("arguments", "decode_finish", "decode_reply", "encode_finish", "leftover")
+__all__ = ("arguments", "decode_finish", "decode_reply", "encode_finish", "extra_of")
 
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -83,16 +83,13 @@ def encode_finish(finish: FinishReason | None, told: object) -> str | None:
     return _STOP_REASON[finish]
 
 
-def leftover(wire: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """What `wire` has beyond the `known` names, nulls and empty citation lists left out.
+def extra_of(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a block of a modelled type has beyond our fields, without nulls and an empty list of citations.
 
-    Whether a server sends null or nothing differs between full replies and streams.
+    Whether a server sends that or nothing differs between full replies and streams.
     """
-    return {
-        name: value
-        for name, value in wire.items()
-        if name not in known and value is not None and not (name == "citations" and value == [])
-    }
+    extra = leftover(block, _BLOCKS[block["type"]])
+    return extra if extra.get("citations") != [] else leftover(extra, _CITATIONS)
 
 
 def arguments(tool_input: object) -> str:
@@ -102,10 +99,13 @@ def arguments(tool_input: object) -> str:
     return "{}" if tool_input is None else json_text(tool_input, "the input of a tool call")
 
 
-_TEXT = frozenset(("type", "text"))
-_THINKING = frozenset(("type", "thinking", "signature"))
-_REDACTED = frozenset(("type", "data"))
-_TOOL_USE = frozenset(("type", "id", "name", "input"))
+_CITATIONS = frozenset(("citations",))
+_BLOCKS = {
+    "text": frozenset(("type", "text")),
+    "thinking": frozenset(("type", "thinking", "signature")),
+    "redacted_thinking": frozenset(("type", "data")),
+    "tool_use": frozenset(("type", "id", "name", "input")),
+}
 
 
 def _part(block: object, index: int) -> Part:
@@ -114,16 +114,16 @@ def _part(block: object, index: int) -> Part:
     kind = block["type"]
     try:
         if kind == "text":
-            return Text(_need(block, "text"), leftover(block, _TEXT))
+            return Text(_need(block, "text"), extra_of(block))
         if kind == "tool_use":
             call_id, name = _need(block, "id"), _need(block, "name")
-            return ToolCall(call_id, name, arguments(block.get("input")), leftover(block, _TOOL_USE))
+            return ToolCall(call_id, name, arguments(block.get("input")), extra_of(block))
         if kind == "thinking":
             # An empty signature is none: it could not be sent back.
             signature = block.get("signature") or None
-            return Reasoning(_need(block, "thinking"), signature, None, leftover(block, _THINKING))
+            return Reasoning(_need(block, "thinking"), signature, None, extra_of(block))
         if kind == "redacted_thinking":
-            return Reasoning("", None, _need(block, "data"), leftover(block, _REDACTED))
+            return Reasoning("", None, _need(block, "data"), extra_of(block))
     except KeyError as missing:
         raise BadReply(
             f"content.{index} of the reply, {kind}, has no {missing.args[0]}", code="bad_block", phase="body"

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
-from llmpipe.dialects.anthropic_messages.blocks import content, encode_parts, invalid, is_blank
+from llmpipe.dialects.anthropic_messages.blocks import content, encode_parts, is_blank
+from llmpipe.dialects.anthropic_messages.fields import invalid
 from llmpipe.errors import Unsupported
 from llmpipe.types import (
     Message,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from llmpipe.dialects.anthropic_messages.blocks import DIALECT, encode_part, invalid, tool_input
+from llmpipe.dialects.anthropic_messages.blocks import DIALECT, encode_part, tool_input
 from llmpipe.dialects.anthropic_messages.content import decode_content, decode_messages
-from llmpipe.dialects.anthropic_messages.fields import Fields
+from llmpipe.dialects.anthropic_messages.fields import Fields, invalid
 from llmpipe.dialects.anthropic_messages.reply import encode_finish
 from llmpipe.dialects.anthropic_messages.usage import encode_usage
 from llmpipe.errors import BadReply
@@ -49,16 +49,16 @@ def decode_request(body: object) -> Request:
     Raises: InvalidRequest that names the field and what it should be.
     """
     fields = Fields(body)
-    model = fields.optional_text("model")
+    model = fields.text("model")
     system = fields.rest.pop("system", None)
-    messages = fields.array("messages")
+    messages = fields.items("messages")
     if messages is None:
         raise invalid("messages", "Field required")
     decoded = decode_messages(messages)
     if system not in (None, "", []):
         decoded.insert(0, Message("system", decode_content(system, "system")))
     extra: dict[str, Any] = {}
-    tools = tuple(_tool(tool, f"tools.{i}") for i, tool in enumerate(fields.array("tools") or ()))
+    tools = tuple(_tool(tool, f"tools.{i}") for i, tool in enumerate(fields.items("tools") or ()))
     tool_choice, parallel = _tool_choice(fields, extra)
     effort, response_format = _output_config(fields, extra)
     return Request(
@@ -69,12 +69,12 @@ def decode_request(body: object) -> Request:
         parallel_tool_calls=parallel,
         temperature=fields.number("temperature"),
         top_p=fields.number("top_p"),
-        max_tokens=fields.integer("max_tokens"),
+        max_tokens=fields.whole("max_tokens", 0),
         stop=_stop(fields),
         response_format=response_format,
         reasoning=_reasoning(fields, effort),
         stream=fields.flag("stream") or False,
-        metadata=fields.mapping("metadata") or {},
+        metadata=fields.table("metadata") or {},
         extra={**{name: value for name, value in fields.rest.items() if value is not None}, **extra},
     )
 
@@ -82,14 +82,14 @@ def decode_request(body: object) -> Request:
 def _tool(wire: object, path: str) -> Tool:
     fields = Fields(wire, path)
     own = fields.rest.get("type") not in (None, "custom")  # one of Anthropic's, or a set of tools
-    name = fields.optional_text("name")
+    name = fields.text("name")
     if name is None and not own:
         raise invalid(fields.at("name"), "Field required")
-    description = fields.optional_text("description") or ""
+    description = fields.text("description") or ""
     strict = fields.flag("strict")
     if own:
         return Tool(name or "", description, strict=strict, extra=fields.rest)
-    schema = fields.mapping("input_schema")
+    schema = fields.table("input_schema")
     if schema is None:
         raise invalid(fields.at("input_schema"), "Field required")
     return Tool(name or "", description, schema, strict, fields.rest)
@@ -101,10 +101,10 @@ def _tool_choice(
     if fields.rest.get("tool_choice") is None:
         fields.rest.pop("tool_choice", None)
         return None, None
-    choice = fields.fields("tool_choice")
-    kind = choice.text("type")
+    choice = fields.nested("tool_choice")
+    kind = choice.need_text("type")
     alone = choice.flag("disable_parallel_tool_use")
-    named = NamedTool(choice.text("name")) if kind == "tool" else None
+    named = NamedTool(choice.need_text("name")) if kind == "tool" else None
     if named is None and kind not in _CHOICE:
         raise invalid(choice.at("type"), f"Input should be 'auto', 'any', 'tool' or 'none', not {kind!r}")
     if choice.rest:
@@ -115,23 +115,23 @@ def _tool_choice(
 def _output_config(fields: Fields, extra: dict[str, Any]) -> tuple[str | None, ResponseFormat | None]:
     """The effort, and the format of the answer."""
     effort: str | None = None
-    wanted = fields.mapping("output_format")
+    wanted = fields.table("output_format")
     path = "output_format"
     if fields.rest.get("output_config") is not None:
-        config = fields.fields("output_config")
-        effort = config.optional_text("effort")
+        config = fields.nested("output_config")
+        effort = config.text("effort")
         if config.rest.get("format") is not None:
-            wanted, path = config.mapping("format"), config.at("format")
+            wanted, path = config.table("format"), config.at("format")
         config.rest.pop("format", None)
         if config.rest:
             extra["output_config"] = config.rest
     if wanted is None:
         return effort, None
     answer = Fields(wanted, path)
-    kind = answer.text("type")
+    kind = answer.need_text("type")
     if kind != "json_schema":
         raise invalid(answer.at("type"), f"Input should be 'json_schema', not {kind!r}")
-    schema = answer.mapping("schema")
+    schema = answer.table("schema")
     if schema is None:
         raise invalid(answer.at("schema"), "Field required")
     return effort, ResponseFormat("json_schema", schema, extra=answer.rest)
@@ -140,10 +140,10 @@ def _output_config(fields: Fields, extra: dict[str, Any]) -> tuple[str | None, R
 def _reasoning(fields: Fields, effort: str | None) -> ReasoningOptions | None:
     if fields.rest.get("thinking") is None:
         return None if effort is None else ReasoningOptions(effort)
-    thinking = fields.fields("thinking")
-    kind = thinking.text("type")
+    thinking = fields.nested("thinking")
+    kind = thinking.need_text("type")
     enabled = {"disabled": False, "adaptive": True}.get(kind)
-    budget = thinking.integer("budget_tokens") if kind == "enabled" else None
+    budget = thinking.whole("budget_tokens", 0) if kind == "enabled" else None
     if kind == "enabled" and budget is None:
         raise invalid(thinking.at("budget_tokens"), "Field required")
     # A kind that came after this was written is carried as it is.
@@ -152,7 +152,7 @@ def _reasoning(fields: Fields, effort: str | None) -> ReasoningOptions | None:
 
 
 def _stop(fields: Fields) -> tuple[str, ...]:
-    stop = fields.array("stop_sequences") or []
+    stop = fields.items("stop_sequences") or []
     for position, one in enumerate(stop):
         if not isinstance(one, str):
             raise invalid(f"stop_sequences.{position}", "Input should be a valid string")

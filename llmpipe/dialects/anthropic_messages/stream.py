@@ -17,9 +17,9 @@ import orjson
 
 from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.errors import error_in_body
-from llmpipe.dialects.anthropic_messages.reply import arguments, decode_finish, leftover
+from llmpipe.dialects.anthropic_messages.reply import arguments, decode_finish, extra_of
 from llmpipe.dialects.anthropic_messages.usage import decode_usage, merge_usage
-from llmpipe.dialects.jsonbody import excerpt
+from llmpipe.dialects.jsonbody import excerpt, leftover
 from llmpipe.dialects.sse import SSEParser
 from llmpipe.errors import BadReply, LLMError, StreamBroken
 from llmpipe.types import (
@@ -45,10 +45,6 @@ _MESSAGE = frozenset(
 )
 _MESSAGE_DELTA = frozenset(("type", "delta", "usage"))
 _STOP_REASON = frozenset(("stop_reason",))
-_TEXT = frozenset(("type", "text"))
-_THINKING = frozenset(("type", "thinking", "signature"))
-_REDACTED = frozenset(("type", "data"))
-_TOOL_USE = frozenset(("type", "id", "name", "input"))
 
 
 class _Block:
@@ -241,7 +237,7 @@ class MessageDecoder:
         kind = wire["type"]
         if kind == "text":
             block = _Block("text", wire)
-            extra = leftover(wire, _TEXT)
+            extra = extra_of(wire)
             if (text := _string(wire["text"])) or extra:
                 events.append(TextDelta(text, index, extra or None))
                 block.silent = False
@@ -249,17 +245,17 @@ class MessageDecoder:
             block = _Block("tool", wire)
             block.held = arguments(wire.get("input"))
             self._called = True
-            extra = leftover(wire, _TOOL_USE)
+            extra = extra_of(wire)
             events.append(ToolDelta(index, _string(wire["id"]), _string(wire["name"]), "", extra or None))
         elif kind == "thinking":
             block = _Block("thinking", wire)
             block.held = _string(wire.get("signature") or "")
-            extra = leftover(wire, _THINKING)
+            extra = extra_of(wire)
             if (text := _string(wire["thinking"])) or extra:
                 events.append(ReasoningDelta(text, index, extra=extra or None))
                 block.silent = False
         elif kind == "redacted_thinking":
-            extra = leftover(wire, _REDACTED)
+            extra = extra_of(wire)
             events.append(ReasoningDelta("", index, None, _string(wire["data"]), extra or None))
             return
         else:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmpipe.dialects.jsonbody import leftover
 from llmpipe.types import Usage
 
 __all__ = ("decode_usage", "encode_usage", "merge_usage")
 
 _COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+_KNOWN = frozenset(_COUNTS)
 
 
 def decode_usage(wire: object) -> Usage | None:
@@ -18,15 +20,15 @@ def decode_usage(wire: object) -> Usage | None:
     A count that is absent, negative or no integer is as good as missing; and a total with half of
     it missing would be taken for a cheap call.
     """
-    if not isinstance(wire, Mapping):
+    if not isinstance(wire, dict):
         return None
-    fresh, written, cached, output = (_count(wire.get(name)) for name in _COUNTS)
+    fresh, written, cached, output = map(_count, map(wire.get, _COUNTS))
     if fresh is None or output is None:
         return None
-    extra = {name: value for name, value in wire.items() if name not in _COUNTS and value is not None}
+    extra = {**leftover(wire, _KNOWN)}
     details = extra.get("output_tokens_details")
     thinking = None
-    if isinstance(details, Mapping):
+    if isinstance(details, dict):
         details = dict(details)
         thinking = _count(details.pop("thinking_tokens", None))
         extra["output_tokens_details"] = details
@@ -48,7 +50,7 @@ def merge_usage(known: dict[str, Any], more: object) -> bool:
     Counts are cumulative, so they replace; what an event does not name, or names as null or with
     an invalid count, stays as it was (Anthropic's SDKs do the same).
     """
-    if not isinstance(more, Mapping):
+    if not isinstance(more, dict):
         return False
     told = {
         name: value

@@ -24,7 +24,7 @@ from llmpipe.dialects.openai_chat.reply import decode_reply
 from llmpipe.dialects.openai_chat.request import encode_request
 from llmpipe.dialects.openai_chat.server import decode_request, encode_reply
 from llmpipe.dialects.openai_chat.stream import ChatDecoder
-from llmpipe.dialects.whole import WholeReplyDecoder
+from llmpipe.dialects.whole import WholeReplyDecoder, is_json
 from llmpipe.errors import LLMError
 from llmpipe.types import Completion, EmbeddingRequest, Embeddings, ModelInfo, Request
 
@@ -75,7 +75,7 @@ class OpenAIChat:
 
     def decoder(self, content_type: str = "text/event-stream") -> ChatDecoder | WholeReplyDecoder:
         """A fresh decoder for one stream, or for the whole JSON body that some send instead."""
-        if content_type.partition(";")[0].strip().lower() == "application/json":
+        if is_json(content_type):
             return WholeReplyDecoder(self.decode_reply, self.max_event_bytes)
         return ChatDecoder(self)
 

@@ -10,6 +10,8 @@ from llmpipe.dialects.openai_chat.content import lenient_part
 from llmpipe.dialects.openai_chat.reasoning import block_of, take_string
 from llmpipe.dialects.openai_chat.reply import (
     CHOICE_FIELDS,
+    MODELLED_OF_CHOICE,
+    NOTHING,
     arguments_text,
     finish_reason,
     made_up_id,
@@ -28,8 +30,6 @@ from llmpipe.types import (
 
 __all__ = ("ChoiceDecoder",)
 
-# Fields of a choice that are modelled, or repeat a delta: Together's `text`, Perplexity's `message`.
-_CHOICE_FIELDS = frozenset(("delta", "error", "finish_reason", "index", "message", "text"))
 # Fields of a delta that say nothing: its role, which is known, and Together's id of each token.
 _EMPTY_FIELDS = frozenset(("role", "token_id"))
 
@@ -85,7 +85,7 @@ class ChoiceDecoder:
         if word and self.word is None:
             self.word = str(word)
         for name, value in choice.items():
-            if value and name not in _CHOICE_FIELDS:
+            if value is not None and name not in MODELLED_OF_CHOICE and value not in NOTHING:
                 self._unmodelled(name, value, events)
 
     def finish(self) -> Finish:
@@ -107,7 +107,7 @@ class ChoiceDecoder:
         if len(events) > before:
             self._said = True
         for name, value in delta.items():
-            if name not in _EMPTY_FIELDS and value not in (None, "", [], {}):
+            if name not in _EMPTY_FIELDS and value not in NOTHING:
                 self._unmodelled_of_message(name, value, events)
 
     def _content(self, content: object, events: list[Event]) -> None:
@@ -184,11 +184,13 @@ class ChoiceDecoder:
         if not isinstance(key, (int, str)):
             key = None
         found = self._which(key, call_id, str(name), arguments)
-        extra = {field: value for field, value in call.items() if value not in (None, "", [], {})}
+        extra = {field: value for field, value in call.items() if value not in NOTHING}
         if found is None:
             found = _Call(len(self._calls))
             self._calls.append(found)
-            found.id = call_id or made_up_id(f"{reply_id}\0{self.index}", found.index, name)
+            found.id = call_id or made_up_id(
+                f"{reply_id}\0{self.index}" if self.index else reply_id, found.index, name
+            )
             found.name = str(name)
             if kind != "function":
                 extra["type"] = kind
@@ -232,14 +234,16 @@ class ChoiceDecoder:
         key = f"message.{name}"
         if isinstance(value, list) or self._extra.get(key) != value:
             self._extra[key] = value
-            events.append(Extra({"message": {name: value}}))
+            events.append(Extra({name: value}, of="message"))
 
 
 def _calls_of(delta: dict[str, Any]) -> list[dict[str, Any]]:
     """The pieces of tool calls in a delta, taken out of it; a function of 2023 is one of them."""
     calls = delta.pop("tool_calls", None)
     found = [dict(call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    legacy = delta.pop("function_call", None)
-    if isinstance(legacy, dict) and (legacy.get("name") or legacy.get("arguments")):
-        found.append({"index": "function_call", "function": legacy, "type": "function_call"})
+    legacy = delta.get("function_call")
+    if isinstance(legacy, dict):
+        del delta["function_call"]
+        if legacy.get("name") or legacy.get("arguments"):
+            found.append({"index": "function_call", "function": legacy, "type": "function_call"})
     return found

@@ -6,10 +6,11 @@ fields that are null are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmpipe.dialects.openai_chat.checked import Fields, invalid
+from llmpipe.dialects.checked import Fields, invalid
+from llmpipe.dialects.media import image_type, split_data_url
 from llmpipe.errors import InvalidRequest, Unsupported
 from llmpipe.types import Audio, Document, Image, Opaque, Part, Reasoning, Refusal, Text
 
@@ -17,17 +18,12 @@ __all__ = ("decode_content", "decode_part", "encode_content", "encode_part", "le
 
 NAME = "openai.chat"
 
-# The first base64 characters of the formats that models read. Most servers look at the bytes
-# themselves, yet all insist on a media type.
-_MAGIC = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
 
-
-def encode_content(parts: Iterable[Part]) -> str | list[dict[str, Any]]:
+def encode_content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
     """The `content` of a message: a string where that says it all.
 
     Raises: Unsupported for a part that this wire cannot say.
     """
-    parts = tuple(parts)
     if len(parts) == 1 and type(parts[0]) is Text and not parts[0].extra:
         return parts[0].text
     return [encode_part(part) for part in parts] if parts else ""
@@ -84,20 +80,19 @@ def decode_part(value: object, path: str) -> Part:
     """
     fields = Fields(value, path)
     data = dict(fields.rest)
-    kind = fields.need("type").text("type")
+    kind = fields.need_text("type")
     if kind == "text":
-        text = fields.need("text").text("text")
-        return Text(text or "", fields.unknown())
+        return Text(fields.need_text("text"), fields.unknown())
     if kind == "image_url":
         return _decode_image(fields)
     if kind == "input_audio" and not isinstance(data.get("input_audio"), str):  # Mistral's is a string
-        audio = Fields(fields.need("input_audio").take("input_audio"), fields.at("input_audio"))
-        sound, form = audio.need("data").text("data"), audio.text("format")
-        return Audio(sound or "", form or "wav", _with("input_audio", audio, fields))
+        audio = fields.nested("input_audio")
+        sound, form = audio.need_text("data"), audio.text("format")
+        return Audio(sound, form or "wav", _with("input_audio", audio, fields))
     if kind == "file":
         return _decode_document(fields)
     if kind == "refusal":
-        return Refusal(fields.need("refusal").text("refusal") or "", fields.unknown())
+        return Refusal(fields.need_text("refusal"), fields.unknown())
     if kind == "thinking":
         return _decode_thinking(fields)
     return Opaque(NAME, data)
@@ -132,7 +127,8 @@ def _image_url(image: Image) -> str:
         raise InvalidRequest(
             "an Image needs a url or data", code="invalid_value", phase="validate", sent=False
         )
-    kind = image.media_type or next((v for k, v in _MAGIC.items() if image.data.startswith(k)), "image/png")
+    # Most servers look at the bytes themselves, yet all insist on a media type.
+    kind = image.media_type or image_type(image.data) or "image/png"
     return f"data:{kind};base64,{image.data}"
 
 
@@ -140,8 +136,8 @@ def _decode_image(fields: Fields) -> Image:
     where = fields.at("image_url")
     value = fields.need("image_url").take("image_url")
     image = Fields({"url": value} if isinstance(value, str) else value, where)
-    url, detail = image.need("url").text("url") or "", image.text("detail")
-    media_type, data = _split_data_url(url)
+    url, detail = image.need_text("url"), image.text("detail")
+    media_type, data = split_data_url(url)
     extra = _with("image_url", image, fields)
     if media_type is not None:
         return Image(data=data, media_type=media_type, detail=detail, extra=extra)
@@ -166,14 +162,14 @@ def _encode_document(document: Document) -> dict[str, Any]:
 
 
 def _decode_document(fields: Fields) -> Document:
-    file = Fields(fields.need("file").take("file"), fields.at("file"))
+    file = fields.nested("file")
     file_id, name, data = file.text("file_id"), file.text("filename"), file.text("file_data")
     if file_id is None and data is None:
         raise invalid(file.at("file_data"), "is required where file_id is absent")
     extra = _with("file", file, fields)
     if data is None:
         return Document(file_id=file_id, name=name, extra=extra)
-    media_type, content = _split_data_url(data)
+    media_type, content = split_data_url(data)
     if media_type is None and data.startswith(("http://", "https://")):
         return Document(url=data, file_id=file_id, name=name, extra=extra)
     return Document(data=content, media_type=media_type, file_id=file_id, name=name, extra=extra)
@@ -195,13 +191,3 @@ def _decode_thinking(fields: Fields) -> Reasoning:
     ):
         extra["thinking"] = chunks
     return Reasoning("".join(texts), extra=extra)
-
-
-def _split_data_url(url: str) -> tuple[str | None, str]:
-    """Media type and base64 data of a ``data:`` URL; None and the text itself for any other."""
-    head, comma, data = url.partition(",")
-    if comma and head.startswith("data:") and head.endswith(";base64"):
-        media_type = head[len("data:") : -len(";base64")]
-        if media_type:
-            return media_type, data
-    return None, url

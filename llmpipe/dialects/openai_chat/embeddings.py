@@ -8,8 +8,9 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.headers import headers_of_interest, request_id_in
-from llmpipe.dialects.openai_chat.checked import Fields, invalid
+from llmpipe.dialects.jsonbody import leftover
 from llmpipe.dialects.openai_chat.errors import error_in
 from llmpipe.dialects.openai_chat.usage import decode_usage
 from llmpipe.errors import BadReply
@@ -71,7 +72,7 @@ def decode_embeddings(body: Mapping[str, Any], headers: Mapping[str, str]) -> Em
         id=str(body.get("id") or ""),
         request_id=request_id_in(found),
         headers=found,
-        extra={name: value for name, value in body.items() if name not in _MODELLED and value is not None},
+        extra=leftover(body, _MODELLED),
     )
 
 

@@ -46,7 +46,7 @@ class ChatEncoder:
     (``stream_options.include_usage``), ``[DONE]`` comes last.
     """
 
-    __slots__ = ("_calls", "_dialect", "_head", "_usage", "_wants_usage")
+    __slots__ = ("_calls", "_dialect", "_head", "_thoughts", "_usage", "_wants_usage")
 
     def __init__(self, request: Request, dialect: OpenAIChat) -> None:
         options = request.extra.get("stream_options")
@@ -54,6 +54,7 @@ class ChatEncoder:
         self._dialect = dialect
         self._head = b""  # what all chunks begin with; empty until the first
         self._calls: dict[int, int] = {}  # the wire's number of each call; -1 for a function_call
+        self._thoughts: dict[int, dict[str, Any]] = {}  # where each reasoning part stands on the wire
         self._usage: Usage | None = None
 
     def feed(self, event: Event) -> bytes:
@@ -90,8 +91,8 @@ class ChatEncoder:
             "model": start.model,
         }
         self._head = b"data: " + _dumps(head)[:-1] + b","
-        top, choice, message, others = split_extra(start.extra or {})
-        delta = {"role": "assistant", "content": "", **message}
+        top, choice, others = split_extra(start.extra or {})
+        delta = {"role": "assistant", "content": ""}
         out = self._chunk({**top, "choices": [_choice(delta, choice)]})
         for other in others:
             out += self._chunk({"choices": [_as_delta(other)]})
@@ -109,20 +110,27 @@ class ChatEncoder:
         if isinstance(event, ToolDelta):
             return self._delta(self._tool(event))
         if isinstance(event, ReasoningDelta):
-            part = Reasoning(event.text, event.signature, event.encrypted, dict(event.extra or {}))
-            if part.extra.get("type") == "thinking":  # Mistral's place for it is the content's list
-                part = Reasoning(event.text)
-            field = self._dialect.reasoning_field or "reasoning_content"
-            fields = encode_reasoning([part], field, lossless=True)
+            fields = self._reasoning(event)
             return self._delta(fields) if fields else b""
         if isinstance(event, RefusalDelta):
             return self._delta({"refusal": event.text})
         if isinstance(event, Finish):
-            _, choice, _, _ = split_extra(event.extra or {})
+            _, choice, _ = split_extra(event.extra or {})
             return self._chunk({"choices": [_choice({}, choice, FINISH_WORDS[event.reason])]})
         if isinstance(event, Extra):
             return self._extra(event)
         return b""
+
+    def _reasoning(self, event: ReasoningDelta) -> dict[str, Any]:
+        """The delta of a thought. Where its first piece stands, the others do."""
+        extra = dict(event.extra or {})
+        place = self._thoughts.setdefault(
+            event.index, {name: extra[name] for name in ("type", "index", "field") if name in extra}
+        )
+        part = Reasoning(event.text, event.signature, event.encrypted, {**place, **extra})
+        if part.extra.get("type") == "thinking":  # Mistral's place for it is the content's list
+            part = Reasoning(event.text)
+        return encode_reasoning([part], self._dialect.reasoning_field or "reasoning_content", lossless=True)
 
     def _tool(self, event: ToolDelta) -> dict[str, Any]:
         """The delta of a call: its id and name once, then pieces of its arguments."""
@@ -147,10 +155,12 @@ class ChatEncoder:
         return {"tool_calls": [{"index": known, "function": function, **more}]}
 
     def _extra(self, event: Extra) -> bytes:
-        top, choice, message, others = split_extra(event.data or {})
+        if event.of == "message":
+            return self._delta(dict(event.data or {}))
+        top, choice, others = split_extra(event.data or {})
         out = b""
-        if top or choice or message:
-            out = self._chunk({**top, "choices": [_choice(message, choice)] if choice or message else []})
+        if top or choice:
+            out = self._chunk({**top, "choices": [_choice({}, choice)] if choice else []})
         for other in others:
             out += self._chunk({"choices": [_as_delta(other)]})
         return out

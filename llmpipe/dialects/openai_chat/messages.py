@@ -8,11 +8,11 @@ results becomes one message each, as this wire has it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.jsonbody import json_text
-from llmpipe.dialects.openai_chat.checked import Fields, invalid
 from llmpipe.dialects.openai_chat.content import decode_content, encode_content
 from llmpipe.dialects.openai_chat.reasoning import decode_reasoning, encode_reasoning
 from llmpipe.errors import BadReply, Unsupported
@@ -21,7 +21,7 @@ from llmpipe.types import Message, Part, Reasoning, Refusal, Role, Text, ToolCal
 if TYPE_CHECKING:
     from llmpipe.dialects.openai_chat import OpenAIChat
 
-__all__ = ("decode_message", "encode_assistant", "encode_message", "encode_tool_call")
+__all__ = ("decode_message", "encode_assistant", "encode_messages", "encode_tool_call")
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -33,34 +33,40 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def encode_message(message: Message, dialect: OpenAIChat) -> Iterator[dict[str, Any]]:
-    """The wire's messages for one of ours: one, or one for each tool result in it.
+def encode_messages(messages: Iterable[Message], dialect: OpenAIChat) -> list[dict[str, Any]]:
+    """The wire's messages for ours: for each of ours one, and one for each tool result in it.
 
     Raises: Unsupported for a part that this wire cannot say.
     """
-    extra = dict(message.extra)
-    results = [part for part in message.parts if type(part) is ToolResult]
-    for result in results:
-        yield _encode_tool_result(result, extra if message.role == "tool" else {}, dialect)
-    parts = [part for part in message.parts if type(part) is not ToolResult]
-    if results and not parts:
-        return
+    wire: list[dict[str, Any]] = []
+    for message in messages:
+        parts = message.parts
+        if ToolResult in map(type, parts):
+            extra = message.extra if message.role == "tool" else {}
+            results = [part for part in parts if type(part) is ToolResult]
+            wire += [_encode_tool_result(result, extra, dialect) for result in results]
+            parts = tuple([part for part in parts if type(part) is not ToolResult])
+            if not parts:
+                continue
+        wire.append(_encode_message(message, parts, dialect))
+    return wire
+
+
+def _encode_message(message: Message, parts: tuple[Part, ...], dialect: OpenAIChat) -> dict[str, Any]:
+    """One message, of which only `parts` are left to be said."""
     if message.role == "assistant":
         wire = encode_assistant(parts, dialect)
+    elif ToolCall in map(type, parts):
+        raise Unsupported(f"a {message.role} message cannot hold a tool call; only the assistant makes them")
     else:
-        calls = [part for part in parts if type(part) is ToolCall]
-        if calls:
-            raise Unsupported(
-                f"a {message.role} message cannot hold a tool call; only the assistant makes them"
-            )
-        role = extra.pop("role", dialect.system_role if message.role == "system" else message.role)
+        role = dialect.system_role if message.role == "system" else message.role
         wire = {"role": role, "content": encode_content(parts)}
     if message.name is not None:
         wire["name"] = message.name
-    yield {**wire, **extra}
+    return {**wire, **message.extra}
 
 
-def encode_assistant(parts: list[Part], dialect: OpenAIChat, *, lossless: bool = False) -> dict[str, Any]:
+def encode_assistant(parts: Sequence[Part], dialect: OpenAIChat, *, lossless: bool = False) -> dict[str, Any]:
     """An assistant message: content, reasoning, refusal and tool calls, each in its own field.
 
     Args: with `lossless`, nothing is left out for the sake of strict servers: this is a reply, or
@@ -83,7 +89,8 @@ def encode_assistant(parts: list[Part], dialect: OpenAIChat, *, lossless: bool =
     if field is None and not lossless:
         thoughts, content = [], [part for part in content if type(part) is not Reasoning]
     wire: dict[str, Any] = {"role": "assistant", "content": encode_content(content) if content else None}
-    wire.update(encode_reasoning(thoughts, field or "reasoning_content", lossless=lossless))
+    if thoughts:
+        wire.update(encode_reasoning(thoughts, field or "reasoning_content", lossless=lossless))
     if refusals:
         wire["refusal"] = "".join(refusals)
     tool_calls = []
@@ -115,7 +122,7 @@ def decode_message(value: object, path: str) -> Message:
     Raises: InvalidRequest naming the path.
     """
     fields = Fields(value, path)
-    role = fields.need("role").text("role") or ""
+    role = fields.need_text("role")
     if role not in _ROLES:
         raise invalid(fields.at("role"), f"must be one of {', '.join(_ROLES)}, not {role!r}")
     kind, name = _ROLES[role], fields.text("name")
@@ -146,7 +153,7 @@ def _decode_assistant(fields: Fields) -> Iterator[Part]:
     legacy = fields.table("function_call")
     if legacy is not None:
         function = Fields(legacy, fields.at("function_call"))
-        name = function.need("name").text("name") or ""
+        name = function.need_text("name")
         yield ToolCall("", name, function.text("arguments") or "", {"type": "function_call"})
 
 
@@ -154,8 +161,8 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
     call_id, kind = fields.text("id") or "", fields.text("type") or "function"
     if kind not in ("function", "custom"):
         raise invalid(fields.at("type"), f"must be function or custom, not {kind!r}")
-    inner = Fields(fields.need(kind).take(kind), fields.at(kind))
-    name = inner.need("name").text("name") or ""
+    inner = fields.nested(kind)
+    name = inner.need_text("name")
     field = "input" if kind == "custom" else "arguments"
     arguments = inner.take(field)
     if isinstance(arguments, dict):  # Ollama's own clients send the object itself
@@ -171,7 +178,7 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
     return ToolCall(call_id, name, arguments or "", {**extra, **fields.unknown()})
 
 
-def _encode_tool_result(result: ToolResult, extra: dict[str, Any], dialect: OpenAIChat) -> dict[str, Any]:
+def _encode_tool_result(result: ToolResult, extra: Mapping[str, Any], dialect: OpenAIChat) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": "tool"}
     if result.id:
         wire["tool_call_id"] = _tool_id(result.id, dialect)

@@ -22,6 +22,7 @@ from llmpipe.types import Reasoning
 __all__ = ("block_of", "decode_reasoning", "encode_reasoning", "is_block", "take_string")
 
 _STRINGS = ("reasoning", "reasoning_content")
+_FIELDS = frozenset((*_STRINGS, "reasoning_details"))
 
 
 def decode_reasoning(message: dict[str, Any]) -> list[Reasoning]:
@@ -29,6 +30,8 @@ def decode_reasoning(message: dict[str, Any]) -> list[Reasoning]:
 
     A field that is no string, or repeats nothing that is known, is left where it is.
     """
+    if _FIELDS.isdisjoint(message):
+        return []
     origin, text = take_string(message)
     details = message.get("reasoning_details")
     if not isinstance(details, list) or not all(isinstance(item, dict) for item in details):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from llmpipe.dialects.headers import headers_of_interest, request_id_in
@@ -14,16 +14,17 @@ from llmpipe.dialects.openai_chat.reasoning import decode_reasoning
 from llmpipe.dialects.openai_chat.usage import decode_usage
 from llmpipe.errors import BadReply
 from llmpipe.types import Completion, FinishReason, Message, Part, Refusal, Text, ToolCall
+from llmpipe.types.frozen import EMPTY
 
 __all__ = (
     "CHOICE_FIELDS",
+    "MODELLED_OF_CHOICE",
+    "NOTHING",
     "arguments_text",
-    "call_parts",
     "created_at",
     "decode_reply",
     "finish_reason",
     "made_up_id",
-    "message_parts",
     "usage_of_groq",
 )
 
@@ -38,6 +39,12 @@ CHOICE_FIELDS = frozenset(
     )
 )
 """Fields of a choice that stand in a completion's `extra` by name; others are in its ``"choice"``."""
+
+MODELLED_OF_CHOICE = frozenset(("delta", "error", "finish_reason", "index", "message", "text"))
+"""Fields of a choice that are modelled, or repeat one: Together's `text`, Perplexity's second message."""
+
+NOTHING: tuple[object, ...] = (None, "", [], {})
+"""What a field says that says nothing: which of them, or none at all, differs from chunk to chunk."""
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -96,24 +103,24 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     message = first.get("message") or first.get("delta")
     message = dict(message) if isinstance(message, dict) else {}
     reply_id = _text(body.get("id"))
-    parts = tuple(message_parts(message, reply_id))
+    parts = _message_parts(message)
+    calls = _calls(message, reply_id)
     for name, value in first.items():
-        if name not in _MODELLED and value is not None:
+        if name not in MODELLED_OF_CHOICE and value not in NOTHING:
             put_choice_field(extra, name, value)
     assert isinstance(choices, list)
-    others = [choice for choice in choices if choice is not first]
-    if others:
-        extra["choices"] = others
+    if len(choices) > 1:
+        extra["choices"] = [choice for choice in choices if choice is not first]
     word = first.get("finish_reason") or _finish_details(first)
-    reason = finish_reason(word, has_calls=any(type(part) is ToolCall for part in parts))
-    if isinstance(word, str) and word not in ("", reason):
+    reason = finish_reason(word, has_calls=bool(calls))
+    if word != reason and isinstance(word, str) and word:
         extra["finish_reason"] = word
     usage = body.get("usage") or usage_of_groq(body)
     found = headers_of_interest(headers)
     return Completion(
         id=reply_id,
         model=_text(body.get("model")),
-        message=Message("assistant", parts, extra=_unmodelled(message)),
+        message=Message("assistant", (*parts, *calls), extra=_unmodelled(message) if message else EMPTY),
         finish_reason=reason,
         usage=decode_usage(usage),
         created=created_at(body.get("created")),
@@ -121,42 +128,6 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
         headers=found,
         extra=extra,
     )
-
-
-def message_parts(message: dict[str, Any], reply_id: str) -> Iterator[Part]:
-    """The parts of a provider's message; what is understood is taken out of `message`."""
-    yield from decode_reasoning(message)
-    content = message.pop("content", None)
-    if isinstance(content, str):
-        if content:
-            yield Text(content)
-    elif isinstance(content, list):
-        yield from (lenient_part(part) if isinstance(part, dict) else Text(str(part)) for part in content)
-    elif content is not None:
-        yield Text(
-            json_text(content, "the reply's content")
-        )  # Cloudflare: an object, where JSON was asked for
-    refusal = message.pop("refusal", None)
-    if isinstance(refusal, str) and refusal:
-        yield Refusal(refusal)
-    yield from call_parts(message, reply_id)
-
-
-def call_parts(message: dict[str, Any], reply_id: str) -> Iterator[ToolCall]:
-    """The tool calls of a provider's message, taken out of it; a call without an id is given one."""
-    calls = message.pop("tool_calls", None)
-    for index, call in enumerate(calls if isinstance(calls, list) else ()):
-        if isinstance(call, dict):
-            yield _tool_call(call, index, reply_id)
-    legacy = message.get("function_call")
-    if isinstance(legacy, dict) and legacy.get("name"):
-        del message["function_call"]
-        yield ToolCall(
-            made_up_id(reply_id, 0, legacy["name"]),
-            _text(legacy["name"]),
-            arguments_text(legacy.get("arguments")),
-            {"type": "function_call"},
-        )
 
 
 def finish_reason(word: object, *, has_calls: bool) -> FinishReason:
@@ -203,17 +174,54 @@ def put_choice_field(extra: dict[str, Any], name: str, value: object) -> None:
 
 
 _BODY_FIELDS = frozenset(("choices", "created", "error", "id", "model", "object", "usage"))
-_MODELLED = frozenset(("error", "finish_reason", "index", "message"))
+_CALLS = frozenset(("function_call", "tool_calls"))
 
 
 def _first(choices: list[Any]) -> dict[str, Any] | None:
     """The choice with index 0, else the first."""
-    found = [choice for choice in choices if isinstance(choice, dict)]
-    return next((choice for choice in found if choice.get("index") == 0), found[0] if found else None)
+    for choice in choices:
+        if isinstance(choice, dict) and choice.get("index") == 0:
+            return choice
+    return next((choice for choice in choices if isinstance(choice, dict)), None)
 
 
 def _says_error(body: Mapping[str, Any]) -> bool:
     return any(body.get(name) for name in ("error", "errors", "detail", "message", "error_msg"))
+
+
+def _message_parts(message: dict[str, Any]) -> list[Part]:
+    """The parts of a provider's message but its calls; what is understood is taken out of `message`."""
+    message.pop("role", None)
+    parts: list[Part] = [*decode_reasoning(message)]
+    content = message.pop("content", None)
+    if isinstance(content, str):
+        if content:
+            parts.append(Text(content))
+    elif isinstance(content, list):
+        parts += [lenient_part(part) if isinstance(part, dict) else Text(str(part)) for part in content]
+    elif content is not None:  # Cloudflare: an object, where JSON was asked for
+        parts.append(Text(json_text(content, "the reply's content")))
+    refusal = message.pop("refusal", None)
+    if isinstance(refusal, str) and refusal:
+        parts.append(Refusal(refusal))
+    return parts
+
+
+def _calls(message: dict[str, Any], reply_id: str) -> list[ToolCall]:
+    """The tool calls of a provider's message, taken out of it; a call without an id is given one."""
+    if _CALLS.isdisjoint(message):
+        return []
+    calls = message.pop("tool_calls", None)
+    items = enumerate(calls if isinstance(calls, list) else ())
+    found = [_tool_call(call, index, reply_id) for index, call in items if isinstance(call, dict)]
+    legacy = message.get("function_call")
+    if isinstance(legacy, dict):
+        del message["function_call"]
+        if legacy.get("name") or legacy.get("arguments"):  # Snowflake sends an empty one
+            name, arguments = _text(legacy.get("name")), arguments_text(legacy.get("arguments"))
+            call_id = made_up_id(reply_id, len(found), name)
+            found.append(ToolCall(call_id, name, arguments, {"type": "function_call"}))
+    return found
 
 
 def _tool_call(call: dict[str, Any], index: int, reply_id: str) -> ToolCall:
@@ -245,9 +253,7 @@ def _finish_details(choice: Mapping[str, Any]) -> object:
 
 def _unmodelled(message: dict[str, Any]) -> dict[str, Any]:
     """What nobody took of a message, without what says nothing."""
-    return {
-        name: value for name, value in message.items() if name != "role" and value not in (None, "", [], {})
-    }
+    return {name: value for name, value in message.items() if value not in NOTHING}
 
 
 def _text(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve
 
-from llmpipe.dialects.openai_chat.checked import Fields, invalid
+from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.openai_chat.messages import decode_message, encode_assistant
 from llmpipe.dialects.openai_chat.reply import CHOICE_FIELDS
 from llmpipe.dialects.openai_chat.usage import encode_usage
@@ -94,10 +94,8 @@ def decode_request(body: object, dialect: OpenAIChat) -> Request:
 
 def encode_reply(completion: Completion, dialect: OpenAIChat) -> dict[str, Any]:
     """The JSON body of a full reply."""
-    top, choice, message, others = split_extra(completion.extra)
-    wire = encode_choice(completion, dialect)
-    wire["message"].update({**message, **completion.message.extra})
-    wire.update(choice)
+    top, choice, others = split_extra(completion.extra)
+    wire = {**encode_choice(completion, dialect), **choice}
     body: dict[str, Any] = {
         "id": completion.id,
         "object": "chat.completion",
@@ -126,7 +124,7 @@ def encode_choice(completion: Completion, dialect: OpenAIChat, index: int = 0) -
     message.setdefault("refusal", None)
     return {
         "index": index,
-        "message": message,
+        "message": {**message, **completion.message.extra},
         "logprobs": None,
         "finish_reason": FINISH_WORDS[completion.finish_reason],
     }
@@ -134,8 +132,8 @@ def encode_choice(completion: Completion, dialect: OpenAIChat, index: int = 0) -
 
 def split_extra(
     extra: Mapping[str, Any],
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """A completion's `extra` by where it stands on the wire: body, choice, message, other choices."""
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """A completion's `extra` by where it stands on the wire: body, choice, other choices."""
     top = dict(extra)
     choice: dict[str, Any] = {name: top.pop(name) for name in CHOICE_FIELDS if name in top}
     choice.update(top.pop("choice", {}))
@@ -143,7 +141,7 @@ def split_extra(
     if word is not None:
         # A provider's own word would break clients that know five; OpenRouter has a place for it.
         choice.setdefault("native_finish_reason", word)
-    return top, choice, dict(top.pop("message", {})), list(top.pop("choices", []))
+    return top, choice, list(top.pop("choices", []))
 
 
 def _decode_tool(value: object, path: str) -> Tool:
@@ -154,8 +152,8 @@ def _decode_tool(value: object, path: str) -> Tool:
     if kind != "function":
         name = whole.get("name")
         return Tool(name if isinstance(name, str) and name else kind, extra=whole)
-    function = Fields(fields.need("function").take("function"), fields.at("function"))
-    name, description = function.need("name").text("name") or "", function.text("description") or ""
+    function = fields.nested("function")
+    name, description = function.need_text("name"), function.text("description") or ""
     parameters, strict = function.table("parameters"), function.flag("strict")
     extra = fields.unknown()
     if more := function.unknown():
@@ -176,8 +174,7 @@ def _decode_tool_choice(
     if isinstance(choice, dict):
         function = choice.get("function")
         if choice.get("type") == "function" and isinstance(function, dict):
-            name = Fields(function, "tool_choice.function").need("name").text("name")
-            return NamedTool(name or "")
+            return NamedTool(Fields(function, "tool_choice.function").need_text("name"))
         extra["tool_choice"] = choice  # allowed_tools, custom tools, other servers' forms
         return None
     raise invalid("tool_choice", "auto, none, required or an object was expected")
@@ -209,7 +206,7 @@ def _decode_response_format(fields: Fields, extra: dict[str, Any]) -> ResponseFo
     if value is None:
         return None
     form = Fields(value, "response_format")
-    kind = form.need("type").text("type")
+    kind = form.need_text("type")
     if kind == "text":
         return ResponseFormat("text", extra=form.unknown())
     if kind == "json_object":
@@ -217,7 +214,7 @@ def _decode_response_format(fields: Fields, extra: dict[str, Any]) -> ResponseFo
     if kind != "json_schema":  # grammar, regex: some servers' own
         extra["response_format"] = value
         return None
-    schema = Fields(form.need("json_schema").take("json_schema"), "response_format.json_schema")
+    schema = form.nested("json_schema")
     found = schema.need("schema").table("schema")
     name, strict, description = schema.text("name"), schema.flag("strict"), schema.text("description")
     rest = form.unknown()

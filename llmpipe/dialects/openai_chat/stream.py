@@ -308,7 +308,5 @@ class ChatDecoder:
     def _encode_other(self, choice: ChoiceDecoder) -> dict[str, Any]:
         """Another choice (``n`` > 1) in the form it has in a full reply."""
         completion = fold([*choice.events, choice.finish()])
-        _, extra, message, _ = split_extra(completion.extra)
-        wire = encode_choice(completion, self._dialect, choice.index)
-        wire["message"].update(message)
-        return {**wire, **extra}
+        _, extra, _ = split_extra(completion.extra)
+        return {**encode_choice(completion, self._dialect, choice.index), **extra}

@@ -8,13 +8,8 @@ from llmpipe.types import Usage
 
 __all__ = ("decode_usage", "encode_usage")
 
-_OPENAI = {
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "prompt_tokens_details",
-    "completion_tokens_details",
-}
+_INPUTS, _OUTPUTS = "prompt_tokens_details", "completion_tokens_details"
+_OPENAI = {"prompt_tokens", "completion_tokens", "total_tokens", _INPUTS, _OUTPUTS}
 _ABSURD = 1_000_000_000
 """Tokens. No count reaches it; a wire that says so is wrong (F36), and its usage is no usage."""
 
@@ -29,6 +24,8 @@ def decode_usage(wire: object) -> Usage | None:
     """
     if not isinstance(wire, dict):
         return None
+    if wire.keys() <= _OPENAI and (usage := _straight(wire)) is not None:
+        return usage
     extra = dict(wire)
     prompt = _take(extra, "prompt_tokens")
     completion = _take(extra, "completion_tokens")
@@ -37,26 +34,20 @@ def decode_usage(wire: object) -> Usage | None:
         return None
     if completion is None:
         completion = max(total - prompt, 0) if total is not None else 0
-    plain = wire.keys() <= _OPENAI  # then there is nothing under another server's names
-    inputs, outputs = _details(extra, "prompt_tokens_details"), _details(extra, "completion_tokens_details")
-    reasoning, cached = _take(outputs, "reasoning_tokens"), _take(inputs, "cached_tokens")
-    written = _take(inputs, "cache_write_tokens")
-    if plain:
-        reasoning, cached, written = reasoning or 0, cached or 0, written or 0
-    else:
-        reasoning = _first(reasoning, _take(extra, "reasoning_tokens"))
-        cached = _first(
-            cached,
-            _take(extra, "cached_tokens"),  # Together, Moonshot
-            _take(extra, "prompt_cache_hit_tokens"),  # DeepSeek
-            _take(extra, "cache_read_input_tokens"),  # Databricks
-            _take(extra, "num_cached_tokens"),  # Mistral
-        )
-        written = _first(written, _take(extra, "cache_creation_input_tokens"))
+    inputs, outputs = _details(extra.pop(_INPUTS, None)), _details(extra.pop(_OUTPUTS, None))
+    reasoning = _first(_take(outputs, "reasoning_tokens"), _take(extra, "reasoning_tokens"))
+    cached = _first(
+        _take(inputs, "cached_tokens"),
+        _take(extra, "cached_tokens"),  # Together, Moonshot
+        _take(extra, "prompt_cache_hit_tokens"),  # DeepSeek
+        _take(extra, "cache_read_input_tokens"),  # Databricks
+        _take(extra, "num_cached_tokens"),  # Mistral
+    )
+    written = _first(_take(inputs, "cache_write_tokens"), _take(extra, "cache_creation_input_tokens"))
     if inputs:
-        extra["prompt_tokens_details"] = inputs
+        extra[_INPUTS] = inputs
     if outputs:
-        extra["completion_tokens_details"] = outputs
+        extra[_OUTPUTS] = outputs
 
     left_out = total - prompt - completion if total is not None else 0
     if left_out > 0:
@@ -80,7 +71,7 @@ def decode_usage(wire: object) -> Usage | None:
 def encode_usage(usage: Usage) -> dict[str, Any]:
     """The `usage` object OpenAI would send."""
     extra = dict(usage.extra)
-    inputs, outputs = _details(extra, "prompt_tokens_details"), _details(extra, "completion_tokens_details")
+    inputs, outputs = _details(extra.pop(_INPUTS, None)), _details(extra.pop(_OUTPUTS, None))
     inputs["cached_tokens"] = usage.cached_input_tokens
     if usage.cache_write_tokens:
         inputs["cache_write_tokens"] = usage.cache_write_tokens
@@ -89,10 +80,31 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": inputs,
-        "completion_tokens_details": outputs,
+        _INPUTS: inputs,
+        _OUTPUTS: outputs,
         **extra,
     }
+
+
+def _straight(wire: dict[str, Any]) -> Usage | None:
+    """The usage of a wire whose counts are all plain and add up, as most do; None where they do not."""
+    inputs, outputs = _details(wire.get(_INPUTS)), _details(wire.get(_OUTPUTS))
+    prompt: Any = wire.get("prompt_tokens")
+    completion: Any = wire.get("completion_tokens")
+    cached, written = inputs.pop("cached_tokens", 0), inputs.pop("cache_write_tokens", 0)
+    reasoning = outputs.pop("reasoning_tokens", 0)
+    if not type(prompt) is type(completion) is type(cached) is type(written) is type(reasoning) is int:
+        return None
+    if not (0 <= cached <= prompt < _ABSURD and 0 <= reasoning <= completion < _ABSURD):
+        return None
+    if not 0 <= written <= prompt or prompt + completion != wire.get("total_tokens"):
+        return None
+    extra = {}
+    if inputs:
+        extra[_INPUTS] = inputs
+    if outputs:
+        extra[_OUTPUTS] = outputs
+    return Usage(prompt, completion, cached, written, reasoning, extra=extra)
 
 
 def _count(value: object) -> int | None:
@@ -108,8 +120,7 @@ def _take(wire: dict[str, Any], name: str) -> int | None:
     return _count(wire.pop(name, None))
 
 
-def _details(wire: dict[str, Any], name: str) -> dict[str, Any]:
-    details = wire.pop(name, None)
+def _details(details: object) -> dict[str, Any]:
     return dict(details) if isinstance(details, dict) else {}
 
 

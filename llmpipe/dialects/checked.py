@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from llmpipe.errors import InvalidRequest
 
 __all__ = ("Fields", "invalid")
 
 
-def invalid(path: str, problem: str, *, code: str = "invalid_value") -> InvalidRequest:
+def invalid(path: str, problem: str, *, code: str | None = "invalid_value") -> InvalidRequest:
     """The error that says what is wrong with the field at `path`; nothing was sent to anybody."""
     return InvalidRequest(
         f"{path}: {problem}",
@@ -28,20 +28,26 @@ class Fields:
 
     Every getter removes the field, gives None where it is absent or null, and raises
     InvalidRequest naming the path, such as ``messages[2].content[0].image_url.url``, where it has
-    another type. `need` makes an absent field an error.
+    another type. `need` makes an absent field an error. A dialect whose own API says it in other
+    words has a subclass with these.
     """
 
     __slots__ = ("path", "rest")
 
-    def __init__(self, value: object, path: str = "") -> None:
-        if not isinstance(value, dict):
-            raise invalid(path or "body", f"an object was expected, not {_kind(value)}", code="invalid_type")
-        self.rest: dict[str, Any] = dict(value)
-        self.path = path
+    expected: ClassVar[str] = "{} was expected, not {}"
+    required: ClassVar[str] = "is required"
+    coded: ClassVar[bool] = True
+    """Whether its errors have a code besides their words."""
 
-    def at(self, name: str) -> str:
+    def __init__(self, value: object, path: str = "") -> None:
+        self.path = path
+        if not isinstance(value, dict):
+            raise self._wrong(path or "body", "an object", value)
+        self.rest: dict[str, Any] = dict(value)
+
+    def at(self, name: str | int) -> str:
         """The path of a field of this object."""
-        return f"{self.path}.{name}" if self.path else name
+        return f"{self.path}.{name}" if self.path else str(name)
 
     def take(self, name: str) -> Any:
         """The field, whatever its type."""
@@ -51,14 +57,18 @@ class Fields:
         """The field, a string."""
         value = self.take(name)
         if value is not None and type(value) is not str:
-            raise self._wrong(name, "a string", value)
+            raise self._wrong(self.at(name), "a string", value)
         return value
+
+    def need_text(self, name: str) -> str:
+        """The field, a string that has to be there."""
+        return self.need(name).text(name) or ""
 
     def flag(self, name: str) -> bool | None:
         """The field, true or false."""
         value = self.take(name)
         if value is not None and type(value) is not bool:
-            raise self._wrong(name, "true or false", value)
+            raise self._wrong(self.at(name), "true or false", value)
         return value
 
     def whole(self, name: str, low: int | None = None, high: int | None = None) -> int | None:
@@ -69,7 +79,7 @@ class Fields:
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int:
-            raise self._wrong(name, "an integer", value)
+            raise self._wrong(self.at(name), "an integer", value)
         self._bounds(name, value, low, high)
         return value
 
@@ -78,43 +88,50 @@ class Fields:
         value = self.take(name)
         if value is None:
             return None
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise self._wrong(name, "a finite number", value)
+        if type(value) is not int and not (type(value) is float and math.isfinite(value)):
+            raise self._wrong(self.at(name), "a finite number", value)
         self._bounds(name, value, low, high)
-        return value  # type: ignore[no-any-return]  # checked above, through a type() that mypy does not follow
+        return value
 
     def table(self, name: str) -> dict[str, Any] | None:
         """The field, an object."""
         value = self.take(name)
         if value is not None and type(value) is not dict:
-            raise self._wrong(name, "an object", value)
+            raise self._wrong(self.at(name), "an object", value)
         return value
 
     def items(self, name: str) -> list[Any] | None:
         """The field, a list."""
         value = self.take(name)
         if value is not None and type(value) is not list:
-            raise self._wrong(name, "a list", value)
+            raise self._wrong(self.at(name), "a list", value)
         return value
 
-    def need(self, name: str) -> Fields:
+    def nested(self, name: str) -> Self:
+        """The fields of the field, an object that has to be there."""
+        return type(self)(self.need(name).take(name), self.at(name))
+
+    def need(self, name: str) -> Self:
         """This object, once it is sure that the field is there."""
         if self.rest.get(name) is None:
-            raise invalid(self.at(name), "is required", code="missing_required_parameter")
+            raise self._invalid(self.at(name), self.required, "missing_required_parameter")
         return self
 
     def unknown(self) -> dict[str, Any]:
         """What nobody took, without nulls."""
         return {name: value for name, value in self.rest.items() if value is not None}
 
-    def _wrong(self, name: str, expected: str, value: object) -> InvalidRequest:
-        return invalid(self.at(name), f"{expected} was expected, not {_kind(value)}", code="invalid_type")
+    def _invalid(self, path: str, problem: str, code: str) -> InvalidRequest:
+        return invalid(path, problem, code=code if self.coded else None)
+
+    def _wrong(self, path: str, expected: str, value: object) -> InvalidRequest:
+        return self._invalid(path, self.expected.format(expected, _kind(value)), "invalid_type")
 
     def _bounds(self, name: str, value: float, low: float | None, high: float | None) -> None:
         if low is not None and value < low:
-            raise invalid(self.at(name), f"must be at least {low}, not {value}")
+            raise self._invalid(self.at(name), f"must be at least {low}, not {value}", "invalid_value")
         if high is not None and value > high:
-            raise invalid(self.at(name), f"must be at most {high}, not {value}")
+            raise self._invalid(self.at(name), f"must be at most {high}, not {value}", "invalid_value")
 
 
 _KINDS: Mapping[type, str] = {
