@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ("Alarm", "Runtime", "shielded")
+__all__ = ("Alarm", "Resting", "Runtime", "shielded")
 
 T = TypeVar("T")
 
@@ -69,6 +69,15 @@ class Alarm:
             and issubclass(kind, asyncio.CancelledError)
         ):
             raise self._error() from error
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """State that keeps a timer, which need not run while nothing is going on."""
+
+    def rest(self) -> None:
+        """Stop the timer if nobody waits for it. It starts again when it is needed."""
+        ...
 
 
 class Runtime:
@@ -138,7 +147,7 @@ class Runtime:
         log.error("%s: %s: %s", what, type(error).__name__, error, exc_info=error)
 
     async def aclose(self) -> None:
-        """Cancel the tasks the runtime owns and wait for them, `cleanup_seconds` at most."""
+        """Cancel the tasks it owns and wait for them, `cleanup_seconds` at most; stop idle timers."""
         expires = self.now() + self.cleanup_seconds
         cancelled: set[asyncio.Task[Any]] = set()
         while tasks := self._tasks - {asyncio.current_task()}:
@@ -151,7 +160,10 @@ class Runtime:
             if not done:
                 names = ", ".join(sorted(task.get_name() for task in late))
                 self.report("closing the runtime", TimeoutError(f"still running: {names}"))
-                return
+                break
+        for state in [*self._state.values()]:
+            if isinstance(state, Resting):
+                state.rest()
 
 
 async def shielded(work: Coroutine[Any, Any, None], runtime: Runtime, what: str) -> None:

@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("llmpipe")
 def wire() -> Path | None:
     """The directory of recorded provider traffic, or None where it is not at hand."""
     found = Path(os.environ.get("LLMPIPE_WIRE", ROOT.parent / "shared" / "wire"))
-    return found if found.is_dir() else None
+    return found if any(found.glob("*/*.json")) else None
 
 
 @pytest.fixture(autouse=True)

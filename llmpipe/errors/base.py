@@ -93,6 +93,14 @@ class LLMError(Exception):
         """The same as `status`."""
         return self.status
 
+    def survived(self) -> None:
+        """For who goes on in spite of this error: it lets go of the frames that it has passed.
+
+        The ledger keeps it for as long as the call is kept, and those frames hold the reply that came
+        after it, which could then not be told from one that is still being read.
+        """
+        self.__traceback__ = None
+
     def __str__(self) -> str:
         where = "/".join(part for part in (self.provider, self.model) if part)
         return f"{where}: {self.message}" if where else self.message

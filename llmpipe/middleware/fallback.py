@@ -148,7 +148,7 @@ class Fallback:
         resting: dict[_Key, _Rest] = runtime.state("fallback", self.name, dict)
         board = runtime.state("breaker", self.breaker, Board)
         route: Sequence[int] = range(-1, len(self.targets))
-        failures: list[_Failure] = []
+        failures: list[tuple[str, LLMError]] = []
         passed: list[_Failure] = []
         if resting or board.troubled:
             route = cfg._route(call, resting, board, passed)
@@ -168,6 +168,8 @@ class Fallback:
                 if not cfg._rescues(error, alternative=place >= 0):
                     break
             else:
+                for _, failure in failures:
+                    failure.survived()
                 if resting:
                     resting.pop(cfg._key(place, call), None)
                 return reply

@@ -74,6 +74,7 @@ class Migration:
             except LLMError as error:
                 if call.remaining() < cfg.min_attempt:
                     raise
+                error.survived()
                 call.note("migration.returned", error=error.type)
         return await ask(cfg.old, call, call_next, spare=call.spare)
 

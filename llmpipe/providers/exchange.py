@@ -62,6 +62,7 @@ class Exchange:
         self.headers = headers
         self._content = content
         self._slots: Slots | None = slots
+        slots.held.add(carrier)
         self._max_bytes = max_bytes
         encoding = headers.get("Content-Encoding", "")
         self._encoding = "" if encoding.strip().lower() == "identity" else encoding
@@ -162,5 +163,6 @@ class Exchange:
 
     def _give_back(self) -> None:
         if self._slots is not None:
+            self._slots.held.discard(self._carrier)
             self._slots.release()
             self._slots = None

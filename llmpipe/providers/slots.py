@@ -14,15 +14,21 @@ __all__ = ("Slots",)
 class Slots:
     """`limit` permits of one event loop, first come, first served.
 
+    Attributes:
+        taken: how many are.
+        held: the connections they were taken for. So a connection outlives a reply that is dropped,
+            whose clean-up then closes it. Dropped with it, aiohttp would complain beside us.
+
     Whoever finds `taken` below `limit` adds one to it; others `wait`. Given back is a permit with
     `release`, from anywhere, which never suspends.
     """
 
-    __slots__ = ("_waiting", "limit", "taken")
+    __slots__ = ("_waiting", "held", "limit", "taken")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
+        self.held: set[object] = set()
         self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     async def wait(self, seconds: float) -> None:

@@ -28,9 +28,6 @@ from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.types import Request, TextDelta
 
-AIOHTTPS = "Unclosed connection"
-"""What aiohttp says beside our own warning of a reply that was dropped: see `test_dropped_replies`."""
-
 HOME = llmpipe.__path__[0]
 WAYS = ("read", "whole", "break", "close", "closed by another", "cancelled", "dropped", "dropped at once")
 """How a caller leaves: ``read``, ``whole`` and ``cancelled`` are the only ones that do not leave early."""
@@ -104,8 +101,7 @@ class Storm:
             await asyncio.wait(set(self.helpers))
 
     def _tell(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if context["message"] != AIOHTTPS:
-            self.told.append(str(context))
+        self.told.append(str(context))
 
     async def _one(self, caller: Caller) -> None:
         try:
@@ -182,10 +178,6 @@ class Storm:
     async def calm(self, seconds: float = 5.0) -> None:
         """Wait until no task of llmpipe's is left: what was dropped is closed in the background."""
         loop = asyncio.get_running_loop()
-        for attempt in self.attempts():
-            if attempt.error is not None:
-                # It has passed through frames that still have the reply of a later attempt in hand.
-                attempt.error.__traceback__ = None
         gc.collect()
         for _ in range(10):
             await asyncio.sleep(0)  # in which those that were dropped come to be closed
@@ -255,10 +247,9 @@ def suspended() -> set[int]:
 
 
 @contextmanager
-def listening(*, everything: bool = False) -> Iterator[list[warnings.WarningMessage]]:
-    """Every warning of the block, whatever pytest would make of it; aiohttp's own if `everything`."""
+def listening() -> Iterator[list[warnings.WarningMessage]]:
+    """Every warning of the block, whatever pytest would make of it."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         yield said
         gc.collect()
-        said[:] = [w for w in said if everything or not str(w.message).startswith(AIOHTTPS)]

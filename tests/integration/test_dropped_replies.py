@@ -11,6 +11,7 @@ import pytest
 from llmpipe.config import presets
 from llmpipe.errors import Overloaded
 from llmpipe.middleware.fallback import Fallback
+from llmpipe.middleware.migration import Migration
 from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.retry import Retry
 from llmpipe.middleware.timeout import Timeout
@@ -44,14 +45,13 @@ def in_flight(chain: Chain) -> int:
 
 
 @pytest.mark.real_time
-@pytest.mark.xfail(reason="aiohttp's connection is collected together with the reply, and complains too")
 async def test_a_dropped_reply_is_told_of_once():
     told: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
     async with Simulator([Rule(Fault(between_delay=0.05))]) as simulator:
         core: Any = provider("openai", api_key="sk-test", base_url=f"{simulator.url}/v1", model="gpt-4o-mini")
         async with Chain(core, LIMIT) as chain:
-            with listening(everything=True) as said:
+            with listening() as said:
                 await drop(chain)
                 await turns()
                 for _ in range(100):
@@ -76,29 +76,21 @@ async def test_a_dropped_reply_gives_back_what_it_held_though_its_call_is_kept()
 AGAIN = {
     "retry": lambda: (Retry(),),
     "fallback": lambda: (Fallback(MockProvider(default=["a", "b"], name="spare")),),
+    "migration": lambda: (Migration(MockProvider(default=["a", "b"], name="old"), share=1.0),),
 }
 
 
 @pytest.mark.parametrize("how", AGAIN)
-@pytest.mark.xfail(reason="the traceback of the first attempt's error holds the frame that has the reply")
 async def test_the_same_after_an_attempt_that_failed(how: str):
     chain = Chain(MockProvider([Overloaded("busy")], default=["a", "b"]), LIMIT, *AGAIN[how]())
     with listening() as said:
         call = await drop(chain)
         await turns()
-    try:
-        assert len(said) == 1
-        assert in_flight(chain) == 0
-        assert [attempt.status for attempt in call.ledger.attempts] == ["error", "abandoned"]
-    finally:
-        with listening():  # what is still held goes now, and its warning nowhere
-            for attempt in call.ledger.attempts:
-                if attempt.error is not None:
-                    attempt.error.__traceback__ = None
-            await turns()
+    assert len(said) == 1
+    assert in_flight(chain) == 0
+    assert [attempt.status for attempt in call.ledger.attempts] == ["error", "abandoned"]
 
 
-@pytest.mark.xfail(reason="the timer for limits of a length stays until it is due, the chain closed or not")
 async def test_a_closed_chain_leaves_no_timer():
     async with no_leaks(), Chain(MockProvider("hi"), *presets.production(timeout=Timeout())) as chain:
         await chain.complete("Hello")

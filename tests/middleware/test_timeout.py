@@ -113,8 +113,12 @@ async def test_pings_are_no_content():
 async def test_each_attempt_has_its_own_first():
     provider = MockProvider([[Wait(50), "late"], [Wait(9), "in time"]])
     chain = Chain(provider, Timeout(first=10), Retry(base=1, cap=1))
-    assert (await chain.complete("hi")).text == "in time"
+    call = chain.new_call(Request("", "hi"))
+    assert (await (await chain(call)).full()).text == "in time"  # type: ignore[union-attr]  # a completion
     assert len(provider.requests) == 2
+    first, second = call.ledger.attempts
+    assert (first.status, type(first.error)) == ("error", FirstTokenTimeout)
+    assert (second.status, second.error) == ("ok", None)
 
 
 @pytest.mark.virtual_time(seed=None)  # asyncio's own order: the data comes before the timer

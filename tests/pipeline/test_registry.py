@@ -17,13 +17,15 @@ def test_every_setting_of_every_built_in_has_a_type_that_a_file_can_be_checked_a
 
 @pytest.mark.parametrize("name", registry.BUILT_IN)
 def test_a_wrong_setting_of_any_built_in_is_told(name):
-    with pytest.raises(ConfigError, match=rf"here: middleware '{name}': no setting 'nmae'; did you mean 'name'"):
+    with pytest.raises(
+        ConfigError, match=rf"here: middleware '{name}': no setting 'nmae'; did you mean 'name'"
+    ):
         registry.build(name, {"nmae": "x"}, "here")
     with pytest.raises(ConfigError, match=rf"middleware '{name}'.*expected int, not str"):
         registry.build(name, {"priority": "high", **_NEEDED.get(name, {})})
 
 
-_NEEDED = {"fallback": {"targets": []}, "migration": {"old": print}}
+_NEEDED: dict[str, dict[str, object]] = {"fallback": {"targets": []}, "migration": {"old": print}}
 
 
 def test_what_a_migration_needs_to_be_told_can_stand_in_a_file():

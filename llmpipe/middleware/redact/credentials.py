@@ -64,14 +64,23 @@ _VALUE = (
     r"""|["']?+(?P<scheme>(?i:(?>bearer|basic|token))[ ]{1,4}+)?+(?P<bare>[^\s"'&,;<>()\[\]{}]{4,400}+))"""
 )
 _GLUE = r"""["'\]]{0,2}+[ \t]{0,3}+(?P<glue>(?>=>|:=|=|:))"""
+_KEY_OF = "|".join(
+    f"(?<={word}{glue}key)"
+    for word in (
+        *("api", "access", "secret", "private", "auth", "account", "subscription", "encryption"),
+        *("signing", "master", "service", "client"),
+    )
+    for glue in ("", "[ _-]")
+)
 _PRIVATE_KEY = "(?:(?>RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?+PRIVATE KEY(?: BLOCK)?+-----"
 
 API_KEY = (
-    Detector("api_key", _token_pattern(), checks.token, hint=hints.token),
+    Detector("api_key", _token_pattern(), checks.token, hint=hints.token, lettered=True),
     Detector(  # JWT
         "api_key",
         r"eyJ(?<![A-Za-z0-9]eyJ)[A-Za-z0-9_\-]{8,1024}+\.[A-Za-z0-9_\-]{4,6144}+(?:\.[A-Za-z0-9_\-]{0,1024}+)?+",
         hint=hints.jwt,
+        lettered=True,
     ),
     Detector(
         "api_key",
@@ -83,8 +92,10 @@ API_KEY = (
         r"[Bb](?<![A-Za-z0-9].)earer[ \t]{1,4}+(?P<value>[A-Za-z0-9._~+/\-]{8,2048}+={0,2}+)",
         checks.bearer,
         hint=hints.bearer,
+        lettered=True,
     ),
-    Detector("api_key", rf"[Kk](?i:ey){_GLUE}{_VALUE}", checks.qualified_secret, hint=hints.named),
+    # A key that is no key of a keyboard or a mapping.
+    Detector("api_key", rf"[Kk](?i:ey(?>{_KEY_OF})){_GLUE}{_VALUE}", checks.secret, hint=hints.named),
     Detector(
         "api_key",
         rf"[TtSsPpAaCc](?>(?<=[Tt])(?i:oken)|(?<=[Ss])(?i:ecret)|(?<=[Pp])(?i:(?>assword|asswd|wd|assphrase))"
@@ -98,6 +109,6 @@ API_KEY = (
         r"[A-Za-z0-9](?<![A-Za-z0-9+/=_.\-].)[A-Za-z0-9]{31,127}+(?![A-Za-z0-9+/=_\-])",
         checks.scrambled,
         3,
-        hints.digit_in_a_long_word,
+        probe="[0-9](?<=[A-Za-z0-9]{8}.)",
     ),
 )

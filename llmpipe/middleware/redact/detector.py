@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.redact.checks import CONTEXT, Check
-from llmpipe.middleware.redact.linear import Shape, analyse
+from llmpipe.middleware.redact.linear import Shape, analyse, reach
 from llmpipe.middleware.redact.view import View
 
 __all__ = ("Detector", "custom")
@@ -26,7 +26,10 @@ class Detector:
     """One way in which something of `kind` is written.
 
     `check` says which part of a match is a finding, if any is. A text in which there is one has at
-    least so many `digits`, and passes `hint` if there is one: both are cheap to ask before.
+    least so many `digits`, and passes `hint` if there is one; a `probe` is found in it, which begins
+    with a digit; and unless it is `lettered` it has a character that is not `hints.DULL`. All of
+    that is cheap to ask before. Where a match was refused, `skip` says up to where all others are:
+    of the text, from the place of the match, a place after it.
     """
 
     kind: str
@@ -34,11 +37,19 @@ class Detector:
     check: Check | None = field(default=None, repr=False)
     digits: int = 0
     hint: Callable[[str], bool] | None = field(default=None, repr=False)
+    probe: str | None = field(default=None, repr=False)
+    lettered: bool = False
+    skip: Callable[[str, int], int] | None = field(default=None, repr=False)
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
         """The pattern, compiled at first use: importing compiles nothing."""
         return re.compile(self.pattern)
+
+    @cached_property
+    def reach(self) -> int:
+        """Characters from the start of a match on that it may depend on."""
+        return reach(self.pattern)
 
     @cached_property
     def shape(self) -> Shape:
@@ -67,4 +78,4 @@ def custom(kind: str, pattern: str) -> Detector:
         raise ConfigError(f"pattern of {kind!r} matches the empty text: {pattern!r}")
     if shape.look_behind > CONTEXT:
         raise ConfigError(f"pattern of {kind!r} looks back more than {CONTEXT} characters: {pattern!r}")
-    return Detector(kind, f"(?:{seen.text}){_LOOKS_ON}")
+    return Detector(kind, f"(?:{seen.text}){_LOOKS_ON}", lettered=True)

@@ -7,7 +7,8 @@ counts. It needs nothing but the pattern, so the proof is the same on every mach
 
 For streams it also derives `Shape.unsure`, a pattern that matches at a place if and only if an
 attempt there would look at what comes after the end of the text. Text before the first such place
-can be decided for good; the rest must wait.
+can be decided for good; the rest must wait. `narrowed` gives the part of a pattern that can match
+in texts of few characters, which for plain prose is next to nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from attrs import frozen
 
 from llmpipe.errors import ConfigError
 
-__all__ = ("Shape", "analyse")
+__all__ = ("Shape", "analyse", "narrowed", "reach")
 
 # The module that `re` parses with. It has no public name; its tree has been the same from Python
 # 3.11 (which brought possessive quantifiers and atomic groups) to 3.14. tests/middleware/redact/
@@ -36,6 +37,7 @@ _CATEGORIES = {
     "CATEGORY_WORD": r"\w",
     "CATEGORY_NOT_WORD": r"\W",
 }
+_PLACES = {"AT_BOUNDARY": r"\b", "AT_NON_BOUNDARY": r"\B", "AT_END_STRING": r"\Z"}
 _CHARACTERS = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
 _REPEATS = {"MAX_REPEAT": "", "MIN_REPEAT": "?", "POSSESSIVE_REPEAT": "+"}
 _FLAGS = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.ASCII: "a"}
@@ -82,6 +84,17 @@ def analyse(pattern: str) -> Shape:
     _, widest = tree.getwidth()
     unsure = _unsure(nodes)
     return Shape(int(widest), _look_behind(nodes), _steps(nodes)[1], _first(nodes), unsure or "(?!)")
+
+
+def reach(pattern: str) -> int:
+    """Characters from its start on that an attempt to match `pattern` looks at, at most."""
+    tree = _parser.parse(pattern)
+    ahead = [value[1].getwidth()[1] for name, value, _ in _walk(list(tree)) if _looks_ahead(name, value)]
+    return int(tree.getwidth()[1] + sum(ahead)) + 1
+
+
+def _looks_ahead(name: str, value: Any) -> bool:
+    return name in ("ASSERT", "ASSERT_NOT") and value[0] > 0
 
 
 def _refuse(pattern: str, nodes: Tree) -> None:
@@ -151,6 +164,59 @@ def _first(nodes: Tree) -> frozenset[str] | None:
         else:
             return None
     return frozenset(found)
+
+
+# ------------------------------------------------------------ in texts of few characters
+
+
+def narrowed(pattern: str, alphabet: frozenset[str]) -> tuple[str, ...]:
+    """Patterns one of which matches where `pattern` does, in every text of `alphabet`.
+
+    Without what such a text cannot have, and without the end of the text, which matches nothing.
+    """
+    nodes = _narrowed(list(_parser.parse(pattern)), alphabet)
+    ways = [] if nodes is None else _ways(nodes)
+    return tuple([way for way in dict.fromkeys(ways) if way != r"\Z"])
+
+
+def _ways(nodes: Tree) -> list[str]:
+    """The alternatives of a pattern that is nothing but alternatives; else itself."""
+    if len(nodes) == 1 and str(nodes[0][0]) == "BRANCH":
+        return [way for tree in nodes[0][1][1] for way in _ways(list(tree))]
+    return [_written(nodes)]
+
+
+def _narrowed(nodes: Tree, alphabet: frozenset[str]) -> Tree | None:
+    """The nodes without the branches that cannot match; None if none is left."""
+    left: Tree = []
+    for op, value in nodes:
+        node = _narrowed_node(op, value, alphabet)
+        if node is None:
+            return None
+        left += node
+    return left
+
+
+def _narrowed_node(op: Any, value: Any, alphabet: frozenset[str]) -> Tree | None:
+    name = str(op)
+    if name in ("LITERAL", "IN"):
+        # In either case, for the flag that ignores it may stand outside.
+        first = _first([(op, value)])
+        possible = first is None or any(not alphabet.isdisjoint((c, c.lower(), c.upper())) for c in first)
+        return [(op, value)] if possible else None
+    if name == "BRANCH":
+        ways = [tree for way in value[1] if (tree := _narrowed(list(way), alphabet)) is not None]
+        distinct = list({_written(tree): tree for tree in ways}.values())
+        return [(op, (None, distinct))] if len(distinct) > 1 else distinct[0] if distinct else None
+    inner = _inner(name, value)
+    if not inner:
+        return [(op, value)]
+    tree = _narrowed(inner[0], alphabet)
+    if tree is None:
+        return [] if name == "ASSERT_NOT" or (name in _REPEATS and value[0] == 0) else None
+    if name == "ATOMIC_GROUP":
+        return [(op, tree)]
+    return [(op, (*value[:-1], tree))]
 
 
 # ------------------------------------------------------------ how much work
@@ -262,7 +328,7 @@ def _written_one(name: str, value: Any) -> str:
     if name == "IN":
         return f"[{''.join(_member(str(op), item) for op, item in value)}]"
     if name == "AT":
-        return r"\b" if str(value) == "AT_BOUNDARY" else r"\B"
+        return _PLACES[str(value)]
     if name in _REPEATS:
         least, most, body = value
         return f"(?:{_written(list(body))}){{{least},{most}}}{_REPEATS[name]}"

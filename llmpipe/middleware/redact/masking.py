@@ -8,6 +8,7 @@ from json import dumps
 
 from llmpipe.middleware.redact.checks import CONTEXT
 from llmpipe.middleware.redact.detector import Detector
+from llmpipe.middleware.redact.hints import signs, spelled
 from llmpipe.middleware.redact.scan import Label, Scanner, label
 from llmpipe.middleware.redact.view import JSONView, View, unescape
 
@@ -34,6 +35,8 @@ class Masking:
     """
 
     __slots__ = (
+        "_calm",
+        "_dull",
         "_front",
         "_last",
         "_let_out",
@@ -41,6 +44,7 @@ class Masking:
         "_scanned",
         "_scanner",
         "_view",
+        "_width",
         "_writer",
         "found",
     )
@@ -55,6 +59,9 @@ class Masking:
         self._resume: dict[Detector, int] = {}
         self._last = ""  # the kind of the finding that was let out last, if nothing came after it
         self.found: Counter[str] = Counter()
+        self._dull = None if json else scanner.dull
+        self._calm = True
+        self._width = scanner.max_width
 
     @property
     def held(self) -> int:
@@ -63,6 +70,11 @@ class Masking:
 
     def feed(self, piece: str) -> str:
         """What can be let out now that `piece` has come."""
+        if self._dull is not None and piece.isascii() and not signs(piece) and (self._calm or self._calms()):
+            seen = self._view.text + piece
+            if not spelled(seen):
+                return self._pass(self._dull, seen)
+        self._calm = False
         view = self._view
         view.feed(piece)
         until = self._scanner.unsure(view.text, self._scanned)
@@ -70,8 +82,36 @@ class Masking:
         self._forget(until)
         return out
 
+    def _calms(self) -> bool:
+        """Whether all there is is dull, and nothing of it is under way."""
+        seen = self._view.text
+        self._calm = (
+            self._scanned == self._front == self._let_out
+            and not self._resume
+            and seen is self._view.raw
+            and seen.isascii()
+            and not signs(seen)
+        )
+        return self._calm
+
+    def _pass(self, dull: re.Pattern[str], seen: str) -> str:
+        """What can be let out of `seen`, which is all there is, and dull."""
+        scanned, least = self._scanned, len(seen) - self._width
+        match = dull.search(seen, max(scanned, least))
+        until = len(seen) if match is None else match.start()
+        out = seen[scanned:until]
+        if out:
+            self._last = ""
+        if until > CONTEXT:
+            seen = seen[until - CONTEXT :]
+            until = CONTEXT
+        self._view.put(seen)
+        self._scanned = self._front = self._let_out = until
+        return out
+
     def flush(self) -> str:
         """The rest: nothing more will come."""
+        self._calm = False
         self._view.finish()
         end = len(self._view.text)
         out = self._judge(end)
@@ -81,6 +121,7 @@ class Masking:
 
     def release(self) -> str:
         """All that is held, judged as if nothing more came. What more adds to a finding is masked."""
+        self._calm = False
         seen = self._view.text
         unsure = self._scanner.unsure(seen, self._scanned)
         out = self._judge(len(seen))

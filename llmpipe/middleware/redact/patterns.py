@@ -14,7 +14,7 @@ which `linear.analyse` and its tests hold them to:
 
 from __future__ import annotations
 
-from llmpipe.middleware.redact import checks, hints
+from llmpipe.middleware.redact import cards, checks, hints
 from llmpipe.middleware.redact.addresses import POSTAL_ADDRESS
 from llmpipe.middleware.redact.credentials import API_KEY
 from llmpipe.middleware.redact.detector import Detector
@@ -28,16 +28,31 @@ _LOCAL = r"[A-Za-z0-9](?<![A-Za-z0-9].)[A-Za-z0-9._+'\-]{0,63}+"
 _AT = r"[ \t]{0,2}+[\[({<][ \t]{0,2}+(?>[Aa][Tt]|@)[ \t]{0,2}+[\])}>][ \t]{0,2}+"
 _DOT = r"[ \t]{0,2}+[\[({<][ \t]{0,2}+(?>[Dd][Oo][Tt]|\.)[ \t]{0,2}+[\])}>][ \t]{0,2}+"
 
+_TOP = r"\.[A-Za-z]-{0,2}+[A-Za-z0-9]"
+
 _EMAIL = (
     # Also as it stands in a URL (%40) and in HTML (&#64;).
     Detector(
         "email",
-        rf"{_LOCAL}(?>@|%40|&#64;)(?P<domain>{_LABEL}(?:\.{_LABEL}){{1,7}}+)",
+        rf"{_LOCAL}(?>@|%40|&#64;)(?={_LABEL}(?:(?!{_TOP})\.{_LABEL}){{0,6}}+{_TOP})(?P<domain>{_LABEL}(?:\.{_LABEL}){{1,7}}+)",
         checks.email,
         hint=hints.at,
     ),
     Detector("email", rf"{_LOCAL}{_AT}{_LABEL}(?:(?>\.|{_DOT}){_LABEL}){{1,7}}+", hint=hints.bracketed_at),
 )
+
+
+def _cues(words: str, last: str, glues: tuple[str, ...], begun: str) -> str:
+    """Looks back over `begun` for one of `words`, which end with `last`, and glue behind it.
+
+    In two steps, for to try each word with each glue takes ten times as long.
+    """
+    ways = [
+        f"(?<={last}{glue}{begun})(?>{'|'.join([f'(?<={word}{glue}{begun})' for word in words.split('|')])})"
+        for glue in glues
+    ]
+    return f"(?>{'|'.join(ways)})"
+
 
 # ------------------------------------------------------------ phone
 
@@ -46,22 +61,12 @@ _NOT_A_FRACTION = r"(?<![0-9][.,].)"
 _GAP = r"[ .\-]{0,2}+"
 _EXTENSION = r"(?:[ ,]{0,2}+(?>x|ext\.?|#)[ .]{0,2}+[0-9]{1,6}+)?+"
 _LOCAL_NUMBER = rf"[2-9][0-9]{{2}}{_GAP}[0-9]{{4}}(?![0-9]){_EXTENSION}"
-_AFTER_WORD = r"(?>(?<=[A-Za-z][ :].)|(?<=[A-Za-z.:] .))"  # cheaper than to try all cues
-_CUES = "".join(
-    rf"|(?<={word}{glue}.)"
-    for word in (
-        "[Pp]hone",
-        "PHONE",
-        "[Tt]el",
-        "TEL",
-        "[Mm]obile",
-        "[Cc]ell",
-        "[Cc]all",
-        "[Ff]ax",
-        "[Nn]umber",
-    )
-    for glue in (" ", ": ", ":", r"\. ", " is ", " me at ", " us at ")
-).lstrip("|")
+_CUES = _cues(
+    "[Pp]hone|PHONE|[Tt]el|TEL|[Mm]obile|[Cc]ell|[Cc]all|[Ff]ax|[Nn]umber",
+    "[eElLxr]",
+    (" ", ": ", ":", r"\. ", " is ", " me at ", " us at "),
+    ".",
+)
 
 _PHONES = (
     # (pattern, digits it has at least). The loops over digits give ground, a few at most: after a
@@ -85,7 +90,7 @@ _PHONES = (
     (rf"1{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[3-9][0-9][ \-]?+[0-9]{{4}}[ \-]?+[0-9]{{4}}(?![0-9])", 11),
     (rf"[6-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{4}}[ \-][0-9]{{5}}(?![0-9])", 10),
     # Any number of seven digits or more that is said to be one.
-    (rf"[0-9]{_AFTER_WORD}(?>{_CUES})(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}(?![0-9])", 7),
+    (rf"[0-9](?<![0-9].)(?<=[ :].){_CUES}(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}(?![0-9])", 7),
 )
 _PHONE = tuple(
     Detector("phone", pattern, checks.not_a_date, digits, hints.dense_digits) for pattern, digits in _PHONES
@@ -95,17 +100,12 @@ _PHONE = tuple(
 
 _AREA = r"[0-8][0-9]{2}(?<!000)(?<!666)(?<![0-9A-Za-z]...)(?<![0-9][.\-]...)"
 _SERIAL = r"(?!0000)[0-9]{4}(?![0-9A-Za-z])(?!-[0-9])"
-_SSN_CUES = "".join(
-    rf"|(?<={word}{glue}...)"
-    for word in (
-        "[Ss][Ss][Nn]",
-        "[Ss]ecurity [Nn]umber",
-        "[Ss]ecurity [Nn]o\\.",
-        "[Ss]ocial [Ss]ecurity",
-        "[Ss]ocial",
-    )
-    for glue in (" ", ": ", ":", "=", " is ", " number ", " number is ", " #")
-).lstrip("|")
+_SSN_CUES = _cues(
+    r"[Ss][Ss][Nn]|[Ss]ecurity [Nn]umber|[Ss]ecurity [Nn]o\.|[Ss]ocial [Ss]ecurity|[Ss]ocial",
+    "[nNry.l]",
+    (" ", ": ", ":", "=", " is ", " number ", " number is ", " #"),
+    "...",
+)
 
 _SSN = (
     # Area 001-899 but 666, group 01-99, serial 0001-9999. Source: Social Security Administration,
@@ -118,7 +118,7 @@ _SSN = (
     ),
     Detector(
         "ssn",
-        rf"{_AREA}(?<=[A-Za-z:#][ :=#]...)(?>{_SSN_CUES})(?!00)[0-9]{{2}}{_SERIAL}",
+        rf"{_AREA}(?<=[ :=#]...){_SSN_CUES}(?!00)[0-9]{{2}}{_SERIAL}",
         digits=9,
         hint=hints.dense_digits,
     ),
@@ -129,9 +129,10 @@ _CREDIT_CARD = (
         "credit_card",
         # Up to four digits more than a card has: the check finds where the card ends.
         rf"[2-68](?<![0-9].){_NOT_A_FRACTION}(?:[ .\-]{{0,2}}+[0-9]){{11,22}}+",
-        checks.credit_card,
+        cards.credit_card,
         12,
         hints.dense_digits,
+        skip=cards.next_card,
     ),
 )
 
@@ -141,26 +142,33 @@ _IBAN = (
         rf"[A-Za-z]{_NOT_AFTER_WORD}[A-Za-z][0-9]{{2}}(?:[ \-]?+[A-Za-z0-9]){{11,30}}+",
         checks.iban,
         6,
-        hints.country_and_digits,
+        probe="[0-9](?<=[A-Za-z]{2}.)[0-9]",
     ),
+)
+
+# What follows the first digit of a number up to 255 without leading zeros.
+_OCTET = "(?<=1)[0-9]{0,2}+|(?<=2)(?>[0-4][0-9]?+|5[0-5]?+|[6-9])?+|(?<=[3-9])[0-9]?+|"
+# Of an address without digits three groups at least: `a::b` stands in source code.
+_SURE = (
+    "(?>(?<=[0-9])|(?=[A-Fa-f:.]{0,44}+[0-9])|(?=[A-Fa-f]{0,3}+:{1,2}+[A-Fa-f]{1,4}+:{1,2}+[A-Fa-f])"
+    "|(?=:[A-Fa-f]{1,4}+:[A-Fa-f]{1,4}+:[A-Fa-f]))"
 )
 
 _IP = (
     Detector(
         "ip",
-        r"[0-9](?<![0-9A-Za-z_.\-].)[0-9]{0,2}+(?:\.[0-9]{1,3}+){3}+(?![0-9A-Za-z_])(?!\.[0-9])",
-        checks.ip_v4,
-        4,
+        rf"[0-9](?<![0-9A-Za-z_.\-].)(?>{_OCTET})(?:\.[0-9](?>{_OCTET})){{3}}+(?![0-9A-Za-z_])(?!\.[0-9])",
+        digits=4,
     ),
     Detector(
         "ip",
-        r"[0-9A-Fa-f](?<![0-9A-Za-z.].)(?<![0-9A-Fa-f:]:.)[0-9A-Fa-f]{0,3}+:[0-9A-Fa-f]{0,4}+:[0-9A-Fa-f:.]{0,38}+(?![0-9A-Za-z:])",
+        rf"[0-9A-Fa-f](?<![0-9A-Za-z.].)(?<![0-9A-Fa-f:]:.){_SURE}[0-9A-Fa-f]{{0,3}}+:[0-9A-Fa-f]{{0,4}}+:[0-9A-Fa-f:.]{{0,38}}+(?![0-9A-Za-z:])",
         checks.ip_v6,
         hint=hints.colons,
     ),
     Detector(
         "ip",
-        r":(?<![0-9A-Za-z:.].):[0-9A-Fa-f]{1,4}+[0-9A-Fa-f:.]{0,38}+(?![0-9A-Za-z:])",
+        rf":(?<![0-9A-Za-z:.].){_SURE}:[0-9A-Fa-f]{{1,4}}+[0-9A-Fa-f:.]{{0,38}}+(?![0-9A-Za-z:])",
         checks.ip_v6,
         hint=hints.colons,
     ),

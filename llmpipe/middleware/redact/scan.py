@@ -12,7 +12,9 @@ from attrs import field, frozen
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.redact import hints
 from llmpipe.middleware.redact.detector import Detector, custom
+from llmpipe.middleware.redact.linear import narrowed
 from llmpipe.middleware.redact.patterns import BUILT_IN
+from llmpipe.middleware.redact.suspicion import Hinted, by_beginning, passed
 from llmpipe.middleware.redact.view import View
 
 __all__ = ("Finding", "KINDS", "Label", "Scanner", "counts", "kinds_of", "label")
@@ -24,8 +26,7 @@ Label = Callable[[str, str], str]
 """What to write in the place of a finding, from its kind and its text."""
 
 Span = tuple[int, int, str]
-_Group = tuple[int, Callable[[str], bool] | None, tuple[Detector, ...]]
-"""Detectors that share a hint, and the digits that the least demanding of them needs."""
+_FEW = 3  # refused matches in a row, up to which it is cheaper to try the next than to skip
 
 
 @frozen
@@ -72,7 +73,6 @@ class Scanner:
     kinds: tuple[str, ...] = field(default=KINDS, converter=kinds_of)
     patterns: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
     detectors: tuple[Detector, ...] = field(init=False, repr=False, eq=False)
-    _groups: tuple[_Group, ...] = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in BUILT_IN]
@@ -83,15 +83,7 @@ class Scanner:
             )
         built_in = [detector for kind in dict.fromkeys(self.kinds) for detector in BUILT_IN[kind]]
         own = tuple(custom(kind, pattern) for kind, pattern in self.patterns)
-        groups: dict[Callable[[str], bool] | None, list[Detector]] = {}
-        for detector in (*built_in, *own):
-            groups.setdefault(detector.hint, []).append(detector)
         object.__setattr__(self, "detectors", (*built_in, *own))
-        object.__setattr__(
-            self,
-            "_groups",
-            tuple((min([d.digits for d in those]), hint, tuple(those)) for hint, those in groups.items()),
-        )
 
     def scan(self, text: str) -> tuple[Finding, ...]:
         """What is in `text`, in order, without overlaps.
@@ -100,7 +92,8 @@ class Scanner:
         is what is left of it, so that no character of either is missed; of one kind they are one.
         """
         if text.isascii():
-            spans = self.spans(text)
+            suspects = self.suspects(text)
+            spans = self._spans(suspects, text) if suspects else ()
             return tuple([Finding(kind, start, end) for start, end, kind in _joined(spans)]) if spans else ()
         view = View()
         view.feed(text)
@@ -122,12 +115,19 @@ class Scanner:
     # ------------------------------------------------------------ on the view of a text
 
     def suspects(self, seen: str) -> list[Detector]:
-        """The detectors that may find something in `seen`."""
-        digits = hints.digits(seen)
-        found: list[Detector] = []
-        for least, hint, detectors in self._groups:
-            if least <= digits and (hint is None or hint(seen)):
-                found += [detector for detector in detectors if detector.digits <= digits]
+        """The detectors that may find something in `seen`, or in a part of it."""
+        hinted = self._hinted
+        found = list(hinted.always)
+        if hints.spelled(seen):
+            found += passed(hinted.lettered, seen)
+        signs = hints.signs(seen)
+        if signs:
+            digits = hints.digits_of(signs)
+            if len(digits) < len(signs):
+                found += passed(hinted.signed, seen)
+            if digits:
+                for probe in hinted.probes:
+                    found += probe.passed(seen, digits)
         return found
 
     def spans(
@@ -140,13 +140,24 @@ class Scanner:
         `resume` has the detectors that go on from elsewhere than `start`, and is changed to where
         they go on from next time: behind `limit`, or before it where a match was left for then.
         """
+        suspects = self.suspects(seen)
+        return self._spans(suspects, seen, start, limit, resume) if suspects else []
+
+    def _spans(
+        self,
+        suspects: Iterable[Detector],
+        seen: str,
+        start: int = 0,
+        limit: int | None = None,
+        resume: dict[Detector, int] | None = None,
+    ) -> list[Span]:
         found: list[tuple[int, int, int, str]] = []
         if limit is None:
             limit = len(seen)
-        for detector in self.suspects(seen):
+        for detector in suspects:
             search, check = detector.regex.search, detector.check
             place = start if resume is None else resume.pop(detector, start)
-            left = None
+            left, refused = None, 0
             while (match := search(seen, place)) is not None:
                 here = match.start()
                 if here >= limit:
@@ -154,11 +165,14 @@ class Scanner:
                 span = match.span() if check is None else check(match)
                 if span is None:
                     place = here + 1
+                    refused += 1
+                    if detector.skip is not None and refused > _FEW:  # what is behind `limit` may change
+                        place = max(place, min(limit, detector.skip(seen, here)))
                 elif span[0] >= limit:  # what is found begins later than its match; another's may come before
                     left = here
                     break
                 else:
-                    place = span[1]
+                    place, refused = span[1], 0
                     found.append((span[0], -span[1], self._rank[detector], detector.kind))
             if resume is not None and (left is not None or place > limit):
                 resume[detector] = place if left is None else left
@@ -170,6 +184,21 @@ class Scanner:
         every, wordy = self._unsure
         match = (every if hints.numeric(seen) else wordy).search(seen, start)
         return len(seen) if match is None else match.start()
+
+    @cached_property
+    def dull(self) -> re.Pattern[str] | None:
+        """What is unsure in texts of `hints.DULL` in which nothing is `hints.spelled`.
+
+        They have no finding. None for a scanner of which that is not known: with patterns of one's own.
+        """
+        if self._hinted.always:
+            return None
+        unsure = [narrowed(detector.shape.unsure, hints.DULL) for detector in self.detectors]
+        return re.compile(by_beginning([way for ways in unsure for way in ways]))
+
+    @cached_property
+    def _hinted(self) -> Hinted:
+        return Hinted.of(self.detectors)
 
     @cached_property
     def max_width(self) -> int:
@@ -189,11 +218,12 @@ class Scanner:
         return re.compile("|".join(every) or "(?!)"), re.compile("|".join(wordy) or "(?!)")
 
     def compile(self, *, streams: bool) -> None:
-        """Compile all patterns now (10 ms; for streams 50 more), rather than at the first text."""
+        """Compile all patterns now (20 ms; for streams 50 more), rather than at the first text."""
         for detector in self.detectors:
             detector.regex  # noqa: B018  a cached property
+        self._hinted  # noqa: B018  another
         if streams:
-            self._unsure  # noqa: B018  another
+            self._unsure, self.dull  # noqa: B018  two more
 
 
 def _standing(found: list[tuple[int, int, int, str]]) -> list[Span]:

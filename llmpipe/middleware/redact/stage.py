@@ -54,9 +54,7 @@ class TextStage:
         self._rewriter = rewriter
         self._rewrite = rewrite
         self._parts: dict[tuple[type, int], Rewriter] = {}
-        self._holding: tuple[type, int] | None = (
-            None  # the text, not the tool call, that holds something back
-        )
+        self._holding: tuple[type, int] | None = None  # the text, not the tool call, that may hold something
 
     def feed(self, event: Event) -> Iterable[Event]:
         """What becomes of `event`."""
@@ -89,19 +87,21 @@ class TextStage:
         return out
 
     def _text(self, event: TextDelta | ReasoningDelta | RefusalDelta) -> list[Event]:
-        kind = type(event)
-        key = (kind, event.index)
-        out = self._let_go(key) if self._holding is not None else []
+        kind, index = type(event), event.index
+        key = (kind, index)
+        out: list[Event] = []
+        if self._holding != key:
+            out = self._let_go(key)
+            self._holding = key
         rewriter = self._parts.get(key) or self._part(key)
         text = rewriter.feed(event.text)
-        self._holding = key if rewriter.held else None
         if kind is not RefusalDelta and event.extra:  # type: ignore[union-attr]  # only a refusal has none
             event = self._extra(event)
         if text == event.text:
             out.append(event)
-        elif event == kind(event.text, event.index):  # nothing beside its text
+        elif _is_text_only(event):
             if text:
-                out.append(kind(text, event.index))
+                out.append(kind(text, index))
         else:
             out.append(replace(event, text=text))
         return out
@@ -127,7 +127,8 @@ class TextStage:
             return []
         self._holding = None
         kind, index = holding
-        return [kind(self._parts[holding].release(), index)]
+        rewriter = self._parts[holding]
+        return [kind(rewriter.release(), index)] if rewriter.held else []
 
     def _extra(self, event: Any) -> Any:
         """The event with its `extra` rewritten."""
@@ -139,6 +140,15 @@ class TextStage:
     def _whole(self, data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Data that comes in one piece, rewritten."""
         return rewrite_json(data, self._rewrite)
+
+
+def _is_text_only(event: TextDelta | ReasoningDelta | RefusalDelta) -> bool:
+    """Whether there is nothing beside its text."""
+    if isinstance(event, RefusalDelta):
+        return True
+    if isinstance(event, ReasoningDelta) and not (event.signature is None and event.encrypted is None):
+        return False
+    return event.extra is None
 
 
 class Masker(TextStage):

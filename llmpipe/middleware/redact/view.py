@@ -105,6 +105,11 @@ class View:
             self.raw, self.text = piece, seen
         self._run = 0 if piece else self._run
 
+    def put(self, text: str) -> None:
+        """Have `text`, which is ASCII, in the place of what there was, which was ASCII too."""
+        self.raw = self.text = text
+        self._run = 0
+
     def _append(self, characters: list[tuple[str, int, int]]) -> None:
         """Add (character, start, end) one by one."""
         if self._starts is None:

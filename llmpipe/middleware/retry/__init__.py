@@ -96,6 +96,7 @@ class Retry(RetryRules):
                         call.note("retry.gave_up", reason=plan.reason, error=error.type)
                     raise
                 kind = error.type
+                error.survived()
                 call.note("retry.wait", seconds=plan.seconds, attempt=used + 1, error=kind)
             else:
                 if kind:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 
 from llmpipe.errors import ConfigError, DeadlineExceeded, FirstTokenTimeout, LLMError
-from llmpipe.middleware.timeout.deadlines import Deadlines, Limit
+from llmpipe.middleware.timeout.deadlines import Deadlines, Limit, Lines
 from llmpipe.pipeline import bands
 from llmpipe.runtime import Alarm
 
@@ -146,7 +146,8 @@ class _Attempt:
         if cfg.first is None:
             reply = await call_next(call)
         else:
-            loop, late = get_running_loop(), partial(_nothing_came, call, cfg.first)
+            begun = len(call.ledger.attempts)
+            loop, late = get_running_loop(), partial(_nothing_came, call, cfg.first, begun)
             with _guard(call, loop, cfg.first, loop.time() + cfg.first, late):
                 reply = await call_next(call)
         if cfg.idle is None and cfg.stall is None:
@@ -164,7 +165,7 @@ def _guard(
     """What ends a block at `due`, which is `seconds` from now."""
     if call.options:  # it may have a length of its own, and is not worth a place where all lengths are kept
         return Alarm(due, late)
-    lines: dict[float, Deadlines] = call.runtime.state("timeout", "deadlines", dict)
+    lines = call.runtime.state("timeout", "deadlines", Lines)
     found = lines.get(seconds)
     if found is None or found.loop is not loop:
         found = lines[seconds] = Deadlines(loop, seconds)
@@ -193,12 +194,18 @@ def _out_of_time(call: Call) -> DeadlineExceeded:
     return error
 
 
-def _nothing_came(call: Call, seconds: float) -> FirstTokenTimeout:
+def _nothing_came(call: Call, seconds: float, begun: int) -> FirstTokenTimeout:
+    """Says so to the attempts too that were cancelled for it, which are those after the first `begun`."""
     provider, _, model = call.target_key
-    return FirstTokenTimeout(
+    error = FirstTokenTimeout(
         f"nothing came back within {seconds:g} s",
         provider=provider,
         model=model,
         phase="headers",
         billed="unknown",
     )
+    now = call.runtime.now()
+    for attempt in call.ledger.attempts[begun:]:
+        if attempt.status == "cancelled":
+            attempt.fail(error, now)
+    return error

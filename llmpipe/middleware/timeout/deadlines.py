@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
-__all__ = ("Deadlines", "Limit")
+__all__ = ("Deadlines", "Limit", "Lines")
 
 
 class Deadlines:
@@ -30,6 +30,12 @@ class Deadlines:
         if self._timer is None:
             self._timer = self.loop.call_at(due, self._check)
 
+    def rest(self) -> None:
+        """Stop the timer where no limit is pending; the next one starts another."""
+        if self._timer is not None and not self.pending:
+            self._timer.cancel()
+            self._timer = None
+
     def _check(self) -> None:
         """End what is due, and wait for the next: limits that were kept have left in the meantime."""
         self._timer = None
@@ -41,6 +47,15 @@ class Deadlines:
             del self.pending[limit]
             # One turn later, so that an answer which is already in hand wins over the timer.
             self.loop.call_soon(limit.expire)
+
+
+class Lines(dict[float, Deadlines]):
+    """The limits of one runtime, by length in seconds."""
+
+    def rest(self) -> None:
+        """Leave no timer that nobody waits for."""
+        for line in self.values():
+            line.rest()
 
 
 class Limit:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmpipe import Chain, ConfigError, Embeddings, MockProvider, Reasoning, ToolCall
 from llmpipe.pipeline import registry
+from llmpipe.testing import conform
 from llmpipe.types import Completion, Message, Text, fold
 from llmpipe_example import WordLimit
 
@@ -39,6 +40,11 @@ def test_the_cut_does_not_depend_on_how_the_stream_is_cut(text: str, words: int,
     assert full.text == stream.text
     assert full.finish_reason == stream.finish_reason
     assert full.text.split() == text.split()[:words]
+
+
+async def test_it_keeps_the_laws_of_a_middleware_however_a_call_goes():
+    report = await conform(lambda: WordLimit(words=3))
+    assert report.cancellations > 100
 
 
 async def test_reasoning_and_tool_calls_pass_untouched():

@@ -135,6 +135,11 @@ def test_at_the_end_of_a_sentence_an_email_ends_before_the_dot():
     assert mask("<john@example.com>") == "<[EMAIL]>"
 
 
+def test_letters_in_the_last_part_of_an_address_are_no_number():
+    assert only("ip").scan("see 1::b56.1.2.3 now") == only("ip").scan("see ::1.2.b56.4 now") == ()
+    assert only("ip").scan("see ::ffff:1.2.3.4 now") == (Finding("ip", 4, 18),)
+
+
 def test_where_findings_overlap_every_character_of_each_is_covered():
     scanner = Scanner([], [("one", "abc"), ("two", "cde"), ("three", "bcdef")])
     assert scanner.mask("xabcdefx") == "x[ONE][THREE]x"

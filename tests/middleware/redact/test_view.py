@@ -8,7 +8,7 @@ import unicodedata
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmpipe.middleware.redact.view import _LOOK_ALIKES, JSONView, View, unescape
@@ -99,9 +99,13 @@ def test_json_is_seen_as_what_it_says(text):
 
 @given(st.text(alphabet='\\u0dD8cC1"an', max_size=30))
 def test_what_is_no_json_is_still_covered_from_end_to_end(text):
+    escaped = [chr(int(code, 16)) for code in re.findall(r"\\u([0-9a-fA-F]{4})", text)]
+    assume(
+        not any(unicodedata.category(char) in ("Mn", "Me", "Cf") for char in escaped)
+    )  # these are not seen
     view = view_of(text, kind=JSONView)
     covered = "".join(view.raw[start:end] for _, start, end in mapped(view))
-    assert covered == text  # nothing in this alphabet is invisible
+    assert covered == text
     unescape(text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from attrs import fields, has
 
@@ -141,3 +143,33 @@ def test_keys_that_become_one_are_kept_apart():
 
 def test_lists_stay_lists_and_tuples_tuples():
     assert rewrite_json({"a": ["b", ("c", 1)]}, lambda text, _: text.upper()) == {"A": ["B", ("C", 1)]}
+
+
+def test_a_request_of_plain_messages_is_read_as_by_the_walk():
+    texts = [Message("system", "a"), Message("user", [Text("b"), Text("c")]), Message("user", [])]
+    changes: list[dict[str, object]] = [
+        {},
+        {"tools": [Tool("t")]},
+        {"stop": ["s"]},
+        {"tool_choice": NamedTool("n")},
+        {"tool_choice": "auto"},
+        {"response_format": ResponseFormat("json", name="r")},
+        {"reasoning": ReasoningOptions("low")},
+        {"reasoning": ReasoningOptions(extra={"k": "v"})},
+        {"metadata": {"k": "v"}},
+        {"extra": {"k": "v"}},
+        {"messages": [*texts, Message("user", "d", name="e")]},
+        {"messages": [*texts, Message("user", "d", extra={"k": "v"})]},
+        {"messages": [*texts, Message("user", [Text("d", {"k": "v"})])]},
+        {"messages": [*texts, Message("user", [Text("d"), Refusal("f")])]},
+    ]
+    for change in changes:
+        request = Request(**{"messages": texts, **change})
+        walked: list[tuple[str, str]] = []
+        rewrite_request(request, partial(keep, walked))
+        assert strings_of(request) == walked, change
+
+
+def keep(strings: list[tuple[str, str]], text: str, role: str) -> str:
+    strings.append((text, role))
+    return text
