@@ -16,7 +16,7 @@ _PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")  # RFC
 
 
 def checked_base_url(url: object, provider: str) -> tuple[str, str]:
-    """`url` without a trailing slash, its scheme in lower case; and its host, with the port if there is one.
+    """`url` without a trailing slash, its scheme in lower case; and its host, with the port unless it is 443.
 
     Raises: ConfigError for anything but http(s)://host[:port][/path] in ASCII. What it says holds no
     password and no query, for either may be a key.
@@ -43,7 +43,8 @@ def checked_base_url(url: object, provider: str) -> tuple[str, str]:
     if not good or not url.isprintable() or _PATH.fullmatch(parts.path) is None:
         raise ConfigError(f"base_url must be http(s)://host/…, not {shown}")
     netloc = parts.netloc.removesuffix(":")
-    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}", netloc
+    endpoint = f"{netloc}:80" if parts.scheme == "http" and parts.port is None else netloc
+    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}", endpoint
 
 
 def _is_host(parts: SplitResult) -> bool:

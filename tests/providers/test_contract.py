@@ -152,8 +152,8 @@ def test_a_base_url_holds_no_key(url):
         ("http://[::1]:8080/v1", "[::1]:8080"),
         ("https://HOST/a/b/v1//", "HOST"),
         ("HTTPS://host./v1", "host."),
-        ("http://my_service:/v1", "my_service"),
-        ("http://127.0.0.1/models/@first/v1", "127.0.0.1"),
+        ("http://my_service:/v1", "my_service:80"),
+        ("http://127.0.0.1/models/@first/v1", "127.0.0.1:80"),
     ],
 )
 def test_an_endpoint_is_the_host_of_the_base_url(url, endpoint):
