@@ -32,6 +32,16 @@ _new = partial(tuple.__new__, ServerSentEvent)
 _COMMENT = ServerSentEvent(None, None)
 
 
+def _are_plain(data: bytes, count: int) -> bool:
+    """Whether `data` is `count` events of one ``data: `` line each and nothing more: most bursts are."""
+    return (
+        data.count(b"\n") == 2 * count
+        and data.endswith(b"\n\n")
+        and data.startswith(b"data: ")
+        and data.count(b"\n\ndata: ") == count - 1
+    )
+
+
 class SSEParser:
     """One stream's bytes to its events; the same events for every cutting of the same bytes.
 
@@ -132,6 +142,9 @@ class SSEParser:
         may_be_large = len(data) > self._max
         append = events.append
         in_event = bool(self._data) or self._name is not None
+        if not (in_event or may_be_large) and _are_plain(data, len(blocks)):
+            events += [_new((None, block[6:])) for block in blocks]
+            return
         for block in blocks:
             if in_event or may_be_large:
                 in_event = False

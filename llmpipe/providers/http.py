@@ -169,7 +169,9 @@ class HTTPProvider:
         committed = False
         while not committed and (events := await source.read()):
             committed = any(map(is_content, events))
-            first += [event for event in events if type(event) is not Ping]
+            first += events
+        if Ping in map(type, first):
+            first = [event for event in first if type(event) is not Ping]
         found = headers_of_interest(exchange.headers)
         for place, event in enumerate(first):
             if type(event) is Start:

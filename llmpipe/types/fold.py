@@ -165,7 +165,15 @@ def fold(events: Iterable[Event]) -> Completion:
     partial completion, with `finish_reason` None and `usage` None unless the wire told it.
     """
     folding = _Fold()
+    index = -1
+    append: Callable[[str], None] = list[str]().append
     for event in events:
+        if type(event) is TextDelta:
+            if event.index == index and event.extra is None:  # nearly all of them: more of the same text
+                append(event.text)
+                continue
+            index = event.index
+            append = folding.slot("text", index).pieces.append
         _STEPS[type(event)](folding, event)
     return folding.completion()
 

@@ -101,16 +101,16 @@ class ChatDecoder:
         events: list[Event] = []
         if self._done:
             return events
-        template = self._template
         try:
-            for event in self._parser.feed(data):
-                if template is not None:
-                    delta = template.read(event)
-                    if delta is not None:
-                        events.append(delta)
-                        continue
-                self._take(event, events)
-                template = self._template
+            came = self._parser.feed(data)
+            place = 0
+            while place < len(came):
+                if self._template is not None:
+                    place = self._template.read(came, place, events)
+                    if place == len(came):
+                        break
+                self._take(came[place], events)
+                place += 1
         except LLMError as error:
             self._error = error
             if not events:

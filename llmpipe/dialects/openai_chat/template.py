@@ -11,12 +11,13 @@ times without.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from llmpipe.dialects.sse import ServerSentEvent
-from llmpipe.types import ReasoningDelta, TextDelta
+from llmpipe.types import Event, ReasoningDelta, TextDelta
 
 __all__ = ("Template",)
 
@@ -74,19 +75,27 @@ class Template:
             same = False
         return cls(type(event), event.index, head, middle, end) if same else None
 
-    def read(self, event: ServerSentEvent) -> TextDelta | ReasoningDelta | None:
-        """What a chunk says that fits, None for one that does not."""
-        name, data = event
-        head, end = self._head, self._end
-        if name is not None or data is None or not (data.startswith(head) and data.endswith(end)):
-            return None
-        text = data[self._start : self._stop]
-        try:
-            if self._middle is not None:
-                text, found, padding = text.rpartition(self._middle)
-                if not found or type(_loads(padding)) is not str:
-                    return None
-            value = _loads(text)
-        except orjson.JSONDecodeError:
-            return None
-        return self._kind(value, self._index) if type(value) is str and value else None
+    def read(self, chunks: Sequence[ServerSentEvent], place: int, events: list[Event]) -> int:
+        """Add to `events` what the chunks from `place` on say, as long as they fit.
+
+        Returns: the place of the first that does not fit; how many there are, if all of them do.
+        """
+        head, middle, end, start, stop = self._head, self._middle, self._end, self._start, self._stop
+        kind, index = self._kind, self._index
+        for name, data in chunks[place:] if place else chunks:
+            if name is not None or data is None or not (data.startswith(head) and data.endswith(end)):
+                break
+            text = data[start:stop]
+            try:
+                if middle is not None:
+                    text, found, padding = text.rpartition(middle)
+                    if not found or type(_loads(padding)) is not str:
+                        break
+                value = _loads(text)
+            except orjson.JSONDecodeError:
+                break
+            if not value or type(value) is not str:
+                break
+            events.append(kind(value, index))
+            place += 1
+        return place

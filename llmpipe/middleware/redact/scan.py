@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from attrs import field, frozen
 
@@ -73,6 +73,8 @@ class Scanner:
     kinds: tuple[str, ...] = field(default=KINDS, converter=kinds_of)
     patterns: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
     detectors: tuple[Detector, ...] = field(init=False, repr=False, eq=False)
+    _own: tuple[Detector, ...] = field(init=False, repr=False, eq=False)
+    _hinted: Hinted = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in BUILT_IN]
@@ -84,6 +86,8 @@ class Scanner:
         built_in = [detector for kind in dict.fromkeys(self.kinds) for detector in BUILT_IN[kind]]
         own = tuple(custom(kind, pattern) for kind, pattern in self.patterns)
         object.__setattr__(self, "detectors", (*built_in, *own))
+        object.__setattr__(self, "_own", own)
+        object.__setattr__(self, "_hinted", _hinted(tuple(built_in)))
 
     def scan(self, text: str) -> tuple[Finding, ...]:
         """What is in `text`, in order, without overlaps.
@@ -117,7 +121,7 @@ class Scanner:
     def suspects(self, seen: str) -> list[Detector]:
         """The detectors that may find something in `seen`, or in a part of it."""
         hinted = self._hinted
-        found = list(hinted.always)
+        found = list(self._own)
         if hints.spelled(seen):
             found += passed(hinted.lettered, seen)
         signs = hints.signs(seen)
@@ -191,14 +195,7 @@ class Scanner:
 
         They have no finding. None for a scanner of which that is not known: with patterns of one's own.
         """
-        if self._hinted.always:
-            return None
-        unsure = [narrowed(detector.shape.unsure, hints.DULL) for detector in self.detectors]
-        return re.compile(by_beginning([way for ways in unsure for way in ways]))
-
-    @cached_property
-    def _hinted(self) -> Hinted:
-        return Hinted.of(self.detectors)
+        return None if self._own else _dull(self.detectors)
 
     @cached_property
     def max_width(self) -> int:
@@ -218,12 +215,23 @@ class Scanner:
         return re.compile("|".join(every) or "(?!)"), re.compile("|".join(wordy) or "(?!)")
 
     def compile(self, *, streams: bool) -> None:
-        """Compile all patterns now (20 ms; for streams 50 more), rather than at the first text."""
+        """Compile all patterns now (20 ms; for streams 70 more), rather than at the first text."""
         for detector in self.detectors:
             detector.regex  # noqa: B018  a cached property
-        self._hinted  # noqa: B018  another
         if streams:
-            self._unsure, self.dull  # noqa: B018  two more
+            self._unsure, self.dull  # noqa: B018  and two
+
+
+# Of built-in detectors, which are the same for every scanner: one is made anew where a call changes settings.
+@lru_cache(maxsize=64)
+def _hinted(detectors: tuple[Detector, ...]) -> Hinted:
+    return Hinted.of(detectors)
+
+
+@lru_cache(maxsize=64)
+def _dull(detectors: tuple[Detector, ...]) -> re.Pattern[str]:
+    unsure = [narrowed(detector.shape.unsure, hints.DULL) for detector in detectors]
+    return re.compile(by_beginning([way for ways in unsure for way in ways]))
 
 
 def _standing(found: list[tuple[int, int, int, str]]) -> list[Span]:

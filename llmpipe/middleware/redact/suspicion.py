@@ -57,13 +57,11 @@ class Hinted:
     """Detectors by what is asked before they look.
 
     Attributes:
-        always: nothing.
         lettered: hints, though the text has letters only.
         signed: hints, where the text has a sign.
         probes: whether they would find something, where the text has a digit.
     """
 
-    always: tuple[Detector, ...]
     lettered: Groups
     signed: Groups
     probes: tuple[Probe, ...]
@@ -71,7 +69,6 @@ class Hinted:
     @classmethod
     def of(cls, detectors: Iterable[Detector]) -> Hinted:
         """What is asked for these detectors."""
-        always: list[Detector] = []
         lettered: list[Detector] = []
         signed: list[Detector] = []
         numbers: list[Detector] = []
@@ -81,13 +78,11 @@ class Hinted:
                 # One digit is in most texts, and where it stands says little: so no search for many.
                 numeric = detector.digits > 1 or _is_numeric(detector.pattern)
                 (numbers if numeric else others).append(detector)
-            elif detector.hint is None:
-                always.append(detector)
             else:
                 (lettered if detector.lettered else signed).append(detector)
         probes = [_together(numbers)] if numbers else []
         probes += [_alone(detector) for detector in others]
-        return cls(tuple(always), _groups(lettered), _groups(signed), tuple(probes))
+        return cls(_groups(lettered), _groups(signed), tuple(probes))
 
 
 def passed(groups: Groups, seen: str) -> list[Detector]:
