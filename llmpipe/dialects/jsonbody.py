@@ -11,7 +11,7 @@ from llmpipe.errors import BadReply
 from llmpipe.secret import scrub
 from llmpipe.types.frozen import EMPTY
 
-__all__ = ("excerpt", "json_text", "leftover", "parse_object")
+__all__ = ("excerpt", "json_text", "leftover", "lines_of_json", "parse_object")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -58,6 +58,20 @@ def leftover(wire: Mapping[str, Any], known: frozenset[str]) -> Mapping[str, Any
     if wire.keys() <= known:
         return EMPTY
     return {name: value for name, value in wire.items() if name not in known and value is not None}
+
+
+def lines_of_json(data: bytes, end: bytes) -> list[bytes]:
+    """The lines of `data` where each is JSON of its own, or the word for the end; else none at all."""
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    if len(lines) < 2:
+        return []
+    for line in lines:
+        try:
+            if line.strip() != end:
+                orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return []
+    return lines
 
 
 def json_text(value: object, what: str) -> str:

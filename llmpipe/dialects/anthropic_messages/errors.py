@@ -10,6 +10,7 @@ import orjson
 
 from llmpipe.dialects.headers import lower_case
 from llmpipe.dialects.jsonbody import excerpt
+from llmpipe.dialects.problem import codes_of, message_of, object_of
 from llmpipe.dialects.status import error_for_status, says_context_too_long
 from llmpipe.errors import (
     AuthenticationFailed,
@@ -32,13 +33,6 @@ from llmpipe.errors import (
 from llmpipe.secret import scrub
 
 __all__ = ("decode_error", "encode_error", "error_body", "error_in_body")
-
-# Codes in `error.details.error_code` that are more exact than their type and status.
-_CODES = {
-    "contract_spend_limit_reached": "insufficient_quota",  # with 429 and no time to wait
-    "enforced_spend_limit_reached": "insufficient_quota",
-    "organization_on_hold": "invalid_api_key",  # with 400; no key of this organization works
-}
 
 # The one table of texts. Anthropic sends all of these as a plain invalid_request_error with 400,
 # and neither type nor status nor code tells them from a malformed request; but another account,
@@ -112,30 +106,23 @@ def _classify(
     phase: str,
     now: float | None = None,
 ) -> LLMError:
-    error = body.get("error")
-    if isinstance(error, str):
-        error = {"message": error}
-    if not isinstance(error, Mapping):
-        error = body
+    error = object_of(body)
     details = error.get("details")
     code = details.get("error_code") if isinstance(details, Mapping) else None
-    said = next(
-        (text for name in ("message", "Message", "detail") if isinstance(text := error.get(name), str)), ""
-    )
-    message = said or error.get("type") or ""
-    codes: list[object] = [code, error.get("code"), error.get("status"), error.get("type")]
+    said = message_of(error)
+    codes: list[object] = [code, *codes_of(error)]
     codes.append(lower_case(headers).get("x-amzn-errortype", "").partition(":")[0])
-    codes = [one for one in codes if isinstance(one, str | int) and one != "error"]
-    exact = _CODES.get(str(code)) or _by_text(said, status)
+    codes = [one for one in codes if one and one != "error"]
+    exact = _by_text(said, status)
     result = error_for_status(
         status,
         codes=(exact, *codes) if exact else tuple(codes),
-        message=str(message),
+        message=said,
         headers=headers,
         now=now,
         phase=phase,
     )
-    named = next((one for one in codes if isinstance(one, str) and one), None)
+    named = next((one for one in codes if isinstance(one, str)), None)
     if named is not None:
         result.code = named
     if result.request_id is None and isinstance(body.get("request_id"), str):

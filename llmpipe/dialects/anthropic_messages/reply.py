@@ -8,8 +8,10 @@ from typing import Any
 from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.errors import error_in_body
 from llmpipe.dialects.anthropic_messages.usage import decode_usage
+from llmpipe.dialects.call_ids import made_up_id
 from llmpipe.dialects.headers import headers_of_interest, request_id_in
 from llmpipe.dialects.jsonbody import json_text, leftover
+from llmpipe.dialects.problem import says_error
 from llmpipe.errors import BadReply
 from llmpipe.types import Completion, FinishReason, Message, Opaque, Part, Reasoning, Text, ToolCall
 
@@ -23,6 +25,18 @@ _FINISH: dict[str, FinishReason] = {
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
     "refusal": "refusal",
+}
+# Words of other wires, which servers that translate let through; our callers never get them.
+_FOREIGN: dict[str, FinishReason] = {
+    "length": "length",
+    "max_output_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "sensitive": "content_filter",
+    "guardrail_intervened": "content_filter",
+    "error": "error",
+    "abort": "error",
 }
 _STOP_REASON: dict[str, str] = {
     "stop": "end_turn",
@@ -45,10 +59,12 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     Raises: the classified error where the body is one in spite of the 200; BadReply where it is
         neither a message nor an error.
     """
-    if body.get("type") == "error" or ("error" in body and "content" not in body):
-        raise error_in_body(body, headers)
     blocks = body.get("content")
+    if body.get("type") == "error" or body.get("error") or ("base_resp" in body and says_error(body)):
+        raise error_in_body(body, headers)
     if not isinstance(blocks, list):
+        if blocks is None and says_error(body):
+            raise error_in_body(body, headers)
         raise BadReply("the reply is no message: it has no content", code="no_content", phase="body")
     finish, extra = decode_finish(body.get("stop_reason"))
     extra.update(leftover(body, _MESSAGE))
@@ -56,7 +72,7 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     return Completion(
         id=_text(body.get("id")),
         model=_text(body.get("model")),
-        message=Message("assistant", [_part(block, index) for index, block in enumerate(blocks)]),
+        message=Message("assistant", [_part(block, index, body) for index, block in enumerate(blocks)]),
         finish_reason=finish,
         usage=decode_usage(body.get("usage")),
         request_id=request_id_in(found),
@@ -70,15 +86,15 @@ def decode_finish(stop_reason: object) -> tuple[FinishReason | None, dict[str, A
     if not isinstance(stop_reason, str):
         return None, {}
     # The versioning policy allows new reasons; one we do not know ended the turn all the same.
-    finish = _FINISH.get(stop_reason, "stop")
-    return finish, {} if _STOP_REASON[finish] == stop_reason else {"stop_reason": stop_reason}
+    finish = _FINISH.get(stop_reason) or _FOREIGN.get(stop_reason.lower(), "stop")
+    return finish, {} if _STOP_REASON.get(finish) == stop_reason else {"stop_reason": stop_reason}
 
 
 def encode_finish(finish: FinishReason | None, told: object) -> str | None:
     """The wire's stop reason: the one `told` in `extra` where it still means `finish`."""
     if finish is None:
         return None
-    if isinstance(told, str) and _FINISH.get(told, "stop") == finish:
+    if isinstance(told, str) and told not in _FOREIGN and _FINISH.get(told, "stop") == finish:
         return told
     return _STOP_REASON[finish]
 
@@ -108,20 +124,22 @@ _BLOCKS = {
 }
 
 
-def _part(block: object, index: int) -> Part:
+def _part(block: object, index: int, body: Mapping[str, Any]) -> Part:
     if not isinstance(block, dict) or not isinstance(block.get("type"), str):
         raise BadReply(f"content.{index} of the reply is no block", code="bad_block", phase="body")
     kind = block["type"]
     try:
         if kind == "text":
-            return Text(_need(block, "text"), extra_of(block))
+            return Text("" if block.get("text", 0) is None else _need(block, "text"), extra_of(block))
         if kind == "tool_use":
-            call_id, name = _need(block, "id"), _need(block, "name")
+            name = _need(block, "name")
+            call_id = _text(block.get("id")) or made_up_id(_text(body.get("id")), index, name)
             return ToolCall(call_id, name, arguments(block.get("input")), extra_of(block))
         if kind == "thinking":
             # An empty signature is none: it could not be sent back.
-            signature = block.get("signature") or None
-            return Reasoning(_need(block, "thinking"), signature, None, extra_of(block))
+            signature = _need(block, "signature") if block.get("signature") else None
+            text = "" if signature and block.get("thinking") is None else _need(block, "thinking")
+            return Reasoning(text, signature, None, extra_of(block))
         if kind == "redacted_thinking":
             return Reasoning("", None, _need(block, "data"), extra_of(block))
     except KeyError as missing:

@@ -11,22 +11,23 @@ Source: https://platform.claude.com/docs/en/build-with-claude/streaming
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
-from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.errors import error_in_body
+from llmpipe.dialects.anthropic_messages.open_block import OpenBlock, is_json, string_of
 from llmpipe.dialects.anthropic_messages.reply import arguments, decode_finish, extra_of
 from llmpipe.dialects.anthropic_messages.usage import decode_usage, merge_usage
-from llmpipe.dialects.jsonbody import excerpt, leftover
+from llmpipe.dialects.call_ids import made_up_id
+from llmpipe.dialects.jsonbody import excerpt, leftover, lines_of_json
+from llmpipe.dialects.problem import object_of, says_error, stray_error
 from llmpipe.dialects.sse import SSEParser
 from llmpipe.errors import BadReply, LLMError, StreamBroken
 from llmpipe.types import (
     Event,
     Extra,
     Finish,
-    Opaque,
     Ping,
     ReasoningDelta,
     Start,
@@ -47,64 +48,27 @@ _MESSAGE_DELTA = frozenset(("type", "delta", "usage"))
 _STOP_REASON = frozenset(("stop_reason",))
 
 
-class _Block:
-    """A content block that has started and not stopped.
-
-    `silent` until something of it was given out: nothing is at its start where the block is still
-    empty, because the first content commits a reply, and an empty block is none.
-    """
-
-    __slots__ = ("data", "held", "kind", "pieces", "silent")
-
-    def __init__(self, kind: Literal["text", "thinking", "tool", "opaque"], data: dict[str, Any]) -> None:
-        self.kind = kind
-        self.data = data
-        self.silent = True
-        self.held = ""  # tool: the input of its start; thinking: the signature
-        self.pieces: dict[str, list[Any]] = {}  # opaque: what its deltas add to its fields
-
-    def add(self, delta: Mapping[str, Any]) -> None:
-        """Merge a delta into an opaque block: what is known to be in pieces is joined, the rest replaced."""
-        field = _PIECES.get(delta["type"])
-        if field is None:  # signature_delta, and compaction_delta, which is whole
-            self.data.update({name: value for name, value in delta.items() if name != "type"})
-            return
-        piece, into = field
-        self.pieces.setdefault(into, []).append(
-            delta[piece] if piece == "citation" else _string(delta[piece])
-        )
-
-    def part(self) -> Opaque:
-        """The opaque block, whole."""
-        data = self.data
-        for field, pieces in self.pieces.items():
-            if field == "citations":
-                data[field] = [*(data.get(field) or ()), *pieces]
-            elif field != "input":
-                data[field] = "".join([data.get(field) or "", *pieces])
-            elif text := "".join(pieces):
-                # Cut by max_tokens it stays the text it is, never an invented {}.
-                data[field] = _loads(text) if _is_json(text) else text
-        return Opaque(DIALECT, data)
-
-
-# Deltas that come in pieces: where the piece stands, and to which field of the block it belongs.
-_PIECES = {
-    "input_json_delta": ("partial_json", "input"),
-    "text_delta": ("text", "text"),
-    "thinking_delta": ("thinking", "thinking"),
-    "citations_delta": ("citation", "citations"),
-}
-
-
 class MessageDecoder:
     """One stream's bytes to events. `index` of an event is that of its content block."""
 
-    __slots__ = ("_blocks", "_called", "_ended", "_error", "_parser", "_started", "_usage", "finished")
+    __slots__ = (
+        "_blocks",
+        "_called",
+        "_ended",
+        "_error",
+        "_message_id",
+        "_parser",
+        "_started",
+        "_usage",
+        "_used",
+        "finished",
+    )
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
         self._parser = SSEParser(max_event_bytes)
-        self._blocks: dict[int, _Block] = {}
+        self._blocks: dict[object, OpenBlock] = {}  # by the wire's index
+        self._used: set[int] = set()  # the indexes of events
+        self._message_id = ""
         self._usage: dict[str, Any] = {}
         self._error: LLMError | None = None
         self._started = False
@@ -149,7 +113,8 @@ class MessageDecoder:
         ended = False
         try:
             for name, raw in self._parser.close():
-                if raw is not None and not ended and _is_json(raw):  # else it was cut inside the event
+                # Otherwise it was cut inside the event.
+                if raw is not None and not ended and (is_json(raw) or lines_of_json(raw, b"[DONE]")):
                     ended = self._take(name, raw, events)
             if not ended:
                 raise self._broken()
@@ -162,10 +127,8 @@ class MessageDecoder:
         """Why the stream has no end: cut, or never a stream but an error as plain JSON."""
         stray = self._parser.stray.strip()
         hint = f"; it has {excerpt(stray)!r}, which is no event" if stray else ""
-        if stray.startswith(b"{") and _is_json(stray):
-            body = _loads(stray)
-            if body.get("type") == "error" or "error" in body:
-                return error_in_body(body, phase="stream")
+        if stray and (told := stray_error(stray)) is not None:
+            return error_in_body(object_of(told), phase="stream")
         return StreamBroken(
             f"the stream ended before message_stop{hint}", phase="stream", billed="unknown", code="stream_cut"
         )
@@ -175,17 +138,19 @@ class MessageDecoder:
         try:
             event = _loads(raw)
         except orjson.JSONDecodeError as problem:
+            if lines := lines_of_json(raw, b"[DONE]"):  # a server that leaves out the blank line
+                return any(self._take(None, line, events) for line in lines)
             event = _not_json(name, raw, problem)
         try:
             kind = event.get("type", name)
             if kind == "content_block_delta":
-                self._delta(event["index"], event["delta"], events)
+                self._delta(event.get("index"), event["delta"], events)
             elif kind == "ping":
                 events.append(_PING)
             elif kind == "message_stop":
                 self._message_stop(events)
                 return True
-            elif kind == "error" or (kind is None and "error" in event):
+            elif kind == "error" or (kind is None and says_error(event)):
                 raise error_in_body(event, phase="stream")
             elif (step := _STEPS.get(kind)) is not None:
                 step(self, event, events)
@@ -199,32 +164,39 @@ class MessageDecoder:
             ) from None
         return False
 
-    def _delta(self, index: int, delta: Mapping[str, Any], events: list[Event]) -> None:
+    def _delta(self, key: object, delta: Mapping[str, Any], events: list[Event]) -> None:
         """The hot path: one of these for every few tokens. Empty deltas give nothing."""
-        block = self._blocks.get(index)
+        block = self._blocks.get(key)
         kind = delta["type"]
-        if block is not None:
+        if block is None:  # the server forgot to start it, or it was stopped
+            index = key if type(key) is int else 0
+            self._used.add(index)
+        else:
+            index = block.index
             if block.kind == "opaque":
                 block.add(delta)
                 return
             if kind == "signature_delta":
                 # Whole, not a piece: Anthropic's SDKs replace what they have.
-                block.held = _string(delta["signature"])
+                block.held = string_of(delta["signature"])
                 return
         event: Event
         if kind == "text_delta":
-            if not (text := _string(delta["text"])):
+            text = delta.get("text")
+            if not text:
                 return
-            event = TextDelta(text, index)
+            event = TextDelta(text if type(text) is str else string_of(text), index)
         elif kind == "input_json_delta":
-            if not (text := _string(delta["partial_json"])):
+            text = delta.get("partial_json")
+            if not text:
                 return
-            event = ToolDelta(index, None, None, text)
+            event = ToolDelta(index, None, None, text if type(text) is str else string_of(text))
         elif kind == "thinking_delta":
-            if not (text := _string(delta["thinking"])):
+            text = delta.get("thinking")
+            if not text:
                 return
-            event = ReasoningDelta(text, index)
-        elif kind == "citations_delta":
+            event = ReasoningDelta(text if type(text) is str else string_of(text), index)
+        elif kind == "citations_delta" and delta.get("citation") is not None:
             event = TextDelta("", index, {"citations": [delta["citation"]]})
         else:
             return
@@ -233,42 +205,58 @@ class MessageDecoder:
         events.append(event)
 
     def _block_start(self, event: Mapping[str, Any], events: list[Event]) -> None:
-        index, wire = event["index"], event["content_block"]
+        key, wire = event.get("index"), event["content_block"]
         kind = wire["type"]
+        index = self._place(key, events)
         if kind == "text":
-            block = _Block("text", wire)
+            block = OpenBlock("text", wire, index)
             extra = extra_of(wire)
-            if (text := _string(wire["text"])) or extra:
+            if (text := string_of(wire.get("text") or "")) or extra:
                 events.append(TextDelta(text, index, extra or None))
                 block.silent = False
         elif kind == "tool_use":
-            block = _Block("tool", wire)
+            block = OpenBlock("tool", wire, index)
             block.held = arguments(wire.get("input"))
             self._called = True
-            extra = extra_of(wire)
-            events.append(ToolDelta(index, _string(wire["id"]), _string(wire["name"]), "", extra or None))
+            extra, tool = extra_of(wire), string_of(wire["name"])
+            call_id = string_of(wire.get("id") or made_up_id(self._message_id, index, tool))
+            events.append(ToolDelta(index, call_id, tool, "", extra or None))
         elif kind == "thinking":
-            block = _Block("thinking", wire)
-            block.held = _string(wire.get("signature") or "")
+            block = OpenBlock("thinking", wire, index)
+            block.held = string_of(wire.get("signature") or "")
             extra = extra_of(wire)
-            if (text := _string(wire["thinking"])) or extra:
+            if (text := string_of(wire.get("thinking") or "")) or extra:
                 events.append(ReasoningDelta(text, index, extra=extra or None))
                 block.silent = False
         elif kind == "redacted_thinking":
             extra = extra_of(wire)
-            events.append(ReasoningDelta("", index, None, _string(wire["data"]), extra or None))
+            events.append(ReasoningDelta("", index, None, string_of(wire["data"]), extra or None))
             return
         else:
-            block = _Block("opaque", wire)
-        self._blocks[index] = block
+            block = OpenBlock("opaque", wire, index)
+        self._blocks[key] = block
+
+    def _place(self, key: object, events: list[Event]) -> int:
+        """The index for the events of a block that begins under `key`, once the block before it is over.
+
+        Kimi leaves out the stops between blocks (xemantic/anthropic-sdk-kotlin#147), and some
+        servers number all blocks 0. Only tool calls come interleaved.
+        """
+        for other, block in list(self._blocks.items()):
+            if other == key or block.kind != "tool":
+                self._stop(other, events)
+        index = key if type(key) is int and key not in self._used else max(self._used, default=-1) + 1
+        self._used.add(index)
+        return index
 
     def _block_stop(self, event: Mapping[str, Any], events: list[Event]) -> None:
-        self._stop(event["index"], events)
+        self._stop(event.get("index"), events)
 
-    def _stop(self, index: int, events: list[Event]) -> None:
-        block = self._blocks.pop(index, None)
+    def _stop(self, key: object, events: list[Event]) -> None:
+        block = self._blocks.pop(key, None)
         if block is None:
             return
+        index = block.index
         if block.kind == "opaque":
             events.append(Extra(part=block.part()))
         elif block.kind == "text" and block.silent:
@@ -283,16 +271,20 @@ class MessageDecoder:
         message = event["message"]
         if not self._started:
             self._started = True
+            self._message_id = _text(message.get("id"))
             extra = leftover(message, _MESSAGE)
             events.append(Start(_text(message.get("id")), _text(message.get("model")), extra=extra or None))
         if merge_usage(self._usage, message.get("usage")):
             self._tell_usage(events)
+        for index, block in enumerate(message.get("content") or ()):  # what is there already, and whole
+            self._block_start({"index": index, "content_block": block}, events)
+            self._stop(index, events)
 
     def _message_delta(self, event: Mapping[str, Any], events: list[Event]) -> None:
         self._stop_all(events)
         if merge_usage(self._usage, event.get("usage")):
             self._tell_usage(events)
-        delta = event["delta"]
+        delta = event["delta"] or {}
         finish, extra = decode_finish(delta.get("stop_reason"))
         extra.update(leftover(delta, _STOP_REASON))
         extra.update(leftover(event, _MESSAGE_DELTA))
@@ -312,8 +304,8 @@ class MessageDecoder:
 
     def _stop_all(self, events: list[Event]) -> None:
         """Stop the blocks that the server forgot to stop."""
-        for index in list(self._blocks):
-            self._stop(index, events)
+        for key in list(self._blocks):
+            self._stop(key, events)
 
     def _tell_usage(self, events: list[Event]) -> None:
         usage = decode_usage(self._usage)
@@ -334,8 +326,8 @@ def _not_json(name: str | None, raw: bytes, problem: orjson.JSONDecodeError) -> 
 
     Raises: the error that the data tells of in plain words, or BadReply.
     """
-    if raw.strip() == b"[DONE]":  # other protocols' end, which some compatible servers add
-        return {}
+    if raw.strip() in (b"", b"[DONE]"):  # nothing, or other protocols' end, which some servers add
+        return {"type": "ping"}
     if name == "error":
         raise error_in_body({"error": excerpt(raw)}, phase="stream") from None
     raise BadReply(
@@ -344,20 +336,6 @@ def _not_json(name: str | None, raw: bytes, problem: orjson.JSONDecodeError) -> 
         code="event_not_json",
         phase="stream",
     ) from None
-
-
-def _is_json(raw: bytes | str) -> bool:
-    try:
-        _loads(raw)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-def _string(value: object) -> str:
-    if type(value) is str:
-        return value
-    raise TypeError(f"a string was expected, not {type(value).__name__}")
 
 
 def _text(value: object) -> str:

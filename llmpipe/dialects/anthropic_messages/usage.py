@@ -81,4 +81,6 @@ def encode_usage(usage: Usage | None) -> dict[str, Any]:
 
 
 def _count(value: object) -> int | None:
+    if type(value) is float and value.is_integer():
+        value = int(value)
     return value if type(value) is int and value >= 0 else None

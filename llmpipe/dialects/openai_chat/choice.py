@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from llmpipe.dialects.call_ids import made_up_id
 from llmpipe.dialects.openai_chat.content import lenient_part
 from llmpipe.dialects.openai_chat.reasoning import block_of, take_string
 from llmpipe.dialects.openai_chat.reply import (
@@ -14,12 +15,14 @@ from llmpipe.dialects.openai_chat.reply import (
     NOTHING,
     arguments_text,
     finish_reason,
-    made_up_id,
+    function_of,
+    list_of_calls,
 )
 from llmpipe.types import (
     Event,
     Extra,
     Finish,
+    Ping,
     Reasoning,
     ReasoningDelta,
     RefusalDelta,
@@ -55,7 +58,18 @@ class _Call:
 class ChoiceDecoder:
     """The state of one choice. `word` is its finish reason in the wire's own word, None before it."""
 
-    __slots__ = ("_blocks", "_by_key", "_calls", "_extra", "_said", "_text_index", "events", "index", "word")
+    __slots__ = (
+        "_audio",
+        "_blocks",
+        "_by_key",
+        "_calls",
+        "_extra",
+        "_said",
+        "_text_index",
+        "events",
+        "index",
+        "word",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -67,12 +81,15 @@ class ChoiceDecoder:
         self._by_key: dict[object, _Call] = {}
         self._calls: list[_Call] = []
         self._extra: dict[str, Any] = {}
+        self._audio: dict[str, list[str]] = {}  # the pieces of its sound and of what it says
 
-    def take(self, choice: dict[str, Any], events: list[Event], reply_id: str) -> None:
-        """Append the events of one choice of one chunk."""
+    def take(self, choice: dict[str, Any], events: list[Event], reply_id: str) -> bool:
+        """Append the events of one choice of one chunk; whether it says that it is finished."""
         delta = choice.get("delta")
         if not delta and not self._said:
             delta = choice.get("message")  # a whole reply in one event
+        if not delta and choice.get("text"):  # the older API's chunks; Together has it beside a delta
+            delta = {"content": choice["text"]}
         if delta:
             content = delta.get("content") if type(delta) is dict else None
             if type(content) is str and len(delta) == 1:
@@ -82,11 +99,20 @@ class ChoiceDecoder:
             elif type(delta) is dict:
                 self._delta(dict(delta), events, reply_id)
         word = choice.get("finish_reason")
-        if word and self.word is None:
+        if word == "null":
+            word = None
+        elif word and self.word is None:
             self.word = str(word)
         for name, value in choice.items():
             if value is not None and name not in MODELLED_OF_CHOICE and value not in NOTHING:
                 self._unmodelled(name, value, events)
+        return bool(word)
+
+    def rest(self) -> list[Event]:
+        """What could be told at the end only: sound comes in pieces, and the message has it whole."""
+        if not self._audio:
+            return []
+        return [Extra({"audio": {name: "".join(said) for name, said in self._audio.items()}}, of="message")]
 
     def finish(self) -> Finish:
         """The end of the choice."""
@@ -104,11 +130,25 @@ class ChoiceDecoder:
             events.append(RefusalDelta(refusal))
         for call in _calls_of(delta):
             self._call(call, events, reply_id)
+        if "audio" in delta:
+            self._sound(delta, events)
         if len(events) > before:
             self._said = True
         for name, value in delta.items():
             if name not in _EMPTY_FIELDS and value not in NOTHING:
                 self._unmodelled_of_message(name, value, events)
+
+    def _sound(self, delta: dict[str, Any], events: list[Event]) -> None:
+        """Keep the pieces of OpenAI's sound, whose other fields come whole."""
+        audio = delta["audio"]
+        if not isinstance(audio, dict):
+            return
+        fields = delta["audio"] = dict(audio)
+        for name in ("data", "transcript"):
+            if isinstance(audio.get(name), str):
+                self._audio.setdefault(name, []).append(fields.pop(name))
+        if not fields:
+            events.append(Ping())
 
     def _content(self, content: object, events: list[Event]) -> None:
         if type(content) is str:
@@ -163,7 +203,8 @@ class ChoiceDecoder:
             known = self._blocks.get(("thinking", ""))
             if known is None:
                 known = self._blocks["thinking", ""] = len(self._blocks)
-                events.append(ReasoningDelta(decoded.text, known, decoded.signature, extra=decoded.extra))
+                extra = {name: value for name, value in decoded.extra.items() if name != "summary"}
+                events.append(ReasoningDelta(decoded.text, known, decoded.signature, extra=extra))
             elif decoded.text or decoded.signature:
                 events.append(ReasoningDelta(decoded.text, known, decoded.signature))
         else:
@@ -172,10 +213,10 @@ class ChoiceDecoder:
 
     def _call(self, call: dict[str, Any], events: list[Event], reply_id: str) -> None:
         """A piece of a tool call, or a whole one."""
-        kind = call.pop("type", None) or "function"
+        kind = call.pop("type", None)
+        kind = kind if kind and type(kind) is str else "function"
         function, custom = call.pop("function", None), call.pop("custom", None)
-        inner = custom if kind == "custom" and isinstance(custom, dict) else function
-        inner = dict(inner) if isinstance(inner, dict) else {}
+        inner = function_of(call, custom if kind == "custom" and isinstance(custom, dict) else function)
         name = inner.pop("name", None) or ""
         arguments = arguments_text(inner.pop("input" if kind == "custom" else "arguments", None))
         call_id, key = call.pop("id", None), call.pop("index", None)
@@ -199,6 +240,8 @@ class ChoiceDecoder:
         else:
             given = str(name) if name and not found.name else None
             found.name = found.name or str(name)
+            if call_id == found.id and name and arguments and found.complete():
+                arguments = ""  # the call once more, whole, as some servers end it
             if arguments or given or extra:
                 events.append(ToolDelta(found.index, None, given, arguments, extra or None))
         found.pieces.append(arguments)
@@ -207,13 +250,20 @@ class ChoiceDecoder:
         """The call that a piece belongs to, or None if it begins another.
 
         OpenAI numbers them. Ollama and Gemini's endpoint send whole calls all numbered 0, some
-        servers send no numbers, some repeat id and name in every piece.
+        servers send no numbers, some repeat id and name in every piece, some begin a second call
+        under the first one's number and go on under its own (agno-agi/agno#8880).
         """
+        last = self._calls[-1] if self._calls else None
         if key is None:
             if call_id:
                 return self._by_key.get(call_id)
-            return None if name or not self._calls else self._calls[-1]
+            if name and not (last and arguments and name == last.name and not last.complete()):
+                return None
+            return last
         found = self._by_key.get(key)
+        if found is None and last is not None and not name and not call_id and not last.complete():
+            self._by_key[key] = last
+            return last
         if found is None or not name:
             return found
         if call_id and call_id != found.id:
@@ -239,8 +289,7 @@ class ChoiceDecoder:
 
 def _calls_of(delta: dict[str, Any]) -> list[dict[str, Any]]:
     """The pieces of tool calls in a delta, taken out of it; a function of 2023 is one of them."""
-    calls = delta.pop("tool_calls", None)
-    found = [dict(call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    found = list_of_calls(delta.pop("tool_calls", None))
     legacy = delta.get("function_call")
     if isinstance(legacy, dict):
         del delta["function_call"]

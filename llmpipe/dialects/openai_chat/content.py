@@ -61,6 +61,11 @@ def encode_part(part: Part) -> dict[str, Any]:
         return _encode_document(part)
     if isinstance(part, Refusal):
         return {"type": "refusal", "refusal": part.text, **part.extra}
+    if isinstance(part, Reasoning) and part.extra.get("type") == "reasoning":  # Databricks
+        summary: dict[str, Any] = {"type": "summary_text", "text": part.text}
+        if part.signature is not None:
+            summary["signature"] = part.signature
+        return {"type": "reasoning", "summary": [summary], **part.extra}
     if isinstance(part, Reasoning):  # Mistral
         thinking = {
             "type": "thinking",
@@ -95,6 +100,8 @@ def decode_part(value: object, path: str) -> Part:
         return Refusal(fields.need_text("refusal"), fields.unknown())
     if kind == "thinking":
         return _decode_thinking(fields)
+    if kind == "reasoning" and isinstance(data.get("summary"), list):
+        return _decode_summary(fields)
     return Opaque(NAME, data)
 
 
@@ -191,3 +198,18 @@ def _decode_thinking(fields: Fields) -> Reasoning:
     ):
         extra["thinking"] = chunks
     return Reasoning("".join(texts), extra=extra)
+
+
+def _decode_summary(fields: Fields) -> Reasoning:
+    """Databricks' reasoning: a list of signed texts. One that is not one such text keeps its list.
+
+    Source: https://docs.databricks.com/aws/en/machine-learning/model-serving/query-reason-models
+    """
+    summary = fields.take("summary")
+    pieces = [piece for piece in summary if isinstance(piece, dict)]
+    texts = [text for piece in pieces if isinstance(text := piece.get("text"), str)]
+    signatures = [text for piece in pieces if isinstance(text := piece.get("signature"), str) and text]
+    extra: dict[str, Any] = {"type": "reasoning", **fields.unknown()}
+    if len(summary) != 1 or len(texts) != 1 or set(pieces[0]) - {"type", "text", "signature"}:
+        extra["summary"] = summary
+    return Reasoning("".join(texts), "".join(signatures) or None, extra=extra)

@@ -9,7 +9,8 @@ import orjson
 from llmpipe.dialects import sse
 from llmpipe.dialects.openai_chat.errors import encode_error_body
 from llmpipe.dialects.openai_chat.messages import encode_tool_call
-from llmpipe.dialects.openai_chat.reasoning import encode_reasoning
+from llmpipe.dialects.openai_chat.reasoning import IN_CONTENT, encode_reasoning
+from llmpipe.dialects.openai_chat.reply import list_of_calls
 from llmpipe.dialects.openai_chat.server import FINISH_WORDS, split_extra
 from llmpipe.dialects.openai_chat.usage import encode_usage
 from llmpipe.errors import LLMError
@@ -128,7 +129,7 @@ class ChatEncoder:
             event.index, {name: extra[name] for name in ("type", "index", "field") if name in extra}
         )
         part = Reasoning(event.text, event.signature, event.encrypted, {**place, **extra})
-        if part.extra.get("type") == "thinking":  # Mistral's place for it is the content's list
+        if part.extra.get("type") in IN_CONTENT:  # their place is the content's list, and this is a string
             part = Reasoning(event.text)
         return encode_reasoning([part], self._dialect.reasoning_field or "reasoning_content", lossless=True)
 
@@ -179,7 +180,9 @@ def _choice(delta: dict[str, Any], extra: dict[str, Any], finish_reason: str | N
 def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:
     """One of several choices (``n`` > 1), whole, as a delta."""
     delta = dict(choice)
-    message = dict(delta.pop("message", None) or {})
-    if isinstance(message.get("tool_calls"), list):
-        message["tool_calls"] = [{"index": i, **call} for i, call in enumerate(message["tool_calls"])]
+    message = delta.pop("message", None)
+    message = dict(message) if isinstance(message, dict) else {}
+    if "tool_calls" in message:
+        calls = list_of_calls(message["tool_calls"])
+        message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
     return {**delta, "delta": message}

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from llmpipe.dialects.jsonbody import excerpt, json_text
+from llmpipe.dialects.problem import codes_of, message_of, object_of
 from llmpipe.dialects.retry_after import parse_duration
 from llmpipe.dialects.status import error_for_status
 from llmpipe.errors import BadReply, LLMError
@@ -17,6 +18,8 @@ from llmpipe.secret import scrub
 __all__ = ("decode_error", "encode_error", "encode_error_body", "error_in")
 
 _MAX_DETAIL_CHARS = 500
+# xAI says it so, with 403 or 429 and the code of either; waiting does not help.
+_NO_CREDITS = "used all available credits or reached its monthly spending limit"
 
 
 def decode_error(
@@ -73,21 +76,27 @@ def encode_error_body(error: LLMError) -> dict[str, Any]:
 def _classify(
     wire: object, *, status: int | None, headers: Mapping[str, str] | None, now: float | None, phase: str
 ) -> LLMError:
-    error = _error_object(wire)
+    error = object_of(wire)
     details = _object(error.get("metadata"))
     upstream = _upstream(details)
     inner = _object(error.get("innererror") or error.get("inner_error"))
-    message = _text(error, "message", "msg", "error_msg", "detail", "details", "error", "title", "type")
+    message = message_of(error)
     if upstream:
         # OpenRouter: "Provider returned error" alone helps nobody.
-        message = f"{message}: {_text(upstream, 'message', 'msg', 'error', 'detail') or 'no details'}"
-    codes = [error.get("code"), inner.get("code"), error.get("status"), upstream.get("code")]
-    codes += [error.get("type"), upstream.get("type")]
+        message = f"{message}: {message_of(upstream) or 'no details'}"
+    codes: list[object] = []
     if "flagged_input" in details or "reasons" in details:
-        codes.insert(0, "content_filter")  # OpenRouter says only 403 when moderation flags the input
+        codes.append("content_filter")  # OpenRouter says only 403 when moderation flags the input
+    if _NO_CREDITS in message:
+        codes.append("insufficient_credits")
+    own = codes_of(error)
+    codes += own[:1]
+    codes += codes_of(inner)[:1]
+    codes += own[1:]
+    codes += codes_of(upstream)
     return error_for_status(
         status,
-        codes=tuple(scrub(str(code), max_chars=100) for code in codes if isinstance(code, (str, int))),
+        codes=tuple(codes),
         message=message,
         headers=headers,
         now=now,
@@ -95,24 +104,6 @@ def _classify(
         metadata=_metadata(error, inner, details),
         retry_after=_retry_delay(error.get("details")),
     )
-
-
-def _error_object(wire: object) -> dict[str, Any]:
-    """The object that describes the error, wherever a server puts it."""
-    if isinstance(wire, list):  # Google's endpoints send a list of one
-        wire = wire[0] if wire else {}
-    if not isinstance(wire, dict):
-        return {"message": str(wire)}
-    error = wire.get("error")
-    if isinstance(error, dict):
-        nested = error.get("error")
-        return nested if isinstance(nested, dict) and "message" not in error else error
-    if isinstance(error, str) and error:  # xAI, Ollama, TGI: {"error": "words", "code" or "error_type": …}
-        return {**wire, "message": error, "type": wire.get("type") or wire.get("error_type")}
-    errors = wire.get("errors")
-    if isinstance(errors, list) and errors and isinstance(errors[0], dict):  # Cloudflare
-        return errors[0]
-    return wire  # vLLM, Mistral: {"object": "error", "message": …}; FastAPI: {"detail": …}
 
 
 def _upstream(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,22 +114,11 @@ def _upstream(details: Mapping[str, Any]) -> dict[str, Any]:
             raw = orjson.loads(raw)
         except orjson.JSONDecodeError:
             return {"message": raw}
-    return _error_object(raw) if isinstance(raw, (dict, list)) else {}
+    return object_of(raw) if isinstance(raw, (dict, list)) else {}
 
 
 def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _text(error: Mapping[str, Any], *names: str) -> str:
-    """The first of the fields that says something, as text."""
-    for name in names:
-        value = error.get(name)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        if isinstance(value, (dict, list)) and value:  # FastAPI's list of what failed validation
-            return _dump(value)[:_MAX_DETAIL_CHARS]
-    return ""
 
 
 def _dump(value: object) -> str:

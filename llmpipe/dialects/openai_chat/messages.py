@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.openai_chat.content import decode_content, encode_content
-from llmpipe.dialects.openai_chat.reasoning import decode_reasoning, encode_reasoning
+from llmpipe.dialects.openai_chat.reasoning import IN_CONTENT, decode_reasoning, encode_reasoning
 from llmpipe.errors import BadReply, Unsupported
 from llmpipe.types import Message, Part, Reasoning, Refusal, Role, Text, ToolCall, ToolResult
 
@@ -80,7 +80,7 @@ def encode_assistant(parts: Sequence[Part], dialect: OpenAIChat, *, lossless: bo
         if type(part) is ToolCall:
             calls.append(part)
         elif type(part) is Reasoning:
-            (content if part.extra.get("type") == "thinking" else thoughts).append(part)
+            (content if part.extra.get("type") in IN_CONTENT else thoughts).append(part)
         elif type(part) is Refusal and not part.extra:
             refusals.append(part.text)
         else:
@@ -108,12 +108,16 @@ def encode_assistant(parts: Sequence[Part], dialect: OpenAIChat, *, lossless: bo
 
 
 def encode_tool_call(call: ToolCall, dialect: OpenAIChat) -> dict[str, Any]:
-    """One entry of `tool_calls`. OpenAI's custom tools take text where functions take JSON."""
+    """One entry of `tool_calls`. OpenAI's custom tools take text where functions take JSON.
+
+    Other types, such as Moonshot's ``builtin_function``, have a ``function`` like all.
+    """
     extra = dict(call.extra)
     kind = extra.pop("type", "function")
+    place = "custom" if kind == "custom" else "function"
     inner: dict[str, Any] = {"name": call.name}
     inner["input" if kind == "custom" else "arguments"] = call.arguments
-    return {"id": _tool_id(call.id, dialect), "type": kind, kind: {**inner, **extra.pop(kind, {})}, **extra}
+    return {"id": _tool_id(call.id, dialect), "type": kind, place: {**inner, **extra.pop(place, {})}, **extra}
 
 
 def decode_message(value: object, path: str) -> Message:
@@ -159,9 +163,10 @@ def _decode_assistant(fields: Fields) -> Iterator[Part]:
 
 def _decode_tool_call(fields: Fields) -> ToolCall:
     call_id, kind = fields.text("id") or "", fields.text("type") or "function"
-    if kind not in ("function", "custom"):
+    place = "custom" if kind == "custom" else "function"
+    if place not in fields.rest and kind not in ("function", "custom"):
         raise invalid(fields.at("type"), f"must be function or custom, not {kind!r}")
-    inner = fields.nested(kind)
+    inner = fields.nested(place)
     name = inner.need_text("name")
     field = "input" if kind == "custom" else "arguments"
     arguments = inner.take(field)
@@ -174,7 +179,7 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
         raise invalid(inner.at(field), "a string of JSON was expected", code="invalid_type")
     extra: dict[str, Any] = {} if kind == "function" else {"type": kind}
     if more := inner.unknown():
-        extra[kind] = more
+        extra[place] = more
     return ToolCall(call_id, name, arguments or "", {**extra, **fields.unknown()})
 
 

@@ -1,8 +1,9 @@
 """Reasoning beside the content of a message, in the three fields that servers use for it.
 
 ``reasoning_content`` (DeepSeek, xAI, Z.AI, llama.cpp) and ``reasoning`` (Groq, Cerebras, vLLM,
-Ollama, OpenRouter) are strings. ``reasoning_details`` (OpenRouter, Vercel, Snowflake) is a list of
-typed blocks, which hold signatures and encrypted thoughts and must be sent back as they were; the
+Ollama, OpenRouter) are strings, and so is ``thinking`` where a server has it.
+``reasoning_details`` (OpenRouter, Vercel, Snowflake) is a list of typed blocks, which hold
+signatures and encrypted thoughts and must be sent back as they were; the
 string, where it stands beside them, repeats their text.
 
 A part remembers its origin in `extra`, under the wire's own names: the fields of its block, and
@@ -19,10 +20,12 @@ from attrs import evolve
 
 from llmpipe.types import Reasoning
 
-__all__ = ("block_of", "decode_reasoning", "encode_reasoning", "is_block", "take_string")
+__all__ = ("IN_CONTENT", "block_of", "decode_reasoning", "encode_reasoning", "is_block", "take_string")
 
-_STRINGS = ("reasoning", "reasoning_content")
+_STRINGS = ("reasoning", "reasoning_content", "thinking")
 _FIELDS = frozenset((*_STRINGS, "reasoning_details"))
+IN_CONTENT = ("thinking", "reasoning")
+"""Types of reasoning that stands in the list of the content: Mistral's and Databricks'."""
 
 
 def decode_reasoning(message: dict[str, Any]) -> list[Reasoning]:
@@ -86,6 +89,8 @@ def take_string(message: dict[str, Any]) -> tuple[str, str]:
     other stays.
     """
     origin = text = ""
+    if _FIELDS.isdisjoint(message):
+        return origin, text
     for name in _STRINGS:
         value = message.get(name)
         if not isinstance(value, str):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from llmpipe.dialects.call_ids import made_up_id
 from llmpipe.dialects.headers import headers_of_interest, request_id_in
 from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.openai_chat.content import lenient_part
 from llmpipe.dialects.openai_chat.errors import error_in
 from llmpipe.dialects.openai_chat.reasoning import decode_reasoning
 from llmpipe.dialects.openai_chat.usage import decode_usage
-from llmpipe.errors import BadReply
+from llmpipe.dialects.problem import says_error
+from llmpipe.errors import BadReply, LLMError
 from llmpipe.types import Completion, FinishReason, Message, Part, Refusal, Text, ToolCall
 from llmpipe.types.frozen import EMPTY
 
@@ -24,8 +25,9 @@ __all__ = (
     "created_at",
     "decode_reply",
     "finish_reason",
-    "made_up_id",
-    "usage_of_groq",
+    "function_of",
+    "list_of_calls",
+    "usage_elsewhere",
 )
 
 CHOICE_FIELDS = frozenset(
@@ -40,7 +42,7 @@ CHOICE_FIELDS = frozenset(
 )
 """Fields of a choice that stand in a completion's `extra` by name; others are in its ``"choice"``."""
 
-MODELLED_OF_CHOICE = frozenset(("delta", "error", "finish_reason", "index", "message", "text"))
+MODELLED_OF_CHOICE = frozenset(("delta", "error", "finish_reason", "index", "message", "text", "usage"))
 """Fields of a choice that are modelled, or repeat one: Together's `text`, Perplexity's second message."""
 
 NOTHING: tuple[object, ...] = (None, "", [], {})
@@ -56,25 +58,39 @@ _FINISH: dict[str, FinishReason] = {
     "complete": "stop",
     "completed": "stop",
     "done": "stop",
+    "normal": "stop",  # Baidu Qianfan
     "length": "length",
     "max_tokens": "length",
+    "max_length": "length",
+    "max_new_tokens": "length",
+    "model_context_window_exceeded": "length",  # Z.AI
+    "context_length_exceeded": "length",
+    "error_limit": "length",  # Cohere
     "model_length": "length",  # Mistral
     "max_output_tokens": "length",
     "tool_calls": "tool_calls",
     "tool_call": "tool_calls",  # Azure AI
     "tool_use": "tool_calls",
+    "function_calls": "tool_calls",  # Groq's reasoning models
     "function_call": "tool_calls",  # OpenAI's functions of 2023
     "content_filter": "content_filter",
     "sensitive": "content_filter",  # Z.AI
     "safety": "content_filter",  # this and the next: Google's words, through gateways
     "recitation": "content_filter",
+    "image_safety": "content_filter",
+    "language": "content_filter",
     "prohibited_content": "content_filter",
     "blocklist": "content_filter",
     "spii": "content_filter",
     "guardrail_intervened": "content_filter",  # Bedrock's
+    "content_filtered": "content_filter",
+    "error_toxic": "content_filter",  # Cohere
     "refusal": "refusal",
     "error": "error",
     "malformed_function_call": "error",  # Google's
+    "unexpected_tool_call": "error",
+    "function_call_filter": "error",  # Gemini's endpoint: "function_call_filter: UNEXPECTED_TOOL_CALL"
+    "malformed_model_output": "error",  # Bedrock's
     "timeout": "error",
     "cancelled": "error",
     "abort": "error",  # SGLang, vLLM: the server gave up
@@ -90,9 +106,9 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     """
     choices = body.get("choices")
     first = _first(choices) if isinstance(choices, list) else None
-    if body.get("error") or body.get("object") == "error" or first is None:
-        if first is None and not _says_error(body):
-            raise BadReply("the reply has no choices", code="no_choices", phase="body")
+    if first is None:
+        raise _no_reply(body, headers)
+    if body.get("error") or body.get("object") == "error" or ("base_resp" in body and says_error(body)):
         raise error_in(body, headers=headers, phase="body")
     if first.get("error"):
         raise error_in(first, headers=headers, phase="body")  # OpenRouter
@@ -100,8 +116,8 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     extra: dict[str, Any] = {
         name: value for name, value in body.items() if name not in _BODY_FIELDS and value is not None
     }
-    message = first.get("message") or first.get("delta")
-    message = dict(message) if isinstance(message, dict) else {}
+    message = first.get("message") or first.get("delta") or first.get("text")
+    message = dict(message) if isinstance(message, dict) else {"content": message} if message else {}
     reply_id = _text(body.get("id"))
     parts = _message_parts(message)
     calls = _calls(message, reply_id)
@@ -110,12 +126,12 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
             put_choice_field(extra, name, value)
     assert isinstance(choices, list)
     if len(choices) > 1:
-        extra["choices"] = [choice for choice in choices if choice is not first]
+        extra["choices"] = [choice for choice in choices if choice is not first and isinstance(choice, dict)]
     word = first.get("finish_reason") or _finish_details(first)
     reason = finish_reason(word, has_calls=bool(calls))
     if word != reason and isinstance(word, str) and word:
         extra["finish_reason"] = word
-    usage = body.get("usage") or usage_of_groq(body)
+    usage = body.get("usage") or usage_elsewhere(body, first)
     found = headers_of_interest(headers)
     return Completion(
         id=reply_id,
@@ -130,21 +146,27 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     )
 
 
+def _no_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> LLMError:
+    """What a body without choices is: an error, in one of its many forms, or nothing known."""
+    if body.get("object") == "error" or body.get("message") or says_error(body):
+        return error_in(body, headers=headers, phase="body")
+    return BadReply("the reply has no choices", code="no_choices", phase="body")
+
+
 def finish_reason(word: object, *, has_calls: bool) -> FinishReason:
     """Ours for the wire's word; where it gives none (Snowflake), what the message says."""
     if isinstance(word, str) and word:
-        return _FINISH.get(word.lower(), "stop")
+        known = _FINISH.get(word)
+        if known is not None:
+            return known
+        if word != "null":
+            return _FINISH.get(_plain(word), "stop")
     return "tool_calls" if has_calls else "stop"
 
 
-def made_up_id(reply_id: str, index: int, name: object) -> str:
-    """An id for a tool call that came without one (Gemini's endpoint, some local servers).
-
-    The same for the same reply, so that every decoding agrees, and at most 40 characters, which
-    is what OpenAI takes.
-    """
-    digest = hashlib.blake2s(f"{reply_id}\0{index}\0{name}".encode("utf-8", "replace"), digest_size=12)
-    return f"call_{digest.hexdigest()}"
+def _plain(word: str) -> str:
+    """A finish reason as the table has it, for ``STOP``, ``content-filter``, ``content_filter: OTHER``."""
+    return word.partition(":")[0].strip().lower().replace("-", "_").removeprefix("finish_reason_")
 
 
 def arguments_text(arguments: object) -> str:
@@ -159,10 +181,24 @@ def created_at(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and value else None
 
 
-def usage_of_groq(body: Mapping[str, Any]) -> object:
-    """The usage that Groq puts into an object of its own, where there is no other."""
+def usage_elsewhere(body: Mapping[str, Any], choice: Mapping[str, Any]) -> object:
+    """The usage that Groq puts into an object of its own, and Moonshot into the choice."""
     groq = body.get("x_groq")
-    return groq.get("usage") if isinstance(groq, dict) else None
+    return groq.get("usage") if isinstance(groq, dict) else choice.get("usage")
+
+
+def list_of_calls(calls: object) -> list[dict[str, Any]]:
+    """The entries of `tool_calls`, each a copy; one alone may stand there without a list."""
+    if isinstance(calls, dict):
+        calls = [calls]
+    return [dict(call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+
+
+def function_of(call: dict[str, Any], inner: object) -> dict[str, Any]:
+    """What stands in a call's ``function`` or ``custom``; taken out of `call` itself where that lacks it."""
+    if isinstance(inner, dict):
+        return dict(inner)
+    return {name: call.pop(name) for name in ("name", "arguments", "input") if name in call}
 
 
 def put_choice_field(extra: dict[str, Any], name: str, value: object) -> None:
@@ -183,10 +219,6 @@ def _first(choices: list[Any]) -> dict[str, Any] | None:
         if isinstance(choice, dict) and choice.get("index") == 0:
             return choice
     return next((choice for choice in choices if isinstance(choice, dict)), None)
-
-
-def _says_error(body: Mapping[str, Any]) -> bool:
-    return any(body.get(name) for name in ("error", "errors", "detail", "message", "error_msg"))
 
 
 def _message_parts(message: dict[str, Any]) -> list[Part]:
@@ -211,9 +243,8 @@ def _calls(message: dict[str, Any], reply_id: str) -> list[ToolCall]:
     """The tool calls of a provider's message, taken out of it; a call without an id is given one."""
     if _CALLS.isdisjoint(message):
         return []
-    calls = message.pop("tool_calls", None)
-    items = enumerate(calls if isinstance(calls, list) else ())
-    found = [_tool_call(call, index, reply_id) for index, call in items if isinstance(call, dict)]
+    items = enumerate(list_of_calls(message.pop("tool_calls", None)))
+    found = [_tool_call(call, index, reply_id) for index, call in items]
     legacy = message.get("function_call")
     if isinstance(legacy, dict):
         del message["function_call"]
@@ -225,20 +256,20 @@ def _calls(message: dict[str, Any], reply_id: str) -> list[ToolCall]:
 
 
 def _tool_call(call: dict[str, Any], index: int, reply_id: str) -> ToolCall:
-    extra = dict(call)
+    extra = call
     call_id, kind = extra.pop("id", None), extra.pop("type", None) or "function"
     function, custom = extra.pop("function", None), extra.pop("custom", None)
     # Snowflake sends both, one of them empty.
     is_custom = isinstance(custom, dict) and bool(custom.get("name")) and kind == "custom"
-    inner = (
-        dict(custom if is_custom else function) if isinstance(custom if is_custom else function, dict) else {}
-    )
+    inner = function_of(extra, custom if is_custom else function)
     name = _text(inner.pop("name", None))
     arguments = arguments_text(inner.pop("input" if is_custom else "arguments", None))
     extra.pop("index", None)
     kept = {key: value for key, value in extra.items() if value is not None}
     if is_custom:
         kept["type"] = "custom"
+    elif isinstance(kind, str) and kind not in ("function", "custom"):  # Moonshot's builtin_function
+        kept["type"] = kind
     if inner := {key: value for key, value in inner.items() if value is not None}:
         kept["custom" if is_custom else "function"] = inner
     if not isinstance(call_id, str) or call_id in ("", "null"):  # Mistral once said "null"
@@ -248,7 +279,7 @@ def _tool_call(call: dict[str, Any], index: int, reply_id: str) -> ToolCall:
 
 def _finish_details(choice: Mapping[str, Any]) -> object:
     details = choice.get("finish_details")  # the vision models of 2023
-    return details.get("type") if isinstance(details, dict) else choice.get("finish_reason")
+    return details.get("type") if isinstance(details, dict) else None
 
 
 def _unmodelled(message: dict[str, Any]) -> dict[str, Any]:

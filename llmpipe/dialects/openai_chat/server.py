@@ -13,6 +13,7 @@ from attrs import evolve
 
 from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.openai_chat.messages import decode_message, encode_assistant
+from llmpipe.dialects.openai_chat.reasoning import IN_CONTENT
 from llmpipe.dialects.openai_chat.reply import CHOICE_FIELDS
 from llmpipe.dialects.openai_chat.usage import encode_usage
 from llmpipe.types import (
@@ -112,7 +113,7 @@ def encode_choice(completion: Completion, dialect: OpenAIChat, index: int = 0) -
     """One choice. Its content is one string, whatever it was: clients take nothing else."""
     parts: list[Part] = []
     for part in completion.message.parts:
-        if type(part) is Reasoning and part.extra.get("type") == "thinking":  # Mistral's, out of a list
+        if type(part) is Reasoning and part.extra.get("type") in IN_CONTENT:  # out of a list
             parts.append(Reasoning(part.text, part.signature, part.encrypted))
         elif isinstance(part, (Reasoning, ToolCall)):
             parts.append(part)

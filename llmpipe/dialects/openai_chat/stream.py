@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmpipe.dialects.jsonbody import excerpt
+from llmpipe.dialects.jsonbody import excerpt, lines_of_json
 from llmpipe.dialects.openai_chat.choice import ChoiceDecoder
 from llmpipe.dialects.openai_chat.errors import error_in
-from llmpipe.dialects.openai_chat.reply import created_at, usage_of_groq
+from llmpipe.dialects.openai_chat.reply import created_at, usage_elsewhere
 from llmpipe.dialects.openai_chat.server import encode_choice, split_extra
 from llmpipe.dialects.openai_chat.template import Template
 from llmpipe.dialects.openai_chat.usage import decode_usage
+from llmpipe.dialects.problem import says_error, stray_error
 from llmpipe.dialects.sse import ServerSentEvent, SSEParser
 from llmpipe.errors import BadReply, LLMError, StreamBroken
 from llmpipe.types import (
@@ -149,16 +150,11 @@ class ChatDecoder:
         try:
             chunk = _loads(data)
         except orjson.JSONDecodeError as error:
-            if data.strip() != b"[DONE]":
-                raise BadReply(
-                    f"a chunk of the stream is not JSON: {error.msg} at character {error.pos}; "
-                    f"it begins {excerpt(data)!r}",
-                    code="chunk_not_json",
-                    phase="stream",
-                ) from None
-            self._finish(events)
+            self._not_json(event, error, events)
             return
         if type(chunk) is not dict:
+            if type(chunk) is list and chunk and type(chunk[0]) is dict and says_error(chunk[0]):
+                raise error_in(chunk, phase="stream")  # Google's endpoints
             raise BadReply(
                 f"a chunk of the stream is no object; it begins {excerpt(data)!r}",
                 code="chunk_not_object",
@@ -167,9 +163,31 @@ class ChatDecoder:
         if event.event == "error" or chunk.get("error") or chunk.get("object") == "error":
             self._usage_is_told(chunk.get("usage"), events)  # OpenRouter tells it with the error
             raise error_in(chunk, phase="stream")
+        if (chunk.get("choices") is None or "base_resp" in chunk) and says_error(chunk):
+            raise error_in(chunk, phase="stream")
         before = len(events)
         self._chunk(chunk, events)
         self._template = self._template_of(data, chunk, events[before:])
+
+    def _not_json(self, event: ServerSentEvent, error: orjson.JSONDecodeError, events: list[Event]) -> None:
+        """Data that is no JSON: mostly the end."""
+        data = event.data or b""
+        if data.strip() == b"[DONE]":
+            self._finish(events)
+            return
+        if event.event == "error":
+            raise error_in({"message": excerpt(data, max_chars=512)}, phase="stream")
+        # Some servers leave out the blank line between two chunks, or before the end (SGLang's errors).
+        lines = lines_of_json(data, b"[DONE]")
+        if not lines:
+            raise BadReply(
+                f"a chunk of the stream is not JSON: {error.msg} at character {error.pos}; "
+                f"it begins {excerpt(data)!r}",
+                code="chunk_not_json",
+                phase="stream",
+            ) from None
+        for line in lines:
+            self._take(ServerSentEvent(event.event, line), events)
 
     def _template_of(self, data: bytes, chunk: dict[str, Any], events: list[Event]) -> Template | None:
         """The template for the chunks after this one, if all that it said was a piece of text.
@@ -197,15 +215,15 @@ class ChatDecoder:
         else:
             self._unmodelled(chunk, events)
         choices = chunk.get("choices")
+        usage = chunk.get("usage")
         finished = False
         if choices:
             self._whole = False
             for choice in choices if isinstance(choices, list) else ():
                 if isinstance(choice, dict):
                     finished = self._choice(choice, events) or finished
-        usage = chunk.get("usage")
-        if usage is None and "x_groq" in chunk:
-            usage = usage_of_groq(chunk)
+                    if usage is None and ("usage" in choice or "x_groq" in chunk):
+                        usage = usage_elsewhere(chunk, choice)
         told = usage is not None and self._usage_is_told(usage, events)
         if (finished and told) or chunk.get("object") == "chat.completion.done":
             self._whole = all(choice.word is not None for choice in self._choices.values())
@@ -232,8 +250,7 @@ class ChatDecoder:
                     f"a choice of the stream has index {str(index)[:40]}", code="bad_choice", phase="stream"
                 )
             decoder = self._choices[index] = ChoiceDecoder(index)
-        decoder.take(choice, events if index == 0 else decoder.events, self._reply_id)
-        return bool(choice.get("finish_reason"))
+        return decoder.take(choice, events if index == 0 else decoder.events, self._reply_id)
 
     def _start(self, chunk: dict[str, Any], events: list[Event]) -> None:
         """The first chunk that says whose reply it is. Azure's first has only its filter's results."""
@@ -270,7 +287,7 @@ class ChatDecoder:
         try:
             _loads(data)
         except orjson.JSONDecodeError:
-            return data.strip() == b"[DONE]"
+            return data.strip() == b"[DONE]" or bool(lines_of_json(data, b"[DONE]"))
         return True
 
     def _end(self, events: list[Event]) -> None:
@@ -278,35 +295,34 @@ class ChatDecoder:
         if self._whole:
             self._finish(events)
             return
-        if not self._started and self._parser.stray:
-            self._stray_error()
+        self._stray_error()
+        stray = self._parser.stray.strip()
+        hint = f"; it has {excerpt(stray)!r}, which is no event" if stray else ""
         raise StreamBroken(
-            "the stream ended before its end: no [DONE] and no last chunk",
+            f"the stream ended before its end: no [DONE] and no last chunk{hint}",
             code="stream_broken",
             phase="stream",
             billed="unknown",
         )
 
     def _stray_error(self) -> None:
-        """Where a server put a plain JSON error in place of the stream, raise it."""
-        try:
-            wire = _loads(self._parser.stray)
-        except orjson.JSONDecodeError:
-            return
-        if isinstance(wire, dict):
+        """Where a server put a plain JSON error in place of the stream or of its rest, raise it."""
+        if self._parser.stray and (wire := stray_error(self._parser.stray)) is not None:
             raise error_in(wire, phase="stream")
 
     def _finish(self, events: list[Event]) -> None:
+        self._stray_error()
         if not self._seen:
             raise BadReply("the stream has no choices", code="no_choices", phase="stream")
         self._done, self._template = True, None
         others = [self._encode_other(self._choices[index]) for index in sorted(self._choices) if index != 0]
         if others:
             events.append(Extra({"choices": others}))
+        events += self._main.rest()
         events.append(self._main.finish())
 
     def _encode_other(self, choice: ChoiceDecoder) -> dict[str, Any]:
         """Another choice (``n`` > 1) in the form it has in a full reply."""
-        completion = fold([*choice.events, choice.finish()])
+        completion = fold([*choice.events, *choice.rest(), choice.finish()])
         _, extra, _ = split_extra(completion.extra)
         return {**encode_choice(completion, self._dialect, choice.index), **extra}

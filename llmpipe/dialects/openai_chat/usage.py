@@ -27,8 +27,8 @@ def decode_usage(wire: object) -> Usage | None:
     if wire.keys() <= _OPENAI and (usage := _straight(wire)) is not None:
         return usage
     extra = dict(wire)
-    prompt = _take(extra, "prompt_tokens")
-    completion = _take(extra, "completion_tokens")
+    prompt = _either(extra, "prompt_tokens", "input_tokens")  # the second names are OpenAI's newer API's
+    completion = _either(extra, "completion_tokens", "output_tokens")
     total = _take(extra, "total_tokens")
     if prompt is None or (completion is None and total is None):
         return None
@@ -118,6 +118,11 @@ def _count(value: object) -> int | None:
 
 def _take(wire: dict[str, Any], name: str) -> int | None:
     return _count(wire.pop(name, None))
+
+
+def _either(wire: dict[str, Any], name: str, other: str) -> int | None:
+    count = _take(wire, name)
+    return count if count is not None or other not in wire else _take(wire, other)
 
 
 def _details(details: object) -> dict[str, Any]:
