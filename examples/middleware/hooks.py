@@ -4,8 +4,7 @@ import asyncio
 
 from attrs import evolve
 
-from llmpipe import Call, Chain, Completion, Hooks, InvalidRequest, MockProvider, Request, TextDelta
-from llmpipe.types import Event
+from llmpipe import Call, Chain, Completion, Event, Hooks, InvalidRequest, MockProvider, Request, TextDelta
 
 
 def limit(call: Call) -> Request | None:

@@ -3,8 +3,7 @@
 import asyncio
 from collections import Counter
 
-from llmpipe import Chain, MockProvider, ServiceUnavailable
-from llmpipe.middleware.migration import Migration
+from llmpipe import Chain, Migration, MockProvider, ServiceUnavailable
 
 
 async def main() -> None:

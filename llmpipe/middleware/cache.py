@@ -139,10 +139,11 @@ class Cache:
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """The stored reply, or else a fresh one, which is stored when it has ended well."""
-        reply, shelf, key = await self._answer(call.opt(self), call, call_next)
+        cfg = call.opt(self)
+        reply, shelf, key = await self._answer(cfg, call, call_next)
         outcome = yield reply
         if shelf is not None and outcome.ok:
-            self._keep(shelf, key, outcome.completion, call.runtime)
+            cfg._keep(shelf, key, outcome.completion, call.runtime)
 
     async def _answer(self, cfg: Cache, call: Call, call_next: Handler) -> _Answer:
         key = cfg.key(call)
@@ -172,6 +173,7 @@ class Cache:
             if found is None or error.rescue != "any" or found[1] >= cfg.ttl + cfg.stale_if_error:
                 shelf.misses += 1
                 raise
+            error.survived()
             return _stale(shelf, call, *found, error=error.type), None, b""
         shelf.misses += 1
         return reply, shelf, key
@@ -221,7 +223,11 @@ class Cache:
             request = replace(request, stream=False)
         deadline = runtime.now() + self.refresh_timeout
         own = call.evolve(
-            request=request, id=runtime.new_id("refresh-"), deadline=deadline, priority=-1, ledger=Ledger()
+            request=request,
+            id=runtime.new_id("refresh-"),
+            deadline=deadline,
+            priority=min(-1, call.priority - 1),
+            ledger=Ledger(),
         )
         try:
             with Alarm(deadline, lambda: DeadlineExceeded("the refresh of a cached reply took too long")):

@@ -119,7 +119,7 @@ class _Book:
 
     def line(self, provider: str, model: str, call: Call) -> Total:
         tags = call.tags
-        key = (provider, model, call.tenant, tags.get("project", "") if tags else "", call.user)
+        key = (provider, model, call.tenant, str(tags.get("project", "")) if tags else "", call.user)
         found = self.lines.get(key)
         if found is None:
             if len(self.lines) >= self._max_lines:
@@ -209,11 +209,15 @@ class Cost:
 
     @classmethod
     def snapshot(cls, runtime: Runtime, name: str = "cost") -> dict[str, Any]:
-        """`totals` as plain JSON: counts as they are, money as decimal strings in USD."""
+        """`totals` as plain JSON: counts as they are, money as decimal strings in USD.
+
+        A user stands as ``tenant/user``, with ``%2F`` for a slash in either.
+        """
         totals = cls.totals(runtime, name)
         sums = {
             group: {
-                key if isinstance(key, str) else "/".join(key): _plain(total) for key, total in found.items()
+                key if isinstance(key, str) else "/".join(map(_escaped, key)): _plain(total)
+                for key, total in found.items()
             }
             for group, found in (
                 ("by_model", totals.by_model),
@@ -328,6 +332,11 @@ def _free(call: Call, book: _Book, result: Result | None) -> Charge | None:
             line.hits += 1
             line.saved_nano += note.detail.get("saved") or 0
     return _FREE
+
+
+def _escaped(part: str) -> str:
+    """So that tenant ``a/b`` with user ``c`` is not taken for tenant ``a`` with user ``b/c``."""
+    return part.replace("%", "%25").replace("/", "%2F")
 
 
 def _plain(total: Total) -> dict[str, Any]:

@@ -257,7 +257,7 @@ class Fallback:
         """Pass over the target for a while where it said so, or where it will go on failing."""
         hint = error.retry_after
         if error.rescue == "credential":
-            seconds = self.cooldown if hint is None else hint
+            seconds = hint if hint is not None and hint >= 0 else self.cooldown
         else:
             seconds = hint if hint is not None and error.throttled else 0.0
         if seconds > 0 and self.cooldown > 0:

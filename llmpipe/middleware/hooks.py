@@ -30,9 +30,9 @@ from attrs import frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline import bands
-from llmpipe.pipeline.call import Call
+from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.linker import Handler
-from llmpipe.pipeline.outcome import Outcome
+from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.pipeline.reply import Reply
 from llmpipe.types import Completion, Event
 
@@ -114,6 +114,11 @@ class Hooks:
                 late.responded = True
                 changed = await _value(self.on_response(reply.completion, call))
                 if changed is not None:
+                    if not isinstance(changed, Result):
+                        raise TypeError(
+                            f"{self.name}: on_response gives a Completion or None back, "
+                            f"not a {type(changed).__name__}"
+                        )
                     reply.amend(lambda _: changed)
         return call, reply, late
 
@@ -122,7 +127,13 @@ class Hooks:
         given = await _value(self.on_request(call))
         if given is None:
             return call
-        return given if isinstance(given, Call) else call.evolve(request=given)
+        if isinstance(given, Call):
+            return given
+        if not isinstance(given, AnyRequest):
+            raise TypeError(
+                f"{self.name}: on_request gives a Request, a Call or None back, not a {type(given).__name__}"
+            )
+        return call.evolve(request=given)
 
     def _refuse(self, pending: Awaitable[Any] | None) -> None:
         """A plain function that gives an awaitable back cannot be waited for at the end."""

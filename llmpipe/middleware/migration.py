@@ -1,6 +1,6 @@
 """Move from an old target to the chain's own one, a share of the callers at a time.
 
-Who is moved asks the chain's own target; when that fails, whatever the error, the old one answers.
+Who is moved asks the chain's own target; when that fails, whatever LLMError it is, the old one answers.
 Everybody else asks the old one as before. So a rollout cannot make an answer fail that the old target
 would have given, except by taking longer.
 
@@ -87,4 +87,4 @@ class Migration:
             said = self.flag(call)
             return bool(await said if inspect.isawaitable(said) else said)
         caller = f"{call.tenant}\0{call.user}" if call.tenant or call.user else call.id
-        return crc32(caller.encode()) < self.share * 2**32
+        return crc32(caller.encode(errors="surrogatepass")) < self.share * 2**32

@@ -40,6 +40,7 @@ from llmpipe.types import (
     TextDelta,
     ToolDelta,
 )
+from tests.middleware.rate_limit.limits import turns
 
 
 def now() -> float:
@@ -432,6 +433,43 @@ async def test_beyond_its_time_even_a_failure_is_told():
 
 
 # ---------------------------------------------------------------- per call
+
+
+async def test_settings_of_a_call_hold_for_what_it_stores_too():
+    chain = counted()
+    assert await ask(chain, options={Cache: {"ttl": 10}}) == "1"
+    await asyncio.sleep(20)
+    assert await ask(chain) == "2"
+    chain = cached([Completion(message=Message("assistant", "cut"), finish_reason="length")])
+    assert await ask(chain, options={Cache: {"finish_reasons": ("length",)}}) == "cut"
+    assert await ask(chain) == "cut"
+
+
+async def test_a_refresh_goes_behind_every_caller_whatever_their_priority():
+    seen = []
+
+    @layer(priority=900)
+    async def look(call, call_next):
+        seen.append(call.priority)
+        return await call_next(call)
+
+    chain = Chain(MockProvider(default="ok"), Cache(ttl=1, stale=10), look)
+    for priority in (-5, 5):
+        await ask(chain, f"{priority}", priority=priority)
+        await asyncio.sleep(2)
+        await ask(chain, f"{priority}", priority=priority)
+        await turns()
+    assert seen == [-5, -6, 5, -1]
+
+
+async def test_an_error_that_a_stale_reply_stands_in_for_keeps_no_frames_alive():
+    chain = cached(["ok", Overloaded("busy")], ttl=1, stale_if_error=10)
+    await ask(chain)
+    await asyncio.sleep(2)
+    call = chain.new_call(Request("", "hi"))
+    assert (await (await chain(call)).full()).text == "ok"
+    (attempt,) = call.ledger.attempts
+    assert attempt.error.__traceback__ is None
 
 
 async def test_a_call_can_go_past_the_cache():

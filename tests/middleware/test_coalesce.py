@@ -14,6 +14,8 @@ from llmpipe.errors import (
     ConfigError,
     ConnectFailed,
     DeadlineExceeded,
+    FirstTokenTimeout,
+    LimitReached,
     LLMError,
     Overloaded,
     ReplyClosed,
@@ -49,6 +51,11 @@ async def ask(chain: Chain, prompt="hi", **options) -> str:
 async def read(chain: Chain, prompt="hi", **options) -> str:
     async with chain.stream(prompt, **{"temperature": 0, **options}) as reply:
         return "".join([text async for text in reply.texts()])
+
+
+async def _slow(call, call_next):
+    await asyncio.sleep(1)
+    return await call_next(call)
 
 
 def settled(chain: Any) -> bool:
@@ -335,6 +342,28 @@ async def test_each_keeps_its_own_deadline():
     assert len(chain.provider.requests) == 1
 
 
+async def test_out_of_time_in_a_queue_says_that_nothing_was_sent():
+    chain: Any = Chain(MockProvider(default=[Wait(100), "ok"]), Coalesce(), RateLimit(concurrency=1))
+    first = asyncio.create_task(ask(chain, "first"))
+    await turns()
+    (late,) = await in_turn(ask(chain, "second", timeout=5))
+    assert isinstance(late, DeadlineExceeded | LimitReached)
+    assert (late.sent, late.billed, late.phase) == (False, "no", "admit")
+    assert await first == "ok"
+
+
+async def test_who_has_settings_of_their_own_rides_with_none_but_their_like():
+    chain: Any = Chain(MockProvider(default=[Wait(3), "ok"]), Coalesce(), Timeout())
+    hasty = {Timeout: {"first": 1}}
+    one, two, three, four = await in_turn(
+        ask(chain, options=hasty), ask(chain), ask(chain, options=hasty), ask(chain)
+    )
+    assert isinstance(one, FirstTokenTimeout)
+    assert isinstance(three, FirstTokenTimeout)
+    assert two == four == "ok"
+    assert len(chain.provider.requests) == 2
+
+
 async def test_a_deadline_ends_a_joined_stream_too():
     chain = merged([["a", Wait(10), "b"]])
     leader = asyncio.create_task(read(chain))
@@ -409,6 +438,27 @@ async def test_what_one_does_to_its_reply_reaches_no_other():
         second.extra["list"].append(3)
 
 
+async def test_what_the_leader_does_to_its_reply_first_reaches_no_other():
+    told = Completion(message=Message("assistant", "hi"), finish_reason="stop", extra={"list": [1]})
+    chain = Chain(MockProvider([told]), Coalesce(), layer(priority=900)(_slow))
+
+    async def lead():
+        (await chain.complete("hi", temperature=0)).extra["list"].append(2)
+
+    async def follow():
+        return (await chain.complete("hi", temperature=0)).extra
+
+    assert (await in_turn(lead(), follow()))[1] == {"list": [1]}
+
+
+async def test_what_is_written_into_one_copy_of_an_error_reaches_no_other():
+    chain = merged([[Wait(1), Overloaded("busy", metadata={"a": 1})]])
+    first, second, third = await in_turn(*(ask(chain) for _ in range(3)))
+    second.metadata["b"] = 2
+    assert first.metadata == third.metadata == {"a": 1}
+
+
+# ---------------------------------------------------------------- chains within chains
 # ---------------------------------------------------------------- chains within chains
 
 

@@ -285,6 +285,21 @@ async def test_the_books_are_kept_by_model_provider_tenant_project_and_user():
     assert snapshot["by_user"]["acme/u1"]["cost"] == "0.000400000"
 
 
+async def test_a_project_of_any_kind_fails_no_call_that_was_paid_for():
+    chain = chain_of("ok", "ok")
+    projects: tuple[Any, ...] = (["x"], 5)
+    for project in projects:
+        await chain.complete("hi", tags={"project": project})
+    assert set(Cost.snapshot(chain.runtime)["by_project"]) == {"['x']", "5"}
+
+
+async def test_a_slash_in_a_name_mixes_up_nobodys_money():
+    chain = chain_of("ok", "ok", "ok")
+    for tenant, user in (("a", "b/c"), ("a/b", "c"), ("a%2Fb", "c")):
+        await chain.complete("hi", tenant=tenant, user=user)
+    assert sorted(Cost.snapshot(chain.runtime)["by_user"]) == ["a%252Fb/c", "a%2Fb/c", "a/b%2Fc"]
+
+
 async def test_lines_beyond_the_limit_share_one_and_no_money_is_lost():
     chain = chain_of(*["ok"] * 20, cost=Cost(prices=PRICES, max_lines=3))
     for number in range(20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 from attrs import evolve
@@ -455,6 +456,17 @@ async def test_a_target_that_refuses_the_key_is_passed_over_for_a_while(error: L
     assert len(own.requests) == 1
     await asyncio.sleep(30)
     assert (await ask(it))[0] == "mine"
+
+
+@pytest.mark.parametrize("hint", [-5.0, math.nan])
+async def test_a_hint_that_is_no_time_is_no_reason_to_ask_again_at_once(hint: float):
+    own, other = (
+        target("own", AuthenticationFailed("revoked", retry_after=hint), "mine"),
+        target("other", default="theirs"),
+    )
+    it = chain(own, other, cooldown=30.0)
+    assert [(await ask(it))[0] for _ in range(2)] == ["theirs"] * 2
+    assert len(own.requests) == 1
 
 
 async def test_accounts_of_one_provider_rest_apart():

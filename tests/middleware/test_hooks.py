@@ -280,6 +280,15 @@ async def test_a_plain_function_that_gives_back_an_awaitable_at_the_end_is_told_
     assert "write it with `async def`" in caplog.text
 
 
+async def test_what_is_no_request_and_no_completion_is_told_by_the_name_of_the_hook():
+    with pytest.raises(TypeError, match="on_request gives a Request, a Call or None back, not a str"):
+        await Chain(MockProvider(default="ok"), Hooks(on_request=lambda call: "hi")).complete("hi")
+    provider = MockProvider(default="ok")
+    with pytest.raises(TypeError, match="on_response gives a Completion or None back, not a str"):
+        await Chain(provider, Hooks(on_response=lambda done, call: "hi")).complete("hi")
+    assert provider.open == 0
+
+
 async def test_embeddings_pass_all_hooks_but_on_chunk():
     seen: list[str] = []
     chain = Chain(

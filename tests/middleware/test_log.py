@@ -71,6 +71,15 @@ async def read(chain: Chain, prompt: Any = "hi", **options: Any) -> None:
             pass
 
 
+async def test_tags_of_any_kind_and_length_are_told_and_stay_short(records: Records):
+    tags: Any = {"number": 5, "none": None, "long": "x" * 100_000, 7: "key", "correlation_id": 12}
+    await chain_of("ok").complete("hi", tags=tags, user="u" * 100_000)
+    (fields,) = records.fields
+    assert fields["tags"].items() >= {"number": "5", "none": "None", "7": "key"}.items()
+    assert fields["correlation_id"] == "12"
+    assert len(fields["tags"]["long"]) == len(fields["user"]) == 1001
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_call_that_ends_well_is_one_record(records: Records, stream: bool):
     line = [Wait(2), "one", Wait(1), "two"]

@@ -49,6 +49,11 @@ async def test_a_share_moves_about_that_many_callers_and_a_larger_one_the_same_a
     assert set(moved) < set(later)
 
 
+async def test_a_name_that_is_no_utf8_is_drawn_like_any_other():
+    it, _, _ = chain(share=0.5)
+    assert (await it.complete("hi", user="\ud800")).text in ("old", "new")
+
+
 async def test_a_caller_stays_where_it_is():
     it, _, _ = chain(share=0.5)
     for user in ("ann", "bob", "cem", "dan"):

@@ -192,6 +192,30 @@ async def test_an_error_of_another_kind_is_told_by_its_class():
     assert bench.spans["chat gpt-4o"].attributes["error.type"] == "KeyError"
 
 
+async def test_a_span_ends_though_what_the_reply_amounts_to_cannot_be_told():
+    @layer(priority=990)
+    async def strict(call, call_next):
+        def change(done):
+            raise ValueError("this takes whole replies only")
+
+        return (await call_next(call)).amend(change)
+
+    bench = Bench(["a", "b"], middleware=(strict,), content=True)
+    async with bench.chain.stream("hi") as reply:
+        await anext(reply)
+    assert bench.names == ["attempt 1", "chat gpt-4o"] or bench.names == ["chat gpt-4o"]
+    assert bench.chain.runtime.states("trace") == {"trace": set()}
+
+
+async def test_tags_of_any_kind_and_length_fail_no_call_and_stay_short():
+    bench = Bench("ok")
+    tags: Any = {"number": 5, "none": None, "long": "x" * 100_000}
+    await bench.chain.complete("hi", tags=tags, tenant="t" * 100_000)
+    said = bench.spans["chat gpt-4o"].attributes
+    assert (said["llmpipe.tag.number"], said["llmpipe.tag.none"]) == ("5", "None")
+    assert len(said["llmpipe.tag.long"]) == len(said["llmpipe.tenant"]) == 1001
+
+
 async def test_cancelled_and_abandoned_calls_are_no_errors():
     bench = Bench(["one", Wait(9), "two"], [Wait(9), "late"])
     async with bench.chain.stream("hi") as reply:

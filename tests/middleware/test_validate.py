@@ -161,6 +161,19 @@ BAD = {
         evolve(GOOD, metadata={"a": eval("[" * 70 + "]" * 70)}),
         "metadata",
     ),
+    "a role that is a list": (Request("m", [Message([], "hi")]), "messages[0].role"),  # type: ignore[arg-type]
+    "a call's id": (Request("m", [Message("assistant", [ToolCall([1], "f")])]), "messages[0].parts[0].id"),  # type: ignore[arg-type]
+    "a URL that is a number": (user(Image(url=5)), "messages[0].parts[0]"),  # type: ignore[arg-type]
+    "data that are bytes": (user(Image(data=b"x", media_type="image/png")), "messages[0].parts[0]"),  # type: ignore[arg-type]
+    "a sound of nothing": (user(Audio(None)), "messages[0].parts[0].data"),  # type: ignore[arg-type]
+    "a tool that is none": (evolve(GOOD, tools=("f",)), "tools[0]"),
+    "a format that is none": (evolve(GOOD, response_format="json"), "response_format"),
+    "a seed of text": (evolve(GOOD, seed="1"), "seed"),
+    "maybe parallel": (evolve(GOOD, parallel_tool_calls="yes"), "parallel_tool_calls"),
+    "reasoning of text": (evolve(GOOD, reasoning="high"), "reasoning"),
+    "extra of text": (evolve(GOOD, extra="x"), "extra"),
+    "metadata in a list": (evolve(GOOD, metadata=["x"]), "metadata"),
+    "an input that is a number": (EmbeddingRequest("m", [5]), "inputs[0]"),  # type: ignore[list-item]
     "no inputs": (EmbeddingRequest("m"), "inputs"),
     "an empty input": (EmbeddingRequest("m", ["a", ""]), "inputs[1]"),
     "an input of neither": (EmbeddingRequest("m", [["a"]]), "inputs[0]"),  # type: ignore[list-item]
@@ -227,9 +240,24 @@ async def test_too_much_text_is_too_large(stream: bool):
 
 SIZED = {
     "utf-8": user(Text("äöü")),
-    "tool call": Request("m", [Message("assistant", [ToolCall("1", "f", '"1234"')])]),
+    "tool call": Request("m", [Message("assistant", [ToolCall("1", "f", '"123"')])]),
     "tool result": Request(
-        "m", [Message("assistant", [ToolCall("1", "f", "")]), Message("tool", [ToolResult("1", "123456")])]
+        "m", [Message("assistant", [ToolCall("1", "f", "")]), Message("tool", [ToolResult("1", "1234")])]
+    ),
+    "name": Request("m", [Message("user", "abc", name="def")]),
+    "extra of a message": Request("m", [Message("assistant", "", extra={"abc": "def"})]),
+    "extra of a text": Request("m", [Message("user", [Text("ab", extra={"c": "def"})])]),
+    "thought": Request("m", [Message("assistant", [Reasoning("ab", signature="cd", encrypted="ef")])]),
+    "file": user(Document(file_id="abc", name="def")),
+    "picture": user(Image(data="x", media_type="a/b", detail="low")),
+    "sound": user(Audio("x", "abcdef")),
+    "opaque": Request("m", [Message("assistant", [Opaque("abc", {"d": "ef"})])]),
+    "extra of a tool": evolve(
+        Request("m", [Message("assistant", "")]), tools=(Tool("f", "", {}, extra={"abc": "def"}),)
+    ),
+    "format": evolve(
+        Request("m", [Message("assistant", "")]),
+        response_format=ResponseFormat("json", name="abc", description="de", extra={"f": ""}),
     ),
     "schema": evolve(
         Request("m", [Message("assistant", "")]), tools=(Tool("f", "", {"a": ["12", {"bc": "d"}]}),)
@@ -253,8 +281,8 @@ def test_media_have_a_limit_of_their_own():
     request = user(
         Image(data="x" * 100, media_type="image/png"), Image(url="data:image/png;base64," + "x" * 78)
     )
-    assert paths(request, max_bytes=1, max_media_bytes=200) == []
-    assert paths(request, max_bytes=1, max_media_bytes=199) == ["size"]
+    assert paths(request, max_bytes=9, max_media_bytes=200) == []  # the media type is text
+    assert paths(request, max_bytes=9, max_media_bytes=199) == ["size"]
 
 
 @given(

@@ -111,6 +111,7 @@ class Circuit:
         "_on_change",
         "_out",
         "_passed",
+        "_probed_at",
         "_random",
         "_reopens",
         "_until",
@@ -150,7 +151,7 @@ class Circuit:
         self.total = self.successful = self.failed = self.ignored = self.rejected = 0
         self._random = random
         self._on_change = on_change
-        self._until = 0.0
+        self._until = self._probed_at = 0.0
         self._reopens = 0
         self._out = self._passed = 0
 
@@ -174,19 +175,25 @@ class Circuit:
                 return None
             self._change(HALF_OPEN, now, "half_open", "its time is up")
         if self._free() <= 0:
-            if now - self.since >= self.rules.max_half_open:
+            if self._overdue(now):
                 self._reopens += 1
                 self._open(now, f"no probe came back in {self.rules.max_half_open:g} s")
             self.rejected += 1
             return None
         self._out += 1
+        self._probed_at = now
         return Permit(self)
 
     def peek(self, now: float) -> float:
-        """Seconds until it admits a call, 0 when it does now. Changes nothing, takes no permit."""
+        """Seconds until it admits a call, 0 when it does now. Changes nothing, takes no permit.
+
+        Also 0 where a probe has not come back in time: it takes a visit to find that out, and whoever
+        only goes where 0 is told would never make one.
+        """
         if self.state == OPEN:
             return max(0.0, self._until - now)
-        return _BUSY_SECONDS if self.state == HALF_OPEN and self._free() <= 0 else 0.0
+        busy = self.state == HALF_OPEN and self._free() <= 0 and not self._overdue(now)
+        return _BUSY_SECONDS if busy else 0.0
 
     @property
     def isolated(self) -> bool:
@@ -211,6 +218,10 @@ class Circuit:
     def _free(self) -> int:
         """Probes that may still go out; never more than are needed to close."""
         return min(self.rules.probes, self.rules.close_after - self._passed) - self._out
+
+    def _overdue(self, now: float) -> bool:
+        """Whether the latest probe should have come back by now."""
+        return now - self._probed_at >= self.rules.max_half_open
 
     # ------------------------------------------------------------ what permits report
 

@@ -43,7 +43,7 @@ class Coalesce:
     """Sends identical requests that overlap in time once, and gives every caller the reply.
 
     Identical is what `llmpipe.middleware.canonical.key_of` says, tenant included; streamed or not
-    makes no difference.
+    makes no difference; calls with other `options` than the flight's get one of their own.
 
     Attributes:
         when: ``deterministic``: only requests whose answer is meant to be the same each time
@@ -78,6 +78,8 @@ class Coalesce:
         key = key_of(call, vary=cfg.vary)
         if key is None:
             return await call_next(call)
+        if call.options:  # one caller's own time limits or targets are not the others'
+            key += repr(call.options).encode()
         flights: dict[bytes, Flight] = call.runtime.state("coalesce", self.name, dict)
         flight = flights.get(key)
         if flight is None:

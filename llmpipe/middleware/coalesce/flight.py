@@ -77,6 +77,8 @@ class Flight:
                         self.tape.append(event)
                         self._tell()
             self._result = await reply.full()
+            if self._riders > 1:
+                self._share()  # before the leader has it, and may change it
         except Exception as error:  # noqa: BLE001  whatever it is, those on board raise it
             self._error = error
         self._end()
@@ -133,7 +135,7 @@ class Flight:
         deadline, stream = call.deadline, call.request.stream
         self._riders += 1
         try:
-            with nullcontext() if deadline is None else Alarm(deadline, partial(_late, leads)):
+            with nullcontext() if deadline is None else Alarm(deadline, partial(_late, call, leads)):
                 while not (self.over or (stream and self.streamed)):
                     await self.news()
         except BaseException:  # goes on; it is this caller's alone
@@ -157,6 +159,7 @@ class Flight:
         # An error collects a traceback, and what the reader had got, wherever it is raised.
         copy = type(error).__new__(type(error), *error.args)
         copy.__dict__.update(error.__dict__)
+        copy.metadata = dict(error.metadata)
         copy.__cause__ = error
         return copy
 
@@ -222,10 +225,11 @@ class Rider:
             await self._flight.leave()
 
 
-def _late(leads: bool) -> DeadlineExceeded:
+def _late(call: Call, leads: bool) -> DeadlineExceeded:
+    sent = bool(call.ledger.attempts)  # who joined has none; the leader's may still be in a queue
     return DeadlineExceeded(
         "the call ran out of time" if leads else "the call ran out of time beside the one it had joined",
-        sent=leads,
-        billed="unknown" if leads else "no",
-        phase="headers",
+        sent=sent,
+        billed="unknown" if sent else "no",
+        phase="headers" if sent else "admit",
     )

@@ -12,7 +12,7 @@ field                                 meaning
 ``correlation_id``, ``call_id``       the call's tag ``correlation_id``, else its id; its id
 ``operation``, ``stream``             ``chat``, ``embeddings`` or ``rerank``; whether it streams
 ``provider``, ``model``               what answered, or was asked last; ``asked_model`` if that differs
-``tenant``, ``user``, ``tags``        whose call it is
+``tenant``, ``user``, ``tags``        whose call it is; long values are cut
 ``outcome``                           ``ok``, ``error``, ``cancelled`` or ``abandoned``
 ``duration``, ``first_content``       seconds to the end and to the first content
 ``input_tokens`` …                    usage; ``usage_estimated`` where the provider did not say

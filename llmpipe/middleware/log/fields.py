@@ -15,7 +15,16 @@ from llmpipe.secret import scrub
 from llmpipe.tokens import estimate_request
 from llmpipe.types import Completion, EmbeddingRequest, Message, Request, Text, ToolCall, ToolResult
 
-__all__ = ("body_of", "ended_fields", "line_of", "masked", "operation_of", "request_fields")
+__all__ = (
+    "MAX_TAG_CHARS",
+    "body_of",
+    "clipped",
+    "ended_fields",
+    "line_of",
+    "masked",
+    "operation_of",
+    "request_fields",
+)
 
 _PARAMETERS = (
     "temperature",
@@ -40,6 +49,9 @@ _ERROR = (
     "model",
     "request_id",
 )
+MAX_TAG_CHARS = 1000
+"""Of a tag, a tenant or a user that is told: whoever calls may make them as long as they like."""
+
 _MASK_BEYOND = 4096  # characters past the cut that are masked too, so that nothing is cut in half and missed
 
 
@@ -161,7 +173,7 @@ def _identity(call: Call, event: str, provider: str, model: str) -> dict[str, An
     request, tags = call.request, call.tags
     fields: dict[str, Any] = {
         "event": event,
-        "correlation_id": scrub(tags.get("correlation_id") or call.id),
+        "correlation_id": scrub(str(tags.get("correlation_id") or call.id)),
         "call_id": call.id,
         "operation": operation_of(request),
         "stream": request.stream,
@@ -173,9 +185,9 @@ def _identity(call: Call, event: str, provider: str, model: str) -> dict[str, An
     if call.tenant:
         fields["tenant"] = scrub(call.tenant)
     if call.user:
-        fields["user"] = masked(call.user)
+        fields["user"] = clipped(call.user, MAX_TAG_CHARS)
     if tags:
-        fields["tags"] = {scrub(key): masked(value) for key, value in tags.items()}
+        fields["tags"] = {scrub(str(key)): clipped(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
     return fields
 
 
@@ -234,6 +246,12 @@ def _body(fields: dict[str, Any], which: str, text: str, chars: int) -> None:
         cut = cut[:chars]
         fields[f"{which}_truncated"] = True
     fields[f"{which}_body"] = cut
+
+
+def clipped(text: str, chars: int) -> str:
+    """The first `chars` characters of `text`, masked."""
+    cut = masked(text[: chars + _MASK_BEYOND])
+    return cut if len(cut) <= chars else cut[:chars] + "…"
 
 
 def masked(text: str) -> str:

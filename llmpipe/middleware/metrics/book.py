@@ -114,6 +114,7 @@ class Book:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Count a call that ended without a reply."""
+        self.active.discard(call.ledger)
         status = "error" if isinstance(error, Exception) else "cancelled"
         target = self._attempts(call) if call.ledger.attempts else self._target(*call.target_key[::2])
         now = call.runtime.now()
@@ -124,6 +125,7 @@ class Book:
     def ended(self, call: Call, outcome: Outcome) -> None:
         """Count a call that had a reply."""
         ledger = call.ledger
+        self.active.discard(ledger)  # first: an amendment that cannot take half a reply may raise below
         attempts = ledger.attempts
         if attempts:
             target = self._attempts(call)
@@ -139,7 +141,6 @@ class Book:
             if outcome.error is not None and outcome.status == "error":
                 self._error(target, outcome.error)
             return
-        self.active.discard(ledger)
         target.requests.value += 1
         target.duration.observe(outcome.ended_at - call.started_at)
         reason = last.completion.finish_reason
@@ -152,7 +153,6 @@ class Book:
             self._notes(ledger.notes)
 
     def _ended(self, call: Call, target: _Target, status: str, now: float) -> None:
-        self.active.discard(call.ledger)
         self.requests.of(target.provider, target.model, status).value += 1
         self.duration.of(target.provider, target.model, status).observe(now - call.started_at)
         self._notes(call.ledger.notes)
@@ -234,10 +234,13 @@ class Book:
         """Take over what breakers and retries count themselves."""
         self.in_flight.value = len(self.active)
         counter = self.registry.counter
-        for board in runtime.states("breaker").values():
+        boards = runtime.states("breaker").values()
+        if boards:
             state = self.registry.gauge(
                 "circuit.state", "State of a circuit: 0 closed, 1 half-open, 2 open.", _KEY
             )
+            state.clear()  # one that its board has dropped is not open for ever
+        for board in boards:
             for circuit in list(board):
                 key = _words(circuit.key)
                 state.of(*key).value = circuit.state

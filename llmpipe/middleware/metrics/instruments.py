@@ -145,6 +145,10 @@ class Family(Generic[C]):
                 child = self._children[values] = self._make()
         return child
 
+    def clear(self) -> None:
+        """Forget all children."""
+        self._children.clear()
+
     def children(self) -> Iterator[tuple[dict[str, str], C]]:
         """All children with their labels, as they are now."""
         for values, child in list(self._children.items()):

@@ -27,7 +27,7 @@ from llmpipe.middleware.rate_limit.buckets import INPUT, OUTPUT, REQUESTS, TOKEN
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call  # cattrs resolves the hints of all fields
 from llmpipe.tokens import estimate_request
-from llmpipe.types import Request
+from llmpipe.types import Completion, Request
 
 if TYPE_CHECKING:
     from llmpipe.middleware.rate_limit.permit import Amounts, Permit
@@ -187,10 +187,10 @@ class RateLimit:
             gate.arrived(permit, ok=True)
         try:
             outcome = yield reply
-        except GeneratorExit:
+            self._settle(gate, permit, outcome)
+        except BaseException:  # goes on: closed without an end, or an end of which nobody can tell the usage
             permit.settle(call.runtime.now())
             raise
-        self._settle(gate, permit, outcome)
 
     def _gate(self, call: Call, now: float) -> Gate:
         """The gate of this call's key."""
@@ -213,7 +213,7 @@ class RateLimit:
         if isinstance(request, Request):
             answer = float(self.output_tokens) if gate.usual_output is None else gate.usual_output
             if request.max_tokens is not None and request.max_tokens < answer:
-                answer = float(request.max_tokens)
+                answer = max(0.0, float(request.max_tokens))  # below 0 it would fill the buckets
         return (1.0, asked + answer, asked, answer)
 
     async def _enter(self, call: Call, gate: Gate, amounts: Amounts, since: float) -> Permit:
@@ -248,7 +248,7 @@ class RateLimit:
         now = outcome.ended_at
         if gate.counts_tokens:
             usage = outcome.usage
-            if outcome.ok:
+            if outcome.ok and isinstance(outcome.completion, Completion):
                 gate.answered(usage.output_tokens)
             permit.settle(now, usage.input_tokens, usage.output_tokens)
         else:

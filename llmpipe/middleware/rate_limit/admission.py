@@ -20,6 +20,7 @@ from llmpipe.middleware.rate_limit.headers import told, tune
 from llmpipe.middleware.rate_limit.permit import Amounts, Permit
 from llmpipe.middleware.rate_limit.ramp import Ramp
 from llmpipe.runtime import Alarm
+from llmpipe.secret import scrub
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call, Ledger
@@ -157,7 +158,9 @@ class Gate:
                 self.queue.remove(waiter)
                 self.pump()
         elif future.exception() is None:
-            future.result().cancel(asyncio.get_running_loop().time())
+            permit = future.result()
+            permit.cancel(asyncio.get_running_loop().time())
+            self.arrived(permit, ok=False)
 
     def pump(self) -> None:
         """Admit from the head of the queue while there is room, and set the timer for the next."""
@@ -205,7 +208,7 @@ class Gate:
 
     def _refusal(self, why: str, retry_after: float | None) -> LimitReached:
         return LimitReached(
-            f"our own rate limit of {'/'.join(self.key) or 'all calls'}: {why}",
+            f"our own rate limit of {scrub('/'.join(self.key)) or 'all calls'}: {why}",
             retry_after=retry_after,
             phase="admit",
             metadata={"waiting": len(self.queue), "in_flight": self.in_flight},

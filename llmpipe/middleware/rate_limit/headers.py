@@ -40,6 +40,7 @@ _KINDS = {
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,18})?)(d|h|ms|m|s|)")
 _KIND_NAMES = {REQUESTS: "requests", TOKENS: "tokens", INPUT: "input tokens", OUTPUT: "output tokens"}
+_MAX_BUCKETS = 24  # of a key; a provider that names another period in each reply gets no more
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "": 1.0}
 
 
@@ -87,7 +88,7 @@ def _seconds(value: str) -> float | None:
 def _period(values: Mapping[str, float]) -> float:
     """The period nobody named. It shows in the reset: what is missing takes so long to come back."""
     if "renewalperiod" in values:
-        return values["renewalperiod"] or 60.0
+        return min(values["renewalperiod"], _PERIODS["day"]) or 60.0
     limit, remaining, reset = values.get("limit", 0.0), values.get("remaining", 0.0), values.get("reset", 0.0)
     if not (0 < remaining < limit and reset > 0):
         return 60.0
@@ -99,7 +100,7 @@ def _period(values: Mapping[str, float]) -> float:
 def tune(buckets: list[Bucket], own: Iterable[Limit], said: Told, now: float) -> Bucket | None:
     """The bucket that `said` is about, with the tighter of that limit and our own; added if it is new.
 
-    None where nothing is known of the limit, so that there is no bucket to have.
+    None where nothing is known of the limit, so that there is no bucket to have, or there are too many.
     """
     place = (said.kind, said.period)
     bucket = next((b for b in buckets if (b.kind, b.limit.period) == place), None)
@@ -111,6 +112,8 @@ def tune(buckets: list[Bucket], own: Iterable[Limit], said: Told, now: float) ->
     else:
         limit = Limit(mine.name, mine.kind, mine.period, min(mine.amount, said.limit), mine.burst)
     if bucket is None:
+        if len(buckets) >= _MAX_BUCKETS:
+            return None
         bucket = Bucket.of(limit, now)
         buckets.append(bucket)
     elif bucket.limit != limit:

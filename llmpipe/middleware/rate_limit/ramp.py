@@ -8,6 +8,7 @@ __all__ = ("Ramp",)
 
 _END = 64  # calls on their way at once; from there on the buckets alone decide
 _LONGEST = 60.0
+_LONGEST_HINT = 86_400.0  # the longest period that providers count in; what is longer is nonsense
 
 
 class Ramp:
@@ -32,15 +33,18 @@ class Ramp:
         """A call of `epoch` was told to slow down, for `hint` seconds if it was told for how long.
 
         Returns: seconds of the pause from now. Without a hint 1, 2, 4… up to 60, for each in a row; a call
-        from before the present pause is its echo, and counts only if it was told of a longer one.
+        from before the present pause is its echo, and counts only if it was told of a longer one. A hint
+        that is no time to wait (negative, infinite, NaN) is none, and after a day it is asked again anyway.
         """
+        if hint is not None and not 0 <= hint < inf:
+            hint = None
         if epoch == self.epoch:
             self.epoch += 1
             self._strikes += 1
             self.room, self.on_way = 1, 0
             if hint is None:
                 hint = min(_LONGEST, 2.0 ** (self._strikes - 1))
-        self.until = max(self.until, now + (hint or 0.0))
+        self.until = max(self.until, now + min(hint or 0.0, _LONGEST_HINT))
         return max(0.0, self.until - now)
 
     def arrived(self, epoch: int, *, ok: bool) -> bool:

@@ -156,7 +156,7 @@ async def _wait(plan: Plan, call: Call, quotas: Quotas) -> None:
     if plan.seconds > 0:
         try:
             await asyncio.sleep(plan.seconds)
-        except asyncio.CancelledError:
+        except BaseException:  # goes on; cancelled or dropped, it has not tried again
             quotas.give(call.target_key, plan.cost)
             raise
     quota = quotas[call.target_key]

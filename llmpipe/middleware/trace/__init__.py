@@ -104,7 +104,6 @@ class _Traced:
         # In a chain inside a chain, the outer trace has the attempts and the events.
         self._active: set[Ledger] = call.runtime.state("trace", cfg.name, set[Ledger])
         self._whole = call.ledger not in self._active
-        self._active.add(call.ledger)
         self._offset = call.runtime.wall() - call.runtime.now()
         self.span: Span = cfg._otel.tracer.start_span(
             genai.span_name(call),
@@ -112,6 +111,7 @@ class _Traced:
             attributes=genai.asked(call, cfg.providers),
             start_time=self._wall(call.started_at),
         )
+        self._active.add(call.ledger)
 
     def end(self, outcome: Outcome | None, error: BaseException | None) -> None:
         """End the span; without an `outcome` the call ended before its reply began."""
@@ -119,11 +119,13 @@ class _Traced:
         if self._whole:
             self._active.discard(call.ledger)
         ended_at = call.runtime.now() if outcome is None else outcome.ended_at
-        if self.span.is_recording():
-            self._say(outcome, error)
-            if self._whole:
-                self._on_the_way(ended_at)
-        self.span.end(self._wall(ended_at))
+        try:
+            if self.span.is_recording():
+                self._say(outcome, error)
+                if self._whole:
+                    self._on_the_way(ended_at)
+        finally:
+            self.span.end(self._wall(ended_at))
 
     def _say(self, outcome: Outcome | None, error: BaseException | None) -> None:
         span, call, cfg = self.span, self._call, self._cfg

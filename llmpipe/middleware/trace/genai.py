@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmpipe.errors import LLMError
-from llmpipe.middleware.log.fields import masked, operation_of
+from llmpipe.middleware.log.fields import MAX_TAG_CHARS, clipped, masked, operation_of
 from llmpipe.middleware.log.jsonlog import json_line
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.outcome import Outcome
@@ -63,7 +63,6 @@ _PARAMETERS = {
     "presence_penalty": "gen_ai.request.presence_penalty",
 }
 _PORTS = {"http": 80, "https": 443}
-_MASK_BEYOND = 4096  # characters past a cut that are masked too, so that nothing is cut in half and missed
 
 Attributes = dict[str, Any]
 
@@ -106,9 +105,9 @@ def asked(call: Call, own: Mapping[str, str]) -> Attributes:
     elif isinstance(request, EmbeddingRequest) and request.dimensions is not None:
         said["gen_ai.embeddings.dimension.count"] = request.dimensions
     if call.tenant:
-        said["llmpipe.tenant"] = masked(call.tenant)
+        said["llmpipe.tenant"] = clipped(call.tenant, MAX_TAG_CHARS)
     for name, value in call.tags.items():
-        said[f"llmpipe.tag.{name}"] = masked(value)
+        said[f"llmpipe.tag.{name}"] = clipped(str(value), MAX_TAG_CHARS)
     return said
 
 
@@ -175,8 +174,7 @@ def content(call: Call, outcome: Outcome | None, max_chars: int) -> Attributes:
     said: Attributes = {}
 
     def clip(text: str) -> str:
-        cut = masked(text[: max_chars + _MASK_BEYOND])
-        return cut if len(cut) <= max_chars else cut[:max_chars] + "…"
+        return clipped(text, max_chars)
 
     if isinstance(call.request, Request):
         messages = [_message(message, clip) for message in call.request.messages]

@@ -34,8 +34,8 @@ from llmpipe.middleware.validate.rules import (
     chat_problems,
     embedding_problems,
     rerank_problems,
-    texts_of,
 )
+from llmpipe.middleware.validate.texts import texts_of
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import AnyRequest, Call
 from llmpipe.pipeline.linker import Handler
@@ -60,7 +60,8 @@ class Validate:
     """Checks every request: its shape, its size, the features it uses and, with filters, its text.
 
     Attributes:
-        max_bytes: most text a request may carry, in bytes of UTF-8: messages, tools, schemas, metadata.
+        max_bytes: most text a request may carry, in bytes of UTF-8: messages with names and ids, tools,
+            schemas, metadata, `extra`.
         max_media_bytes: most image, audio and document data, in characters of base64.
         max_stop: most stop sequences.
         url_schemes: what an image or document URL may begin with.

@@ -7,7 +7,7 @@ there; no text of the request stands in it but short names, escaped and clipped.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from llmpipe.secret import scrub
@@ -21,10 +21,13 @@ from llmpipe.types import (
     Opaque,
     Part,
     Reasoning,
+    ReasoningOptions,
     Refusal,
     Request,
     RerankRequest,
+    ResponseFormat,
     Text,
+    Tool,
     ToolCall,
     ToolResult,
 )
@@ -36,7 +39,6 @@ __all__ = (
     "chat_problems",
     "embedding_problems",
     "rerank_problems",
-    "texts_of",
 )
 
 Problem = tuple[str, str]
@@ -44,13 +46,23 @@ Problem = tuple[str, str]
 SIZE = "size"
 """The path of a problem with the size of the whole."""
 
-_ROLES = frozenset(("system", "user", "assistant", "tool"))
+_ROLES = ("system", "user", "assistant", "tool")
 _ROLE_NAMES = "system, user, assistant, tool"
 _MISPLACED: dict[str, tuple[type, ...]] = {
     "system": (Image, Audio, Reasoning, Refusal, ToolCall, ToolResult),
     "user": (Reasoning, Refusal, ToolCall),
     "assistant": (ToolResult,),
     "tool": (Reasoning, Refusal, ToolCall),
+}
+# What a part says beside its text, media and arguments; each has `extra` too. All of it is sent.
+_ALSO: dict[type, tuple[str, ...]] = {
+    Image: ("media_type", "detail"),
+    Document: ("media_type", "name", "file_id"),
+    Audio: ("format",),
+    Reasoning: ("signature", "encrypted"),
+    ToolCall: ("id",),
+    ToolResult: ("id", "name"),
+    Opaque: ("dialect",),
 }
 # The widest of the providers' rules: OpenAI and Anthropic take [A-Za-z0-9_-], Gemini also . and :
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
@@ -98,6 +110,12 @@ def chat_problems(request: Request, limits: Limits) -> tuple[Sequence[Problem], 
         check.within("frequency_penalty", value, -2, 2)
     if (value := request.presence_penalty) is not None:
         check.within("presence_penalty", value, -2, 2)
+    if request.seed is not None:
+        check.is_a("seed", request.seed, int)
+    if request.parallel_tool_calls is not None:
+        check.is_a("parallel_tool_calls", request.parallel_tool_calls, bool)
+    if request.reasoning is not None:
+        check.is_a("reasoning", request.reasoning, ReasoningOptions)
     if request.stop:
         check.stop(request.stop)
     if request.response_format is not None:
@@ -116,7 +134,7 @@ def embedding_problems(request: EmbeddingRequest, limits: Limits) -> Sequence[Pr
             check.text(f"inputs[{at}]", text)
             if not text:
                 check.problem(f"inputs[{at}]", "is empty")
-        elif not text or not all(map(_is_int, text)):
+        elif not _are_tokens(text):
             check.problem(f"inputs[{at}]", "must be a text or a list of token ids")
         else:
             check.size += 6 * len(text)  # digits and a comma
@@ -140,35 +158,6 @@ def rerank_problems(request: RerankRequest, limits: Limits) -> Sequence[Problem]
         check.at_least_one("top_n", request.top_n)
     check.rest(request.model, request.extra, request.metadata)
     return check.found
-
-
-def texts_of(request: Request | EmbeddingRequest | RerankRequest) -> Iterator[Problem]:
-    """Every text a request carries, with its path: what a content filter reads."""
-    if isinstance(request, EmbeddingRequest):
-        yield from (
-            (f"inputs[{at}]", text) for at, text in enumerate(request.inputs) if isinstance(text, str)
-        )
-    elif isinstance(request, RerankRequest):
-        yield "query", request.query
-        yield from ((f"documents[{at}]", text) for at, text in enumerate(request.documents))
-    else:
-        for at, message in enumerate(request.messages):
-            for position, part in enumerate(message.parts):
-                yield from _texts_of_part(f"messages[{at}].parts[{position}]", part)
-        for at, tool in enumerate(request.tools):
-            yield f"tools[{at}].description", tool.description
-
-
-def _texts_of_part(path: str, part: Part) -> Iterator[Problem]:
-    if isinstance(part, (Text, Reasoning, Refusal)):
-        yield path, part.text
-    elif isinstance(part, ToolCall):
-        yield f"{path}.arguments", part.arguments
-    elif isinstance(part, ToolResult):
-        for at, inner in enumerate(part.content):
-            yield from _texts_of_part(f"{path}.content[{at}]", inner)
-    elif isinstance(part, Document) and part.text is not None:
-        yield path, part.text
 
 
 class _Check:
@@ -196,6 +185,13 @@ class _Check:
         except UnicodeEncodeError:
             self.problem(path, "has half a surrogate pair, which is no character")
 
+    def is_a(self, path: str, value: Any, kind: type) -> bool:
+        """Whether `value` is a `kind`, of which True and False are no numbers; else it is a problem."""
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return True
+        self.problem(path, f"must be a {kind.__name__}, not {_show(value)}")
+        return False
+
     def within(self, path: str, value: Any, low: float, high: float) -> None:
         """Check a number; what is not a number (NaN too) is not within."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -213,13 +209,16 @@ class _Check:
         if not messages:
             self.problem("messages", "at least one message is needed")
         for at, message in enumerate(messages):
-            role = message.role
+            role: str = message.role
             if role not in _ROLES:
                 self.problem(f"messages[{at}].role", f"must be one of {_ROLE_NAMES}, not {_show(role)}")
+                role = ""
+            if message.name is not None or message.extra:
+                self.more(f"messages[{at}]", message, ("name",))
             empty = True
             for position, part in enumerate(message.parts):
                 # Hot path: plain text is what most messages are.
-                if type(part) is Text and type(part.text) is str and part.text.isascii():
+                if type(part) is Text and type(part.text) is str and part.text.isascii() and not part.extra:
                     if part.text:
                         empty = False
                         size += len(part.text)
@@ -235,18 +234,19 @@ class _Check:
         """Check one part of a message; whether it says anything."""
         if isinstance(part, _MISPLACED.get(role, ())):
             self.problem(path, f"a {role} message takes no {type(part).__name__}")
+        self.more(path, part, _ALSO.get(type(part), ()))
         if isinstance(part, Text):
             self.text(path, part.text)
             return bool(part.text)
         if isinstance(part, (Reasoning, Refusal)):
             self.text(path, part.text)
         elif isinstance(part, ToolCall):
-            self.calls.add(part.id or part.name)  # Gemini's calls may have no id: the name stands for it
+            self.calls.add(str(part.id or part.name))  # Gemini's may have no id: the name stands for it
             self.text(f"{path}.arguments", part.arguments)
             if not _is_tool_name(part.name):
                 self.problem(f"{path}.name", _BAD_NAME + _show(part.name))
         elif isinstance(part, ToolResult):
-            if (part.id or part.name) not in self.calls and part.name not in self.calls:
+            if not {str(part.id or part.name), str(part.name)} & self.calls:
                 self.problem(f"{path}.id", f"answers no tool call before it: {_show(part.id or part.name)}")
             for at, inner in enumerate(part.content):
                 self.part(f"{path}.content[{at}]", inner, "")
@@ -258,9 +258,12 @@ class _Check:
 
     def medium(self, path: str, part: Image | Document | Audio) -> None:
         if isinstance(part, Audio):
-            self.media += len(part.data)
+            if self.is_a(f"{path}.data", part.data, str):
+                self.media += len(part.data)
             return
         sources = [part.url, part.data]
+        if not all(source is None or self.is_a(path, source, str) for source in sources):
+            return
         if isinstance(part, Document):
             sources += [part.text, part.file_id]
             if part.text is not None:
@@ -286,6 +289,10 @@ class _Check:
         names: set[str] = set()
         for at, tool in enumerate(request.tools):
             path = f"tools[{at}]"
+            if not self.is_a(path, tool, Tool):
+                continue
+            if tool.extra:
+                self.more(path, tool, ())
             if not _is_tool_name(tool.name):
                 self.problem(f"{path}.name", _BAD_NAME + _show(tool.name))
             elif tool.name in names:
@@ -316,6 +323,9 @@ class _Check:
                 self.problem(f"stop[{at}]", "is empty")
 
     def response_format(self, wanted: Any) -> None:
+        if not self.is_a("response_format", wanted, ResponseFormat):
+            return
+        self.more("response_format", wanted, ("name", "description"))
         if wanted.type not in ("text", "json", "json_schema"):
             self.problem(
                 "response_format.type", f"must be text, json or json_schema, not {_show(wanted.type)}"
@@ -330,9 +340,9 @@ class _Check:
         # Without this a line break in a model's name travels into URLs, headers and logs.
         if not isinstance(model, str) or not model.isprintable() or len(model) > 256:
             self.problem("model", "must be at most 256 printable characters")
-        if extra:
+        if extra and self.is_a("extra", extra, Mapping):
             self.weigh("extra", extra)
-        if metadata:
+        if metadata and self.is_a("metadata", metadata, Mapping):
             self.weigh("metadata", metadata)
         if self.size > self.limits.max_bytes:
             self.problem(SIZE, f"{self.size:,} bytes of text; at most {self.limits.max_bytes:,} are allowed")
@@ -340,6 +350,14 @@ class _Check:
             self.problem(
                 SIZE, f"{self.media:,} bytes of media; at most {self.limits.max_media_bytes:,} are allowed"
             )
+
+    def more(self, path: str, owner: Any, names: tuple[str, ...]) -> None:
+        """Count the fields `names` of `owner`, and what it passes through."""
+        for name in names:
+            if (value := getattr(owner, name)) is not None:
+                self.text(f"{path}.{name}", value)
+        if extra := getattr(owner, "extra", None):
+            self.weigh(f"{path}.extra", extra)
 
     def weigh(self, path: str, value: Any, depth: int = 0) -> None:
         """Count the text in a tree of JSON."""
@@ -363,6 +381,10 @@ _BAD_NAME = "must be 1 to 128 letters, digits, _ - . or :, not "
 
 def _is_tool_name(value: Any) -> bool:
     return isinstance(value, str) and _TOOL_NAME.fullmatch(value) is not None
+
+
+def _are_tokens(value: Any) -> bool:
+    return isinstance(value, Sequence) and bool(value) and all(map(_is_int, value))
 
 
 def _is_int(value: Any) -> bool:

@@ -57,7 +57,7 @@ class Model:
         self.rules = rules
         self.reopens = 0
         self.epoch = 0
-        self.now = 0.0
+        self.now = self.probed_at = 0.0
         self.enter("closed")
 
     def enter(self, state: str, seconds: float = 0.0) -> None:
@@ -77,8 +77,9 @@ class Model:
         if self.state == "half_open":
             if self.out < min(self.rules.probes, self.rules.close_after - self.passed):
                 self.out += 1
+                self.probed_at = self.now
                 return True
-            if self.now - self.since >= self.rules.max_half_open:
+            if self.now - self.probed_at >= self.rules.max_half_open:
                 self.reopens += 1
                 self.open(0.0)
             return False
@@ -156,10 +157,11 @@ class Machine(RuleBasedStateMachine):
         return self.somebody_comes()
 
     def somebody_comes(self) -> Permit | None:
-        peeked = self.it.peek(self.model.now)
+        peeked, epoch = self.it.peek(self.model.now), self.it.epoch
         permit, expected = self.it.admit(self.model.now), self.model.admits()
         assert (permit is not None) == expected
-        assert (peeked == 0) == expected  # who peeked knew
+        lost = permit is None and self.it.epoch != epoch  # a probe, which this visit has found out
+        assert (peeked == 0) == (expected or lost)  # who peeked knew
         if permit is None:
             refusal = self.it.refusal(self.model.now)
             assert isinstance(refusal, CircuitOpen)
@@ -318,6 +320,26 @@ def test_a_probe_that_never_comes_back_cannot_hold_the_circuit_half_open():
     assert it.state == CLOSED
     assert hung.failure(76.0) is None  # and when it comes back after all, it changes nothing
     assert it.state == CLOSED
+
+
+def test_a_probe_has_its_own_time_however_long_the_circuit_has_been_half_open():
+    it = half_open(max_half_open=60.0)
+    admitted(it, 5.0).success(5.0)
+    second = admitted(it, 100.0)  # nobody came for a while
+    assert it.admit(100.1) is None
+    assert it.state == HALF_OPEN
+    assert second.success(101.0) is not None
+    assert it.state == CLOSED
+
+
+def test_who_only_goes_where_the_circuit_lets_in_finds_out_that_a_probe_is_lost():
+    it = half_open(max_half_open=60.0)
+    admitted(it, 5.0)
+    assert it.peek(64.9) > 0
+    assert it.peek(65.0) == 0
+    assert it.admit(65.0) is None
+    assert it.state == OPEN
+    assert it.peek(65.0) > 0
 
 
 def test_a_half_open_circuit_that_nobody_visits_still_admits_the_next_probe():

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from llmpipe.errors import CircuitOpen, ConfigError, InvalidRequest, Overloaded, RateLimited, StreamBroken
+from llmpipe.errors import (
+    CircuitOpen,
+    ConfigError,
+    InvalidRequest,
+    LLMError,
+    Overloaded,
+    RateLimited,
+    StreamBroken,
+)
 from llmpipe.middleware.breaker import Breaker
 from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.metrics import Metrics
@@ -18,7 +26,7 @@ from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.registry import build
 from llmpipe.pipeline.reply import Reply
 from llmpipe.providers.mock import MockProvider, Wait
-from llmpipe.types import Completion, Message, Usage
+from llmpipe.types import Completion, Message, Start, TextDelta, Usage
 
 METRICS = Metrics()
 
@@ -152,6 +160,37 @@ async def test_calls_are_in_flight_until_their_stream_is_read():
         assert values(chain, "requests.in_flight") == {"": 1}
         assert second.streamed
     assert values(chain, "requests.in_flight") == {"": 0}
+
+
+async def test_a_call_whose_end_cannot_be_counted_is_not_in_flight_for_ever():
+    @layer(priority=990)
+    async def canned(call, call_next):
+        def change(done):
+            raise ValueError("this takes whole replies only")
+
+        call.ledger.attempts.clear()
+        return Reply.stream(source()).amend(change)
+
+    async def source():
+        yield Start()
+        yield TextDelta("a")
+
+    chain = Chain(MockProvider(default="ok"), METRICS, canned)
+    async with chain.stream("hi") as reply:
+        await anext(reply)
+    assert values(chain, "requests.in_flight") == {"": 0}
+
+
+async def test_a_circuit_that_was_dropped_has_no_state():
+    chain = Chain(MockProvider(default=Overloaded("down"), name="p", model="m"), METRICS, Breaker())
+    for _ in range(6):
+        with pytest.raises(LLMError):
+            await chain.complete("hi")
+    assert values(chain, "circuit.state") == {"p mock m": 2}
+    await asyncio.sleep(8000)
+    with pytest.raises(LLMError):
+        await chain.complete("hi", model="another")
+    assert values(chain, "circuit.state") == {"p mock another": 0}
 
 
 async def test_every_attempt_of_a_retried_call_is_counted_and_the_call_once():

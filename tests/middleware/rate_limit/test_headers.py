@@ -80,6 +80,11 @@ def test_periods_in_the_name_are_taken_from_there():
     }
 
 
+def test_no_period_is_longer_than_a_day():
+    headers = {"x-ratelimit-limit-requests": "10", "x-ratelimit-renewalperiod-requests": "999999999"}
+    assert [said.period for said in told(headers)] == [86_400]
+
+
 def test_azure_says_how_long_its_period_is_and_minus_one_for_unknown():
     assert by_kind(
         {

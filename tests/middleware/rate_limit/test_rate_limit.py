@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -25,6 +26,7 @@ from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.rate_limit.admission import Gate
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.registry import build
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
@@ -82,6 +84,15 @@ async def test_a_refusal_was_not_sent_and_says_where_it_happened():
     assert refused.rescue == "any"
     assert refused.status == 429
     assert refused.type == "RATE_LIMIT"
+
+
+async def test_a_refusal_gives_away_no_credential_that_somebody_uses_as_a_name():
+    key = "sk-proj-" + "a1B2" * 10
+    chain = limited(requests_per_minute=1, mode="reject", per=("user",))
+    await chain.complete("hi", user=key)
+    refused = await outcome(chain, user=key)
+    assert isinstance(refused, LimitReached)
+    assert key[8:] not in str(refused)
 
 
 async def test_who_would_wait_too_long_is_refused_at_once():
@@ -297,12 +308,29 @@ async def test_a_stream_dropped_without_a_word_is_settled_too():
 async def test_a_frame_that_is_closed_without_an_outcome_gives_its_place_back():
     limit = RateLimit(concurrency=1)
     chain = Chain(Timed(), limit)
-    frame = limit(chain.new_call(Request("", "hi")), chain._terminal)
+    frame = limit(chain.new_call(Request("", "hi")), partial(chain._terminal, []))
     reply = await anext(frame)
     assert status(chain).in_flight == 1
     await frame.aclose()
     assert status(chain).in_flight == 0
     await reply.full()
+
+
+async def test_a_reply_whose_usage_nobody_can_tell_gives_its_place_back_too(caplog):
+    @layer(priority=990)
+    async def strict(call, call_next):
+        def change(done):
+            raise ValueError("this takes whole replies only")
+
+        return (await call_next(call)).amend(change)
+
+    chain: Any = Chain(
+        MockProvider(default=["a", "b"]), RateLimit(concurrency=1, tokens_per_minute=6000), strict
+    )
+    async with chain.stream("hi") as reply:
+        await anext(reply)
+    assert status(chain).in_flight == 0
+    assert "takes whole replies only" in caplog.text
 
 
 async def test_retry_after_of_a_place_is_unknown():
@@ -448,6 +476,31 @@ async def test_a_broken_stream_counts_what_had_come():
         async with chain.stream("hi") as reply:
             await reply.full()
     assert 40 < 600 - left(chain) < 120
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_negative_max_tokens_fills_no_bucket_and_empties_none(refused):
+    """Without `Validate` in front, one such request would have paid for all others, or stopped them."""
+    chain = limited(Timed(refuses=[InvalidRequest("no")] * refused), tokens_per_minute=600, token_burst=100)
+    await outcome(chain, max_tokens=-1_000_000)
+    remaining = status(chain).limits[0].remaining
+    assert remaining == pytest.approx(100 if refused else 80)
+
+
+async def test_embeddings_teach_nothing_about_how_long_replies_are():
+    chain = limited(Timed(), tokens_per_minute=60_000, per="provider", output_tokens=500, token_burst=1000)
+    for _ in range(3):
+        await chain.embed(["hi"])
+    asked = float(estimate_request(Request("", "hi")))
+    expected = chain.middleware[0].check(chain.new_call(Request("", "hi")))
+    assert expected == 0
+    task = asyncio.create_task(chain.complete("hi"))
+    held = []
+    chain.provider.seconds = 1
+    await turns()
+    held.append(status(chain).limits[0].remaining)
+    await task
+    assert held[0] <= 1000 - asked - 490
 
 
 async def test_embeddings_and_rerankings_count_their_input():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from llmpipe.middleware.rate_limit.ramp import Ramp
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.types import Finish, Request, Start, TextDelta, Usage
-from tests.middleware.rate_limit.limits import Timed, limited, outcome, status, turns
+from tests.middleware.rate_limit.limits import Timed, limited, outcome, started, status, turns
 
 
 def openai(limit: int, remaining: int, kind: str = "requests") -> dict[str, str]:
@@ -102,6 +103,19 @@ async def test_learned_token_limits_reserve_and_settle_like_our_own():
     assert status(chain).limits[0].remaining == pytest.approx(600)
 
 
+async def test_a_provider_that_names_another_period_each_time_fills_no_memory():
+    def headers(number):
+        return {
+            "x-ratelimit-limit-requests": "100000",
+            "x-ratelimit-renewalperiod-requests": str(100 + number),
+        }
+
+    chain = limited(Timed(headers=headers))
+    for _ in range(100):
+        await chain.complete("hi")
+    assert len(status(chain).limits) == 24
+
+
 # ---------------------------------------------------------------- pauses
 
 
@@ -174,6 +188,29 @@ async def test_a_probe_that_fails_does_not_widen_the_ramp_and_one_that_is_cancel
     assert len(provider.requests) == 4
     await asyncio.gather(*rest)
     assert status(chain).in_flight == 0
+
+
+async def test_a_probe_cancelled_in_the_moment_of_its_admission_gives_way():
+    """Its permit was given and never used: the ramp waited for it for ever."""
+    chain = limited(Timed(refuses=[RateLimited("slow down", retry_after=5)]))
+    await outcome(chain)
+    (gate,) = chain.runtime.states("rate_limit")["rate_limit"].values()
+    (probe,) = await started(chain.complete("probe"))
+    gate.ramp.until = 0.0
+    gate.pump()  # the probe is let in
+    probe.cancel()  # and has had no chance to go
+    await turns()
+    assert (status(chain).in_flight, chain.provider.came) == (0, [])
+    assert (await outcome(chain)).text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("hint", "seconds"), [(1e12, 86_400), (math.inf, 1), (math.nan, 1), (-5.0, 1), (None, 1), (0.0, 0)]
+)
+async def test_a_hint_that_is_nonsense_parks_the_key_for_a_day_at_most(hint, seconds):
+    chain = limited(MockProvider([RateLimited("slow down", retry_after=hint)], default="ok"))
+    await outcome(chain)
+    assert status(chain).paused == seconds
 
 
 async def test_pauses_without_a_hint_grow_and_echoes_do_not_count():

@@ -226,6 +226,14 @@ async def test_who_is_cancelled_while_waiting_is_gone_at_once_and_has_paid_nothi
     assert Retry.stats(it.runtime).attempts == 0
 
 
+async def test_who_is_dropped_while_waiting_has_paid_nothing():
+    it = chain(Overloaded("down"))
+    dropped = it.complete("hi")
+    dropped.send(None)  # to its wait
+    dropped.close()
+    assert Quotas.of(it.runtime)[KEY].spent == 0
+
+
 async def test_cancellation_is_never_retried():
     it = chain([Wait(10), "late"], default="again")
     task = asyncio.create_task(it.complete("hi"))
