@@ -147,10 +147,14 @@ class Runtime:
         log.error("%s: %s: %s", what, type(error).__name__, error, exc_info=error)
 
     async def aclose(self) -> None:
-        """Cancel the tasks it owns and wait for them, `cleanup_seconds` at most; stop idle timers."""
+        """Cancel the tasks it owns and wait for them, `cleanup_seconds` at most; stop idle timers.
+
+        Tasks of another loop that runs are cancelled too, and not waited for.
+        """
         expires = self.now() + self.cleanup_seconds
+        elsewhere = self._cancel_elsewhere()
         cancelled: set[asyncio.Task[Any]] = set()
-        while tasks := self._tasks - {asyncio.current_task()}:
+        while tasks := self._tasks - {asyncio.current_task()} - elsewhere:
             for task in tasks - cancelled:  # one may start another while it ends
                 task.cancel()
             cancelled |= tasks
@@ -164,6 +168,18 @@ class Runtime:
         for state in [*self._state.values()]:
             if isinstance(state, Resting):
                 state.rest()
+
+    def _cancel_elsewhere(self) -> set[asyncio.Task[Any]]:
+        """Cancel the tasks that belong to other loops, from which they are; forget those of closed ones."""
+        here = asyncio.get_running_loop()
+        others = {task for task in self._tasks if task.get_loop() is not here}
+        for task in others:
+            loop = task.get_loop()
+            if loop.is_closed():
+                self._tasks.discard(task)
+            else:
+                loop.call_soon_threadsafe(task.cancel)
+        return others
 
 
 async def shielded(work: Coroutine[Any, Any, None], runtime: Runtime, what: str) -> None:

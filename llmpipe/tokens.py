@@ -191,4 +191,11 @@ def _tool(tool: Tool, count: Callable[[str], int]) -> int:
 
 def _json(value: Any) -> str:
     """`value` as JSON; whatever JSON does not have counts by its repr."""
-    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # integers beyond 64 bits, lone surrogates, 255 levels: for who sends it to refuse
+        pass
+    try:
+        return repr(value)
+    except RecursionError:
+        return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
+from math import isnan
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,14 @@ __all__ = ("Chain",)
 Prompt = str | Request | Message | Mapping[str, Any] | Iterable[Any]
 
 _REQUEST_FIELDS = frozenset(a.name for a in fields(Request))
-_CALL_FIELDS = ("tenant", "user", "priority", "tags", "options", "without")
+_CALL_FIELDS: dict[str, Any] = {
+    "tenant": str,
+    "user": str,
+    "priority": int,
+    "tags": Mapping,
+    "options": Mapping,
+    "without": Iterable,
+}
 
 
 class Chain:
@@ -41,8 +49,11 @@ class Chain:
     """
 
     def __init__(self, provider: Target, *middleware: Middleware, runtime: Runtime | None = None) -> None:
-        if not callable(provider):
-            raise ConfigError(f"a chain needs a provider at its core, not a {type(provider).__name__}")
+        core: Any = provider
+        if isinstance(core, type) or not callable(core) or not hasattr(core, "endpoint"):
+            raise ConfigError(
+                f"a chain needs a provider at its core, with name, endpoint and model, not {_called(core)}"
+            )
         self.provider = provider
         self.runtime = runtime or Runtime()
         self._middleware: tuple[Middleware, ...] = ()
@@ -108,7 +119,7 @@ class Chain:
         attempts.append(attempt)
         try:
             reply: Any = await provider(call)
-            if type(reply) is not Reply or reply.over:
+            if not isinstance(reply, Reply) or reply.over:
                 what = "a reply that is over" if isinstance(reply, Reply) else f"a {type(reply).__name__}"
                 raise TypeError(f"provider {provider.name!r} gave {what} instead of a new Reply")
         except BaseException as error:  # goes on; the attempt must know how it ended
@@ -176,6 +187,7 @@ class Chain:
         if isinstance(inputs, EmbeddingRequest):
             request = evolve(inputs, **options) if options else inputs
         else:
+            _refuse_single(inputs, "embed takes an EmbeddingRequest, a text or a list of inputs")
             request = EmbeddingRequest(inputs=inputs, **options)
         if not request.inputs:
             raise InvalidRequest("embed needs at least one input", sent=False, phase="validate")
@@ -194,20 +206,24 @@ class Chain:
             request = evolve(prompt, **changes) if changes else prompt
         else:
             changes["stream"] = stream
-            request = Request(messages=prompt, **changes)
+            try:
+                request = Request(messages=prompt, **changes)
+            except TypeError:
+                _refuse_single(prompt, "a prompt is a Request, a text, a message or a list of messages")
+                raise
         return self.new_call(request, **options)
 
     def new_call(self, request: AnyRequest, *, timeout: float | None = None, **fields: Any) -> Call:
         """A fresh call for `request`, as the front door makes it; `timeout` in seconds.
 
-        Raises: ConfigError for a keyword that neither a request nor a call has.
+        Raises: ConfigError for a keyword that neither a request nor a call has, or of the wrong type.
         """
         if fields:
             self._check_fields(request, fields)
         runtime = self.runtime
         now = runtime.now()
         if timeout is not None:
-            fields["deadline"] = now + timeout
+            fields["deadline"] = now + _seconds(timeout)
         return Call(request, runtime, runtime.new_id("call-"), now, provider=self.provider, **fields)
 
     def _check_fields(self, request: AnyRequest, fields: dict[str, Any]) -> None:
@@ -216,8 +232,15 @@ class Chain:
                 f"unknown keyword {', '.join(map(repr, unknown))}; a call takes {', '.join(_CALL_FIELDS)}, "
                 f"timeout, and the fields of {type(request).__name__}"
             )
+        for key, value in fields.items():
+            kind = _CALL_FIELDS[key]
+            if not isinstance(value, kind):
+                raise ConfigError(f"{key} is {_called(value)}; expected {kind.__name__}")
+        if wrong := [kind for kind in fields.get("options", ()) if not isinstance(kind, type)]:
+            raise ConfigError(f"options are keyed by the middleware's class, {{Retry: {{...}}}}, not {wrong}")
         if "without" in fields:
-            fields["without"] = frozenset(fields["without"])
+            told = fields["without"]
+            fields["without"] = frozenset((told,) if isinstance(told, str) else told)
             if wrong := fields["without"] - {m.name for m in self._middleware}:
                 raise ConfigError(f"without names {sorted(wrong)}, which the chain does not have")
 
@@ -231,7 +254,7 @@ class Chain:
 
     def lint(self) -> list[Finding]:
         """Dangerous orders and settings, each with what to do about it; empty when there are none."""
-        return lint(self._middleware)
+        return lint(self._middleware, self)
 
     async def aclose(self) -> None:
         """End background work and close the provider's and the middlewares' connections."""
@@ -281,7 +304,25 @@ def _kind(item: object) -> str:
     return getattr(item, "__qualname__", type(item).__qualname__)
 
 
+def _seconds(told: Any) -> float:
+    # A timer at NaN would never be due, nor any of the loop's that stand behind it.
+    if not isinstance(told, int | float) or isnan(told):
+        raise ConfigError(f"timeout is {told!r}; it must be a number of seconds")
+    return told
+
+
+def _called(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _refuse_single(value: object, right: str) -> None:
+    if not isinstance(value, Iterable):
+        raise ConfigError(f"{right}, not {_called(value)}")
+
+
 def _check(item: object) -> None:
+    if isinstance(item, type):
+        raise ConfigError(f"middleware {item.__name__} is a class; make one of it: {item.__name__}(...)")
     if not callable(item):
         raise ConfigError(f"{item!r} is no middleware: it cannot be called with (call, call_next)")
     name, priority = getattr(item, "name", None), getattr(item, "priority", None)

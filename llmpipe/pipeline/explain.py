@@ -10,7 +10,7 @@ from attrs import NOTHING, Factory, fields, frozen, has
 
 from llmpipe.pipeline.bands import BANDS, band_of
 from llmpipe.pipeline.linker import Middleware
-from llmpipe.pipeline.lint import Finding, lint, traits_of
+from llmpipe.pipeline.lint import Finding, traits_of
 from llmpipe.pipeline.registry import origin
 
 if TYPE_CHECKING:
@@ -41,21 +41,26 @@ class Layer:
 
 @frozen
 class Explanation:
-    """The layers of a chain and its provider. Printing it gives a table."""
+    """The layers of a chain and its provider. Printing it gives a table.
+
+    `core_attempts` and `core_seconds` are the worst case of the provider, which may be a chain.
+    """
 
     layers: tuple[Layer, ...]
     provider: str
     findings: tuple[Finding, ...]
+    core_attempts: int = 1
+    core_seconds: float = inf
 
     @property
     def attempts(self) -> int:
         """How many requests one call may send, at worst."""
-        return self.layers[0].attempts if self.layers else 1
+        return self.layers[0].attempts if self.layers else self.core_attempts
 
     @property
     def seconds(self) -> float:
         """How long one call may take, at worst."""
-        return self.layers[0].seconds if self.layers else inf
+        return self.layers[0].seconds if self.layers else self.core_seconds
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -85,8 +90,10 @@ class Explanation:
 
 
 def explain(chain: Chain) -> Explanation:
-    """What `chain` does, layer by layer."""
-    attempts, seconds = 1, inf
+    """What `chain` does, layer by layer. A chain at its core adds its worst case, and not its layers."""
+    explained = getattr(chain.provider, "explain", None)
+    core = explained() if callable(explained) else None
+    within = attempts, seconds = (1, inf) if core is None else (core.attempts, core.seconds)
     layers: list[Layer] = []
     for item in reversed(chain.middleware):
         attempts = _told(item, "worst_attempts", attempts, attempts)
@@ -105,7 +112,7 @@ def explain(chain: Chain) -> Explanation:
                 seconds,
             )
         )
-    return Explanation(tuple(reversed(layers)), repr(chain.provider), tuple(lint(chain.middleware)))
+    return Explanation(tuple(reversed(layers)), repr(chain.provider), tuple(chain.lint()), *within)
 
 
 def _told(item: Middleware, method: str, default: Any, *arguments: Any) -> Any:

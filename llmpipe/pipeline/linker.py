@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from llmpipe.pipeline.outcome import Outcome
 from llmpipe.pipeline.reply import Reply
+from llmpipe.types import Completion
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call
@@ -121,6 +122,7 @@ def _yielding(name: str, middleware: Any, inner: Ring, at_once: bool) -> Ring:
             reply = await _hand_on(name, opened, reply, (frame, at_once, call))
         else:
             reply.hold(frame, at_once, call)
+        opened.clear()  # the frame holds it: dropped, the reply would be in a cycle until it is collected
         given.append(reply)
         return reply
 
@@ -141,6 +143,8 @@ def _either(name: str, middleware: Any, inner: Ring) -> Ring:
         tracked: Handler | None = None
 
         async def relay(call: Call) -> Reply:
+            if tracked is None:  # an eager task asks before `middleware` has given us its result
+                await asyncio.sleep(0)
             assert tracked is not None
             return await tracked(call)
 
@@ -178,14 +182,18 @@ async def _hand_on(name: str, opened: list[Reply], reply: Any, held: Any = None)
             f"middleware {name!r} gave a {type(reply).__name__} instead of a Reply; "
             f"it should `return await call_next(call)` or `yield await call_next(call)`"
         )
-    closed = reply.closed_early
-    handed: Reply = Reply.of(reply.completion) if reply.over else reply
+    refused, handed = reply.closed_early, reply
+    if reply.over:
+        try:
+            handed = Reply.of(reply.completion)
+        except Exception as error:  # noqa: BLE001  an amendment's; raised when what was opened is closed
+            refused, handed = refused or error, Reply.of(Completion())
     if held is not None:
         handed.hold(*held)
     try:
         await _close(opened, handed, None)
-        if closed is not None:
-            raise closed
+        if refused is not None:
+            raise refused
     except BaseException as error:  # goes on; nobody gets the reply
         await _close([handed], None, error)
         raise
@@ -196,7 +204,7 @@ async def _close(opened: list[Reply], keep: Reply | None, error: BaseException |
     """Close every reply of `opened` but `keep`, even when cancelled meanwhile."""
     cancelled = error if isinstance(error, asyncio.CancelledError) else None
     late: asyncio.CancelledError | None = None
-    for reply in opened:
+    for reply in [*opened]:  # not what a background task opens while we wait here: that is its own
         if reply is not keep and not reply.adopted:
             try:
                 await reply.aclose("abandoned" if cancelled is None else "cancelled")

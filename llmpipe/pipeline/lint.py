@@ -90,10 +90,14 @@ def traits_of(item: Middleware) -> frozenset[str]:
     return frozenset(getattr(item, "traits", ()))
 
 
-def lint(layers: Sequence[Middleware]) -> list[Finding]:
-    """What is dangerous in the order of `layers`, which stand outermost first; errors come first."""
+def lint(layers: Sequence[Middleware], chain: object = None) -> list[Finding]:
+    """What is dangerous in the order of `layers`, which stand outermost first; errors come first.
+
+    Args: chain is the one they stand in, where a way back into it is looked for.
+    """
     findings = [finding for rule in _ORDERS for finding in _broken(rule, layers)]
     findings += _several(layers)
+    findings += _circles(layers, chain)
     return sorted(findings, key=lambda finding: finding.level)
 
 
@@ -119,3 +123,31 @@ def _several(layers: Sequence[Middleware]) -> Iterable[Finding]:
             f"{' and '.join(map(repr, again))} both retry, so attempts multiply; keep one of them",
             tuple(again),
         )
+
+
+def _circles(layers: Sequence[Middleware], chain: object) -> Iterable[Finding]:
+    for item in layers:
+        if any(target is chain for target in _reached(item)):
+            yield Finding(
+                "falls-back-on-itself",
+                "warning",
+                f"a target of {item.name!r} leads back into this chain, which has failed by then; "
+                f"give it another target",
+                (item.name,),
+            )
+
+
+def _reached(item: object) -> Iterable[object]:
+    """The targets of `item`, and all that stand within those that are chains; each once."""
+    waiting = [*getattr(item, "targets", ())]
+    seen = set()
+    while waiting:
+        target = waiting.pop()
+        if id(target) in seen:
+            continue
+        seen.add(id(target))
+        yield target
+        if (core := getattr(target, "provider", None)) is not None:
+            waiting.append(core)
+        for layer in getattr(target, "middleware", ()):
+            waiting.extend(getattr(layer, "targets", ()))

@@ -130,13 +130,12 @@ class Pump:
 
     async def _read(self) -> Sequence[Event]:
         """One read of the source, which may be interrupted; what came is noted."""
-        watch = self.watch
         task = asyncio.current_task()
         assert task is not None
         self.reader, cancelling = task, task.cancelling()
         batch: Sequence[Event] = ()
-        if watch is not None:
-            watch.begin()
+        if self.watch is not None:
+            self.watch.begin()
         try:
             batch = await self.source.read()
         except BaseException as error:  # goes on, unless it is our own interruption
@@ -147,8 +146,8 @@ class Pump:
             raise self._interruption from None
         finally:
             self.reader = None
-            if watch is not None:
-                watch.end(any(map(is_content, batch)))
+            if self.watch is not None:  # asked anew: it may have been set meanwhile
+                self.watch.end(any(map(is_content, batch)))
         if self._interruption is not None:  # the source has swallowed it
             task.uncancel()
             raise self._interruption

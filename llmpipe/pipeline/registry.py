@@ -49,8 +49,10 @@ def names() -> list[str]:
 def get(name: str) -> Any:
     """The class or factory of that name. Loads it, and nothing else.
 
-    Raises: ConfigError that lists the known names and the nearest one.
+    Raises: ConfigError that lists the known names and the nearest one; or for a package that is broken.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"the name of a middleware is a {type(name).__name__}; expected a string")
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return getattr(import_module(module), attribute)
@@ -59,7 +61,10 @@ def get(name: str) -> Any:
         close = difflib.get_close_matches(name, names(), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"unknown middleware {name!r}; known: {', '.join(names())}{hint}")
-    return point.load()
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"middleware {name!r} of {origin(name)} cannot be loaded: {error}") from error
 
 
 def origin(name: str) -> str:
@@ -81,6 +86,10 @@ def build(name: str, settings: Mapping[str, Any], where: str = "") -> Middleware
         made = get(name)
     except ConfigError as error:
         raise ConfigError(f"{place}{error}") from None
+    if not isinstance(settings, Mapping):
+        raise ConfigError(
+            f"{place}middleware {name!r}: expected settings by name, not a {type(settings).__name__}"
+        )
     if not has(made):
         try:
             result: Middleware = made(**settings)
@@ -89,7 +98,7 @@ def build(name: str, settings: Mapping[str, Any], where: str = "") -> Middleware
         return result
     known = {key for key, attribute in fields_dict(made).items() if attribute.init}
     problems = []
-    for key in settings:
+    for key in map(str, settings):
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(sorted(known))}"
@@ -108,6 +117,8 @@ def structured(made: Any, settings: Mapping[str, Any]) -> Any:
 
     Raises: ConfigError that names each bad setting by its path.
     """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"expected settings by name, not a {type(settings).__name__}")
     from cattrs import Converter, transform_error
     from cattrs.errors import BaseValidationError
 

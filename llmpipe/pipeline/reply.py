@@ -113,10 +113,13 @@ class Reply:
         self, *, idle: float | None = None, stall: float | None = None, deadline: float | None = None
     ) -> Reply:
         """Bound the waits of a stream: see `Watch`. Seconds; `deadline` in monotonic loop time."""
-        if self._pump is not None:
-            if self._pump.watch is None:
-                self._pump.watch = Watch(self._pump.interrupt)
-            self._pump.watch.tighten(idle, stall, deadline)
+        pump = self._pump
+        if pump is not None:
+            if pump.watch is None:
+                pump.watch = Watch(pump.interrupt)
+                if pump.reader is not None:
+                    pump.watch.begin()
+            pump.watch.tighten(idle, stall, deadline)
         return self
 
     def hold(self, frame: AsyncGenerator[Reply, Outcome], at_once: bool, call: Call) -> None:

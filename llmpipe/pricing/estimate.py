@@ -66,7 +66,7 @@ def worst_case(
     """
     if price is None:
         return None
-    tokens = estimate_request(request) if input_tokens is None else input_tokens
+    tokens = estimate_request(request) if input_tokens is None else max(0, input_tokens)
     rates = price.rates_for(tokens)
     answers, output = 1, 0
     if isinstance(request, Request):

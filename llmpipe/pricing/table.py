@@ -16,7 +16,7 @@ from pkgutil import get_data
 from typing import Any, cast
 
 import orjson
-from attrs import evolve, fields, frozen
+from attrs import astuple, evolve, fields, frozen
 
 from llmpipe.errors import ConfigError
 
@@ -53,6 +53,8 @@ _SELF_HOSTED = frozenset(
 )
 _DATED = re.compile(r"(?:[-@:]20[0-9]{2}-?[01][0-9]-?[0-3][0-9]|[-@]latest|@default)\Z")
 _MAX_REMEMBERED = 4096  # names come from callers; a cache of them must have an end
+_LONGEST_NAME = 512  # characters; the packaged table's have 61 at the most
+_DEAREST = 10**6  # USD per million tokens or requests; the packaged table's ask 14,000 at the most
 
 
 @frozen
@@ -106,15 +108,18 @@ class PriceTable:
             ``{"input": "0.15", "output": 0.6, "cached_input": "0.075", "cache_write": …}``.
         data: a file of the same form instead of the packaged one.
 
-    Raises: ConfigError for an override that is no price.
+    Raises: ConfigError for an override that is no price, and for a file that holds none.
     """
 
     def __init__(
         self, overrides: Mapping[str, Price | Mapping[str, Any]] | None = None, *, data: bytes | None = None
     ) -> None:
-        self._overrides = {key.lower(): _override(key, value) for key, value in (overrides or {}).items()}
-        self._data = data
-        self._loaded: dict[str, Any] | None = None
+        if not isinstance(overrides or {}, Mapping):
+            raise ConfigError(f"prices are a {type(overrides).__name__}; expected a mapping by model")
+        self._overrides = {
+            str(key).lower(): _override(str(key), value) for key, value in (overrides or {}).items()
+        }
+        self._loaded = None if data is None else _parsed(data)
         self._found: dict[tuple[str, str], _Listing | None] = {}
 
     def find(self, provider: str, model: str, *, tier: str = "", at: float | None = None) -> Price | None:
@@ -132,6 +137,8 @@ class PriceTable:
         if key in self._found:
             listing = self._found[key]
         else:
+            if len(model) > _LONGEST_NAME:
+                return None
             if len(self._found) >= _MAX_REMEMBERED:
                 self._found.clear()
             listing = self._found[key] = self._search(provider.lower(), model.lower())
@@ -152,11 +159,9 @@ class PriceTable:
 
     def _load(self) -> dict[str, Any]:
         if self._loaded is None:
-            data = self._data
-            if data is None:
-                data = get_data("llmpipe.pricing", "data/prices.json")
-                assert data is not None
-            self._loaded = cast("dict[str, Any]", orjson.loads(data))
+            data = get_data("llmpipe.pricing", "data/prices.json")
+            assert data is not None
+            self._loaded = _parsed(data)
         return self._loaded
 
     def _search(self, provider: str, model: str) -> _Listing | None:
@@ -326,14 +331,30 @@ def _both(one: _Condition | None, other: _Condition | None) -> _Condition | None
     return lambda at: one(at) and other(at)
 
 
-def _override(key: str, value: Price | Mapping[str, Any]) -> Price:
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = orjson.loads(data)
+        if not isinstance(loaded["providers"], dict):
+            raise TypeError("its providers are no object")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"this is no file of prices: {error}") from None
+    return loaded
+
+
+def _override(key: str, value: Any) -> Price:
     if isinstance(value, Price):
+        for sold in (value.rates, *(more for _, more in value.above)):
+            for name, nano in zip(_RATES, astuple(sold), strict=True):
+                if nano is not None and (not isinstance(nano, int) or nano < 0):
+                    raise ConfigError(
+                        f"price of {key!r}: {name} is {nano!r}, not nano-USD per million tokens"
+                    )
         return value
-    unknown = set(value) - set(_RATES)
+    unknown = [*set(value) - set(_RATES)] if isinstance(value, Mapping) else [value]
     if unknown or not value:
         raise ConfigError(
-            f"price of {key!r}: {sorted(unknown) or 'nothing'} given; it takes {', '.join(_RATES)}, "
-            f"in USD per million tokens"
+            f"price of {key!r}: {sorted(map(repr, unknown)) or 'nothing'} given; "
+            f"it takes {', '.join(_RATES)}, in USD per million tokens"
         )
     rates = {name: _nano(key, name, usd) for name, usd in value.items()}
     provider, _, model = key.rpartition("/")
@@ -342,9 +363,10 @@ def _override(key: str, value: Price | Mapping[str, Any]) -> Price:
 
 def _nano(key: str, name: str, usd: Any) -> int:
     try:
-        nano = Decimal(str(usd)) * _NANO_PER_MILLION
+        price = Decimal(str(usd))
+        fits = 0 <= price <= _DEAREST
     except InvalidOperation:
         raise ConfigError(f"price of {key!r}: {name} is {usd!r}, not USD per million tokens") from None
-    if not nano.is_finite() or nano < 0:
-        raise ConfigError(f"price of {key!r}: {name} is {usd}; it must be zero or more")
-    return int(nano.to_integral_value(rounding="ROUND_CEILING"))
+    if not fits:
+        raise ConfigError(f"price of {key!r}: {name} is {usd}; it must be zero or more, a million at most")
+    return int((price * _NANO_PER_MILLION).to_integral_value(rounding="ROUND_CEILING"))

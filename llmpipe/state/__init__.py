@@ -76,7 +76,7 @@ def open_state(url: str) -> State:
 
     Raises: ConfigError for a URL without a scheme, or a scheme that nothing installed knows.
     """
-    scheme, mark, _ = url.partition("://")
+    scheme, mark, _ = str(url).partition("://")
     if not mark or not scheme:
         raise ConfigError(f"a state URL begins with a scheme, such as memory://; {scheme!r} has none")
     if scheme == "memory":

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from typing import NamedTuple
 
+from llmpipe.errors import ConfigError
 from llmpipe.state import Cache, Entry
 from llmpipe.state.freeze import freeze
 
@@ -39,10 +40,9 @@ class MemoryCache:
     """
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
         self._bytes = 0
         self._held: OrderedDict[bytes, _Held] = OrderedDict()  # the least recently used first
+        self.resize(max_entries, max_bytes)
 
     async def get(self, key: bytes) -> tuple[Entry, float] | None:
         """The entry and its age in seconds, or None."""
@@ -89,7 +89,14 @@ class MemoryCache:
         return len(self._held), self._bytes
 
     def resize(self, max_entries: int, max_bytes: int) -> None:
-        """Take new bounds; what does not fit goes, least recently used first."""
+        """Take new bounds; what does not fit goes, least recently used first.
+
+        Raises: ConfigError for bounds below 0, which nothing could keep.
+        """
+        if not (max_entries >= 0 and max_bytes >= 0):
+            raise ConfigError(
+                f"a cache keeps {max_entries} entries and {max_bytes} bytes; neither is below 0"
+            )
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._trim()
 

@@ -123,8 +123,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """As asyncio's, and timers of the same instant keep their order."""
+        """As asyncio's, and timers of the same instant keep their order.
+
+        Raises: ValueError for a timer at NaN, which asyncio takes, and then never fires those behind it.
+        """
         self._check_closed()
+        if math.isnan(when):
+            raise ValueError("a timer at NaN would never be due")
         if self.get_debug():
             self._check_thread()
         timer = _Timer(when, callback, args, self, context)

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpipe.errors import ConfigError, InvalidRequest, LLMError, RateLimited, ReplyClosed, StreamBroken
+from llmpipe.middleware.fallback import Fallback
+from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.linker import Handler
@@ -70,6 +72,7 @@ def test_a_name_can_be_used_once_and_a_refused_middleware_changes_nothing():
     ("item", "match"),
     [
         (7, "cannot be called"),
+        (Retry, r"Retry is a class; make one of it: Retry\(\.\.\.\)"),
         (lambda call, call_next: None, "has no name"),
         (type("P", (), {"name": "p", "__call__": print, "priority": "high"})(), "no integer priority"),
         (type("P", (), {"name": "p", "__call__": print, "priority": True})(), "no integer priority"),
@@ -82,8 +85,9 @@ def test_what_is_no_middleware_is_refused_when_the_chain_is_made(item: Any, matc
 
 
 def test_what_is_no_provider_is_refused_when_the_chain_is_made():
-    with pytest.raises(ConfigError, match="needs a provider"):
-        Chain("gpt")
+    for wrong in ("gpt", None, MockProvider, a_layer("m", 1)):
+        with pytest.raises(ConfigError, match="needs a provider"):
+            Chain(wrong)
 
 
 async def test_a_middleware_may_stand_for_several_rings():
@@ -207,6 +211,42 @@ async def test_an_unknown_keyword_is_refused_with_those_there_are():
         c.stream("x", max_token=3)
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"timeout": "5"}, "timeout is '5'"),
+        ({"priority": "high"}, "priority is a str; expected int"),
+        ({"tenant": None}, "tenant is a NoneType; expected str"),
+        ({"tags": "x"}, "tags is a str; expected Mapping"),
+        ({"options": {"retry": {"attempts": 1}}}, r"keyed by the middleware's class.*'retry'"),
+        ({"without": 5}, "without is a int; expected Iterable"),
+        ({"without": ["nope"]}, "'nope'.*does not have"),
+    ],
+)
+async def test_what_a_call_is_told_wrongly_is_refused_with_what_would_be_right(options: Any, match: str):
+    provider = MockProvider(default="hi")
+    with pytest.raises(ConfigError, match=match):
+        await chain(provider).complete("x", **options)
+    assert provider.requests == []
+
+
+async def test_a_single_name_to_skip_is_a_name_and_not_its_letters():
+    log: list[str] = []
+    await chain(MockProvider("hi"), a_layer("abc", 1, log)).complete("x", without="abc")
+    assert log == []
+
+
+@pytest.mark.parametrize("wrong", [None, 5, EmbeddingRequest(inputs=("x",))])
+async def test_what_is_no_prompt_is_refused_with_what_would_be_one(wrong: Any):
+    c = chain(MockProvider(default="hi"))
+    with pytest.raises(ConfigError, match=f"a prompt is .* not a {type(wrong).__name__}"):
+        await c.complete(wrong)
+    if not isinstance(wrong, EmbeddingRequest):
+        with pytest.raises(ConfigError, match=f"embed takes .* not a {type(wrong).__name__}"):
+            await c.embed(wrong)
+
+
 async def test_embed_takes_a_string_a_list_or_a_request():
     provider = MockProvider(default=Embeddings(((1.0,),)))
     c = chain(provider, Ends().yielder())
@@ -290,6 +330,17 @@ async def test_a_provider_that_gives_no_reply_fails_its_attempt(given: Any):
     with pytest.raises(TypeError, match="instead of a new Reply"):
         await c(call)
     assert [attempt.status for attempt in call.ledger.attempts] == ["error"]
+
+
+async def test_a_provider_may_give_a_reply_of_a_kind_of_its_own():
+    class Special(Reply):
+        """A reply with something more."""
+
+    class Own(MockProvider):
+        async def __call__(self, call: Call) -> Reply:
+            return Special.of(Completion(message=Message("assistant", "hi"), finish_reason="stop"))
+
+    assert (await chain(Own()).complete("x")).text == "hi"
 
 
 async def test_a_provider_that_gives_the_same_reply_twice_is_told_so():
@@ -514,3 +565,26 @@ async def test_a_thousand_concurrent_streams_cancelled_at_random_leave_nothing()
         assert attempt.usage is not None
         usage += attempt.usage
     assert usage.output_tokens > 1000
+
+
+# ------------------------------------------------------------ chains within chains, looked at
+
+
+def test_the_worst_case_of_a_chain_at_the_core_counts():
+    inner = chain(MockProvider(), Retry(attempts=4))
+    assert chain(inner).explain().attempts == 4
+    outer = chain(inner, a_layer("a", 1)).explain()
+    assert outer.attempts == outer.layers[0].attempts == 4
+    assert "at worst: 4 attempts" in str(outer)
+    assert chain(MockProvider()).explain().attempts == 1
+
+
+def test_a_fallback_that_leads_back_into_its_own_chain_is_found():
+    c = chain(MockProvider())
+    round_about = chain(chain(MockProvider()), Fallback(c))
+    c.use(Fallback(MockProvider(), round_about))
+    (finding,) = c.lint()
+    assert (finding.code, finding.layers) == ("falls-back-on-itself", ("fallback",))
+    assert finding.message in str(c.explain())
+    assert [found.code for found in round_about.lint()] == ["falls-back-on-itself"]
+    assert chain(MockProvider(), Fallback(chain(MockProvider()))).lint() == []

@@ -310,6 +310,61 @@ async def test_a_reply_opened_twice_in_a_row_by_nested_retries_is_handed_on_once
     assert ends.names == ["inner", "outer"]
 
 
+@pytest.mark.parametrize("yields", [False, True])
+async def test_an_amendment_that_fails_as_the_reply_is_handed_on_is_raised_and_nothing_left_open(
+    yields: bool,
+):
+    provider, ends = MockProvider(default="hello there"), Ends()
+
+    def bad(completion: Completion) -> Completion:
+        raise Boom("amended")
+
+    async def read_one_of_two(call: Call, call_next: Handler) -> Reply:
+        await call_next(call)
+        reply = (await call_next(call)).amend(bad)
+        await texts(reply)
+        return reply
+
+    @plain(500, "amending")
+    async def returning(call: Call, call_next: Handler):
+        return await read_one_of_two(call, call_next)
+
+    @plain(500, "amending")
+    async def yielding(call: Call, call_next: Handler):
+        outcome = yield await read_one_of_two(call, call_next)
+        ends.append(("amending", outcome))
+
+    c = chain(provider, yielding if yields else returning, ends.yielder("inner", 900))
+    with pytest.raises(Boom, match="amended"):
+        async with c.stream("x"):
+            pass
+    assert provider.open == 0
+    assert ends.names == ["inner", "inner"] + (["amending"] if yields else [])
+
+
+async def test_a_reply_opened_while_another_is_closed_belongs_to_the_task_that_opened_it():
+    provider, ends, heard = MockProvider(default=["a", Wait(5), "b"]), Ends(), []
+
+    @plain(500, "refreshing")
+    async def refreshing(call: Call, call_next: Handler):
+        async def refresh() -> None:
+            await asyncio.sleep(1)
+            async with await call_next(call) as reply:
+                heard.append(await texts(reply))
+
+        call.runtime.spawn(refresh(), "refresh")
+        await call_next(call)  # is closed by the linker, which takes three seconds
+        return Reply.of(Completion(message=Message("assistant", "stale"), finish_reason="stop"))
+
+    c = chain(provider, refreshing, ends.yielder("slow", 900, waits=3.0))
+    async with c.stream("x") as reply:
+        assert await texts(reply) == "stale"
+    await asyncio.sleep(20)
+    assert heard == ["ab"]
+    assert ends.statuses == ["abandoned", "ok"]
+    assert provider.open == 0
+
+
 # ------------------------------------------------------------ law 3: clean-up never replaces the outcome
 
 
@@ -589,6 +644,31 @@ async def test_partials_methods_and_decorated_functions_are_middlewares_of_their
     assert ends.names == ["decorated", "partialmethod", "partial"]
 
 
+class _Begun:
+    """A coroutine after its first step, which an eager task takes at once."""
+
+    def __init__(self, work: Any) -> None:
+        self.steps = work.__await__()
+        next(self.steps)
+
+    def __await__(self):
+        return (yield from self.steps)
+
+
+async def test_a_callable_may_ask_the_rest_of_the_chain_before_it_returns():
+    ends = Ends()
+
+    class Eager:
+        name, priority = "eager", 500
+
+        def __call__(self, call: Call, call_next: Handler) -> Any:
+            return _Begun(call_next(call))
+
+    c = chain(MockProvider("hello"), Eager(), ends.yielder("inner", 900))
+    assert (await c.complete("x")).text == "hello"
+    assert ends.statuses == ["ok"]
+
+
 async def test_a_sync_function_that_returns_a_reply_is_told_what_it_should_be():
     @plain(500, "sync")
     def sync(call: Call, call_next: Handler):
@@ -663,6 +743,23 @@ async def test_a_dropped_reply_is_closed_and_its_frames_resumed(waits: float | N
     assert provider.open == 0
     assert ends.names == ["inner", "cyclic", "outer"]
     assert ends.statuses == ["abandoned"] * 3
+
+
+async def test_a_dropped_reply_is_closed_at_once_and_not_when_garbage_is_next_collected():
+    ends, provider = Ends(), MockProvider("hello there")
+    c = chain(provider, ends.yielder("outer", 1), ends.yielder("inner", 900))
+    gc.collect()
+    gc.disable()
+    try:
+        reply = await c(c.new_call(Request(messages="x", stream=True)))
+        await anext(reply)
+        with pytest.warns(ResourceWarning, match="never closed"):
+            del reply
+        await turns()
+        assert provider.open == 0
+        assert ends.names == ["inner", "outer"]
+    finally:
+        gc.enable()
 
 
 async def test_a_frame_is_never_thrown_a_generator_exit_by_the_event_loop():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+from typing import Any
+
 import pytest
 from attrs import fields, resolve_types
 
@@ -37,3 +40,33 @@ def test_what_a_migration_needs_to_be_told_can_stand_in_a_file():
 
     made = registry.build("migration", {"old": Old(), "share": 0.25, "min_attempt": 1})
     assert (made.share, made.min_attempt) == (0.25, 1.0)  # type: ignore[attr-defined]  # it is a Migration
+
+
+@pytest.mark.parametrize("wrong", [5, None, ["retry"]])
+def test_a_name_that_is_no_text_is_refused(wrong):
+    with pytest.raises(
+        ConfigError, match=rf"here: the name .* is a {type(wrong).__name__}; expected a string"
+    ):
+        registry.build(wrong, {}, "here")
+
+
+@pytest.mark.parametrize("wrong", [5, None, "attempts", [("attempts", 3)]])
+def test_settings_that_are_no_mapping_are_refused_and_not_repeated(wrong):
+    with pytest.raises(ConfigError, match=rf"here: middleware 'retry': .* not a {type(wrong).__name__}$"):
+        registry.build("retry", wrong, "here")
+    with pytest.raises(ConfigError, match=rf"not a {type(wrong).__name__}$"):
+        registry.structured(registry.get("retry"), wrong)
+
+
+def test_a_setting_whose_name_is_no_text_is_told_like_any_unknown_one():
+    settings: dict[Any, Any] = {5: 1}
+    with pytest.raises(ConfigError, match="no setting '5'"):
+        registry.build("retry", settings)
+
+
+@pytest.mark.parametrize("value", ["no_such_package_anywhere:x", "json:nothing_of_that_name"])
+def test_a_middleware_of_a_broken_package_is_named_with_what_is_wrong(monkeypatch, value):
+    broken = EntryPoint("broken", value, registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    with pytest.raises(ConfigError, match=r"here: middleware 'broken' of .* cannot be loaded: .*no"):
+        registry.build("broken", {}, "here")

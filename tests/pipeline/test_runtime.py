@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from functools import partial
 from typing import Any
 
@@ -315,6 +316,55 @@ async def test_a_task_of_the_runtime_may_close_it():
     other = runtime.spawn(asyncio.sleep(100), "other")
     await runtime.spawn(runtime.aclose(), "closing")
     assert other.cancelled()
+
+
+def test_closing_leaves_the_tasks_of_a_loop_that_is_gone_to_themselves():
+    runtime = Remembering()
+    gone = VirtualTimeLoop()
+    gone.set_exception_handler(lambda loop, context: None)  # it says that a pending task was destroyed
+
+    async def begin() -> None:
+        runtime.spawn(asyncio.sleep(100), "left behind")
+
+    gone.run_until_complete(begin())
+    gone.close()
+
+    async def close() -> float:
+        mine = runtime.spawn(asyncio.sleep(100), "mine")
+        await turns()
+        await runtime.aclose()
+        assert mine.cancelled()
+        return now()
+
+    assert run(close()) == 0.0
+    assert runtime._tasks == set()
+    assert runtime.reports == []
+
+
+def test_closing_ends_the_tasks_of_a_loop_in_another_thread_from_that_loop():
+    runtime = Remembering()
+    begun, ended = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            assert asyncio.get_running_loop() is theirs[0]
+            ended.set()
+
+    async def elsewhere() -> None:
+        theirs.append(asyncio.get_running_loop())
+        await asyncio.wait([runtime.spawn(work(), "elsewhere")])
+
+    theirs: list[Any] = []
+    thread = threading.Thread(target=asyncio.run, args=(elsewhere(),))
+    thread.start()
+    assert begun.wait(10)
+    asyncio.run(runtime.aclose())
+    assert ended.wait(10)
+    thread.join(10)
+    assert runtime.reports == []
 
 
 def test_reports_go_to_the_log(caplog: pytest.LogCaptureFixture):

@@ -108,6 +108,16 @@ async def test_a_stream_that_was_just_in_time_once_is_still_watched():
     assert now() == 10.0 + 1 + 5 + 1 + 5
 
 
+async def test_the_first_limit_set_while_a_stream_is_read_holds_for_that_read_too():
+    reply = Reply.stream(Feed("a", 5.0, "b", 100.0, "c", STOP))
+    reader = asyncio.create_task(reply.full())
+    await asyncio.sleep(6)
+    reply.limit(idle=10)
+    with pytest.raises(IdleTimeout):
+        await reader
+    assert now() == 16.0
+
+
 @pytest.mark.parametrize("armed_first", ["timer", "answer"])
 async def test_bytes_that_arrive_in_the_same_turn_as_the_timer_win(armed_first: str):
     class Gated:

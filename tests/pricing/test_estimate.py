@@ -136,6 +136,12 @@ def test_without_a_limit_the_worst_case_takes_the_default_one():
     assert worst.output_nano == 1000 * 5000
 
 
+def test_a_count_below_zero_reserves_no_less_than_nothing():
+    cost = worst_case(Request(messages="x", max_tokens=-5), HAIKU, input_tokens=-1000)
+    assert cost is not None
+    assert cost.total_nano == 0
+
+
 def test_a_prompt_cached_for_an_hour_is_reserved_at_that_rate():
     part = Text("long", {"cache_control": {"type": "ephemeral", "ttl": "1h"}})
     request = Request(messages=[{"role": "user", "content": [part]}], max_tokens=0)

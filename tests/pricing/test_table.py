@@ -221,6 +221,17 @@ def test_overrides_go_before_the_file_most_exact_first():
         {"input": "nan"},
         {"input": "inf"},
         {"input": None},
+        {"input": "1e7"},
+        {"input": "1e99999"},
+        {"input": "1e999999"},
+        {5: 1},
+        "input",
+        7,
+        [1],
+        None,
+        Price("us", "house", Rates(-5, 6)),
+        Price("us", "house", Rates(5, float("nan"))),
+        Price("us", "house", Rates(5, 6), above=((10, Rates(5, -6)),)),
     ],
 )
 def test_an_override_that_is_no_price_is_refused_with_its_name(wrong):
@@ -234,3 +245,16 @@ def test_names_made_up_by_callers_do_not_fill_the_memory():
         table.find("p", f"made-up-{number}")
     assert len(table._found) <= 4096
     assert table.find("p", "m") is not None
+    assert table.find("p", "m" * 1000) is None
+    assert max(len(name) for _, name in table._found) < 1000
+
+
+@pytest.mark.parametrize("wrong", [b"", b"no json", b"[]", b"{}", b'{"providers": []}'])
+def test_a_file_that_holds_no_prices_is_refused_when_it_is_given_and_not_in_the_first_call(wrong):
+    with pytest.raises(ConfigError, match="no file of prices"):
+        PriceTable(data=wrong)
+
+
+def test_prices_that_are_no_mapping_are_refused():
+    with pytest.raises(ConfigError, match="prices are a list"):
+        PriceTable([("gpt-x", {"input": 1})])

@@ -201,3 +201,20 @@ def test_an_installed_package_brings_its_scheme(monkeypatch):
     )
     opened: Any = open_state("other://somewhere")
     assert opened == ("opened", "other://somewhere")
+
+
+@pytest.mark.parametrize(("entries", "size"), [(-1, 100), (1, -1), (float("nan"), 100)])
+def test_bounds_that_nothing_could_keep_are_refused_and_the_old_ones_stay(entries, size):
+    with pytest.raises(ConfigError, match="below 0"):
+        MemoryCache(entries, size)
+
+    async def resized() -> None:
+        cache = MemoryCache(10, 10_000)
+        cache.put(b"a", entry(), 10.0)
+        with pytest.raises(ConfigError, match="below 0"):
+            cache.resize(entries, size)
+        assert cache.size()[0] == 1
+        cache.resize(0, 0)
+        assert cache.size() == (0, 0)
+
+    run(resized())

@@ -457,6 +457,14 @@ def test_a_timer_set_from_a_foreign_thread_is_refused_in_debug_mode():
     run(main())
 
 
+def test_a_timer_at_nan_is_refused_for_it_would_stop_those_behind_it():
+    async def main() -> None:
+        with pytest.raises(ValueError, match="NaN"):
+            asyncio.get_running_loop().call_later(float("nan"), print)
+
+    run(main())
+
+
 def test_a_deadlock_names_the_line_within_an_async_generator():
     async def never() -> Any:
         await asyncio.Event().wait()
