@@ -6,13 +6,14 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from inspect import getdoc
 from pathlib import Path
 
 import llmpipe.middleware
 from llmpipe import errors
 from llmpipe.pipeline.registry import BUILT_IN
 
-__all__ = ("error_table", "error_tree", "module_lists", "note_kinds", "note_table")
+__all__ = ("error_table", "error_tree", "module_lists", "name_tables", "note_kinds", "note_table")
 
 
 # -- errors
@@ -117,6 +118,57 @@ GROUPS = (
     ("Testing", r"llmpipe\.testing\b"),
     ("Others", ""),
 )
+
+
+FACE = (
+    (
+        "Chains and providers",
+        r"llmpipe\.(providers|config|dialects|runtime|secret|pipeline\.(chain|provider))\b",
+    ),
+    ("Middlewares", r"llmpipe\.middleware\b"),
+    ("To write your own", r"llmpipe\.pipeline\b"),
+    ("Requests and messages", r"llmpipe\.types\.(requests|messages)\b"),
+    ("Replies", r"llmpipe\.types\.(replies|fold)\b"),
+    ("Events of a stream", r"llmpipe\.types\.events\b"),
+    ("Errors", r"llmpipe\.errors\b"),
+)
+
+
+def name_tables() -> str:
+    """What `llmpipe` itself offers, in groups: each name, linked to the page of its module, in a line."""
+    homes = {**llmpipe._MODULES, **llmpipe._MODULE_OF}
+    left = list(llmpipe.__all__)
+    lines = []
+    for title, pattern in FACE:
+        found = [name for name in left if re.match(pattern, homes[name])]
+        left = [name for name in left if name not in found]
+        lines += [f"### {title}", "", "| name | what it is |", "| --- | --- |"]
+        lines += [f"| [`{name}`]({_page_of(homes[name])}) | {_line_of(name)} |" for name in found]
+        lines.append("")
+    assert not left, f"in no group: {left}"
+    others = ("llmpipe.testing", "llmpipe.testing.simulator", "llmpipe.config.load")
+    links = ", ".join(f"[`{name}`]({_page_of(name)})" for name in others)
+    lines.append(f"For tests and chain files there are {links}.")
+    return "\n".join([*lines, ""])
+
+
+def _page_of(module: str) -> str:
+    """The page that shows the module's names: its own, or that of the package that offers them."""
+    while not (MODULES / f"{module}.md").exists():
+        module = module.rpartition(".")[0]
+    return f"modules/{module}.md"
+
+
+ALIASES = {
+    "Event": "Any of the others in this table.",
+    "Handler": "Anything that answers a call: a provider, a chain, the rest of a chain.",
+}
+
+
+def _line_of(name: str) -> str:
+    """The first line of the docstring; aliases have none."""
+    line = ALIASES.get(name) or (getdoc(getattr(llmpipe, name)) or "").splitlines()[0]
+    return re.sub(r"``?([^`]+)``?", r"`\1`", line).replace("|", "\\|")
 
 
 def module_lists() -> str:

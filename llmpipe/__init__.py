@@ -2,7 +2,8 @@
 
 Every concern of a call (validation, redaction, caching, limits, fallback, retry, breaker,
 timeout, tracing, cost) is one priority-ordered middleware in an onion round a provider.
-Names load on first use, so that importing the package costs almost nothing.
+Names load on first use, so that importing the package costs almost nothing. So do the parts of the
+package: `llmpipe.errors` and `llmpipe.testing` are there after ``import llmpipe``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmpipe import dialects
     from llmpipe.config import presets
+    from llmpipe.config.load import load_chain
     from llmpipe.errors import (
         AuthenticationFailed,
         BadReply,
@@ -52,12 +54,14 @@ if TYPE_CHECKING:
     from llmpipe.middleware.hooks import Hooks
     from llmpipe.middleware.log import Log
     from llmpipe.middleware.metrics import Metrics
+    from llmpipe.middleware.migration import Migration
     from llmpipe.middleware.rate_limit import RateLimit
     from llmpipe.middleware.redact import Redact
     from llmpipe.middleware.retry import Retry, RetryExecutor
     from llmpipe.middleware.timeout import Timeout
     from llmpipe.middleware.trace import Trace
     from llmpipe.middleware.validate import Validate
+    from llmpipe.pipeline import bands
     from llmpipe.pipeline.call import Call
     from llmpipe.pipeline.chain import Chain
     from llmpipe.pipeline.function import layer
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from llmpipe.runtime import Runtime
     from llmpipe.secret import Secret
     from llmpipe.types.events import (
+        Event,
         Extra,
         Finish,
         Ping,
@@ -131,6 +136,7 @@ __all__ = (
     "Document",
     "EmbeddingRequest",
     "Embeddings",
+    "Event",
     "Extra",
     "Fallback",
     "FeatureDisabled",
@@ -147,6 +153,7 @@ __all__ = (
     "Message",
     "Metrics",
     "Middleware",
+    "Migration",
     "MockProvider",
     "ModelInfo",
     "ModelNotFound",
@@ -196,15 +203,18 @@ __all__ = (
     "UsageUpdate",
     "Validate",
     "Wait",
+    "bands",
     "dialects",
     "fold",
     "layer",
+    "load_chain",
     "presets",
     "provider",
     "unfold",
 )
 
 _HOME = {
+    "llmpipe.config.load": ("load_chain",),
     "llmpipe.errors": (
         "AuthenticationFailed",
         "BadReply",
@@ -247,6 +257,7 @@ _HOME = {
     "llmpipe.middleware.hooks": ("Hooks",),
     "llmpipe.middleware.log": ("Log",),
     "llmpipe.middleware.metrics": ("Metrics",),
+    "llmpipe.middleware.migration": ("Migration",),
     "llmpipe.middleware.rate_limit": ("RateLimit",),
     "llmpipe.middleware.redact": ("Redact",),
     "llmpipe.middleware.retry": (
@@ -278,6 +289,7 @@ _HOME = {
     "llmpipe.runtime": ("Runtime",),
     "llmpipe.secret": ("Secret",),
     "llmpipe.types.events": (
+        "Event",
         "Extra",
         "Finish",
         "Ping",
@@ -321,7 +333,26 @@ _HOME = {
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = {"dialects": "llmpipe.dialects", "presets": "llmpipe.config.presets"}
+_PARTS = (
+    "config",
+    "dialects",
+    "errors",
+    "middleware",
+    "pipeline",
+    "pricing",
+    "providers",
+    "runtime",
+    "secret",
+    "state",
+    "testing",
+    "tokens",
+    "types",
+)
+_MODULES = {
+    "bands": "llmpipe.pipeline.bands",
+    "presets": "llmpipe.config.presets",
+    **{part: f"llmpipe.{part}" for part in _PARTS},
+}
 
 
 def __getattr__(name: str) -> Any:

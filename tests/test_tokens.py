@@ -138,3 +138,11 @@ def test_a_counter_of_ones_own_takes_the_place_of_the_estimate():
 def test_what_json_cannot_say_is_counted_all_the_same():
     tool = Tool("f", "", {"a": {"b", "c"}})
     assert text_of(Text("x"), tools=[tool]) > text_of(Text("x"))
+    deep: dict[str, object] = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    for odd in (2**64, "\ud800", deep):
+        assert text_of(Text("x"), extra={"odd": odd}) > text_of(Text("x"))
+    for _ in range(5000):
+        deep = {"a": deep}
+    assert text_of(Text("x"), extra=deep) >= text_of(Text("x"))

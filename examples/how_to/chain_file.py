@@ -1,12 +1,12 @@
 """A chain from a file; and a file with a mistake, which says where it is and what would be right."""
 
+# region use
 import asyncio
 
-from llmpipe import ConfigError
-from llmpipe.config.load import chain_from, load_chain
+from llmpipe import ConfigError, load_chain
+from llmpipe.config.load import chain_from
 
 
-# region use
 async def main() -> None:
     async with load_chain("examples/chains/mock.toml") as chain:
         print((await chain.complete("Say hello")).text)

@@ -1,5 +1,6 @@
 """What calls cost: of one call, of each attempt, and of everything so far by model, tenant and project."""
 
+# region use
 import asyncio
 import json
 
@@ -8,7 +9,6 @@ from llmpipe.pricing import prices
 
 
 async def main() -> None:
-    # region use
     model = MockProvider([Overloaded("no capacity")], default="Hello!", name="openai", model="gpt-4o-mini")
     own = {"house-model": {"input": 0.10, "output": 0.40}}  # USD per million tokens, before the table's
     async with Chain(model, Cost(prices=own), Retry(base=0.01)) as chain:
@@ -23,12 +23,12 @@ async def main() -> None:
         print(f"no price, no guess: {done.cost}")
 
         print(json.dumps(Cost.snapshot(chain.runtime), indent=1)[:370], "…")
-    # endregion use
-
-    # region price
-    price = prices().find("anthropic", "claude-haiku-4-5")
-    print(price)
-    # endregion price
 
 
 asyncio.run(main())
+# endregion use
+
+# region price
+price = prices().find("anthropic", "claude-haiku-4-5")
+print(price)
+# endregion price

@@ -9,7 +9,6 @@ from llmpipe.testing.simulator import Simulator
 
 async def main() -> None:
     async with Simulator() as server:  # stands in for yours
-        # region use
         local = provider(
             "openai-compatible",
             base_url=f"{server.url}/v1",  # yours: "http://localhost:11434/v1"
@@ -21,7 +20,6 @@ async def main() -> None:
             print([model.id for model in await local.get_models()])
             done = await chain.complete("Say hello", extra={"top_k": 40})  # extra: sent as it is
             print(f"{done.provider}: {done.text}")
-        # endregion use
 
 
 asyncio.run(main())

@@ -1,5 +1,6 @@
 """A wire format of one's own as pure functions, here of a server that speaks lines of JSON."""
 
+# region client
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import orjson
 
 from llmpipe import (
     Completion,
+    Event,
     Finish,
     LLMError,
     Message,
@@ -15,10 +17,8 @@ from llmpipe import (
     StreamBroken,
     TextDelta,
 )
-from llmpipe.types import Event
 
 
-# region client
 class Lines:
     """The client's half of a dialect; the server's half is what the simulator and a gateway need."""
 

@@ -1,5 +1,6 @@
 """A provider whose server speaks a known format is data: a profile. Here a simulator is that server."""
 
+# region use
 import asyncio
 from typing import Any
 
@@ -8,7 +9,6 @@ from llmpipe.providers.http import HTTPProvider
 from llmpipe.providers.profiles import Profile
 from llmpipe.testing.simulator import Simulator
 
-# region use
 ACME = Profile(
     "acme",
     dialect="openai.chat",

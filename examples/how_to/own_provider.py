@@ -1,5 +1,6 @@
 """A provider of one's own: anything that can answer. This one asks a plain function, piece by piece."""
 
+# region provider
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
@@ -9,6 +10,7 @@ from llmpipe import (
     Capabilities,
     Chain,
     Completion,
+    Event,
     Finish,
     Message,
     ModelInfo,
@@ -21,10 +23,8 @@ from llmpipe import (
     Unsupported,
 )
 from llmpipe.pipeline.call import AnyRequest
-from llmpipe.types import Event
 
 
-# region provider
 class FunctionProvider:
     """Answers with what `function` yields for the last message's text."""
 

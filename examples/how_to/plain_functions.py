@@ -1,12 +1,12 @@
 """The retry and the breaker round any function, plain or async: no chain, no model."""
 
+# region retry
 import asyncio
 from random import Random
 
 from llmpipe import CircuitBreaker, CircuitOpen, Retry, RetryExecutor
 
 
-# region retry
 class Flaky:
     """Fails twice, then works."""
 

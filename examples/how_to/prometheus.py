@@ -1,5 +1,6 @@
 """Metrics as text that Prometheus reads, at /metrics of a small server of your own."""
 
+# region use
 import asyncio
 
 import aiohttp
@@ -9,7 +10,6 @@ from llmpipe import Chain, Cost, Metrics, MockProvider, Overloaded, Retry
 
 
 async def main() -> None:
-    # region use
     metrics = Metrics(labels={"service": "website"})
     model = MockProvider([Overloaded("no capacity")], default="Hello!", name="openai", model="gpt-4o-mini")
     chain = Chain(model, metrics, Cost(), Retry(base=0.01))

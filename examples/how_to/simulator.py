@@ -1,11 +1,11 @@
 """A provider that fails on cue, behind a real socket, and its own bill to compare ours with."""
 
+# region rules
 import asyncio
 
 from llmpipe import Chain, Cost, LLMError, Retry, Timeout, provider
 from llmpipe.testing.simulator import Fault, Rule, Simulator
 
-# region rules
 RULES = [
     Rule(Fault(status=429, headers={"retry-after": "0.2"}), last=1),  # the first request
     Rule(Fault(status=503), first=2, last=2),  # the second

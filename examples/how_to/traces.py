@@ -1,5 +1,6 @@
 """Traces with OpenTelemetry. Needs `pip install "llmpipe[otel]"`."""
 
+# region use
 import asyncio
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -10,7 +11,6 @@ from llmpipe import Chain, Cost, MockProvider, Overloaded, Retry, Trace
 
 
 async def main() -> None:
-    # region use
     exporter = InMemorySpanExporter()  # yours: OTLPSpanExporter() in a BatchSpanProcessor
     spans = TracerProvider()
     spans.add_span_processor(SimpleSpanProcessor(exporter))
@@ -18,7 +18,6 @@ async def main() -> None:
     model = MockProvider([Overloaded("no capacity")], default="Hello!", name="openai", model="gpt-4o-mini")
     async with Chain(model, Trace(tracer_provider=spans), Cost(), Retry(base=0.01)) as chain:
         await chain.complete("Say hello", tenant="acme")
-    # endregion use
 
     for span in exporter.get_finished_spans():
         print(span.name, span.status.status_code.name)
@@ -30,3 +29,4 @@ async def main() -> None:
 
 
 asyncio.run(main())
+# endregion use

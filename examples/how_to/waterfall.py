@@ -1,11 +1,11 @@
 """What happened on the way of one call: its attempts, its notes, and both as a picture."""
 
+# region use
 from llmpipe import Chain, Fallback, MockProvider, Overloaded, RateLimited, Retry, Runtime, Wait
 from llmpipe.middleware.waterfall import render_waterfall
 from llmpipe.testing import run
 
 
-# region use
 async def main() -> None:
     first = MockProvider(
         [[Wait(0.4), Overloaded("no capacity")], [Wait(0.2), Overloaded("still none")]],

@@ -1,10 +1,10 @@
 """A middleware with a fault that its author did not see, and what `conform` finds."""
 
+# region use
 from llmpipe import Call, Handler, Reply, layer
 from llmpipe.testing import ConformError, conform, run
 
 
-# region use
 @layer(priority=750)
 async def persistent(call: Call, call_next: Handler) -> Reply:
     """Tries once more, whatever happened."""

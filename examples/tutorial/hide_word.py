@@ -1,15 +1,14 @@
 """A stage: it changes the text of a reply, whole or in pieces, without knowing which it is."""
 
+# region stage
 import asyncio
 from collections.abc import Iterable
 
 from attrs import evolve
 
-from llmpipe import Call, Chain, Handler, MockProvider, Reply, TextDelta, layer
-from llmpipe.types import Event
+from llmpipe import Call, Chain, Event, Handler, MockProvider, Reply, TextDelta, layer
 
 
-# region stage
 class Hide:
     """Puts `cover` in place of `word`, also where a stream cuts the word in two."""
 

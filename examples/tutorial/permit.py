@@ -1,15 +1,14 @@
 """A permit that is held until the reply is really over, and given back exactly once."""
 
+# region middleware
 import asyncio
 from collections.abc import AsyncGenerator
 
-from llmpipe import Call, Chain, Handler, MockProvider, Outcome, Reply, StreamBroken, layer
-from llmpipe.pipeline import bands
+from llmpipe import Call, Chain, Handler, MockProvider, Outcome, Reply, StreamBroken, bands, layer
 
 permit = asyncio.Semaphore(1)
 
 
-# region middleware
 @layer(priority=bands.ADMIT)
 async def one_at_a_time(call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
     async with permit:

@@ -1,12 +1,12 @@
 """A middleware that knows how each call really ended: it tells of those that took long."""
 
+# region middleware
 from collections.abc import AsyncGenerator
 
 from llmpipe import Call, Chain, Handler, MockProvider, Outcome, Reply, Wait, layer
 from llmpipe.testing import run
 
 
-# region middleware
 @layer(priority=150)
 async def slow_calls(call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
     outcome = yield await call_next(call)

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from llmpipe import Call, ConfigError, Handler, Outcome, Reply
-from llmpipe.pipeline import bands
+from llmpipe import Call, ConfigError, Handler, Outcome, Reply, bands
 
 
 @frozen(kw_only=True)

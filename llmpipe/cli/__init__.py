@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ _COMMANDS = {
     "simulate-provider": ("llmpipe.cli.simulate", "run a provider that misbehaves on cue"),
     "doctor": ("llmpipe.cli.doctor", "check this installation and its environment"),
 }
+_TOLD = logging.NullHandler()  # for the records of calls: each command says itself how its calls ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     raise
                 print(f"llmpipe {name}: needs {error.name!r}: pip install 'llmpipe[cli]'", file=sys.stderr)
                 return 2
+    if not given:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     options = parser.parse_args(given)
+    logging.getLogger("llmpipe.call").addHandler(_TOLD)
     run: Callable[[argparse.Namespace], int] = import_module(options.module).run
     try:
         return run(options)

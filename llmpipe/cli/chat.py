@@ -63,7 +63,7 @@ async def _turn(chain: Chain, history: list[Message], said: str, out: Console, s
             await _show(reply, out)
             done = reply.completion
     except LLMError as error:
-        side.print(_printable(f"{type(error).__name__}: {error}"), style="red", markup=False)
+        side.print(_printable(f"{type(error).__name__}: {error}"), style="red", markup=False, soft_wrap=True)
         return 1
     assert isinstance(done, Completion)
     history += [question, done.message]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline.provider import Provider
-from llmpipe.providers.factory import provider
+from llmpipe.providers.factory import provider, provider_names
 from llmpipe.providers.profiles import PROFILES
 
 __all__ = ("add_provider_arguments", "found_in", "pick")
@@ -38,15 +38,23 @@ def pick(options: argparse.Namespace) -> Provider:
 
     ``LLM_BASE_URL`` and ``LLM_DEFAULT_MODEL`` stand for ``--base-url`` and ``--model``.
 
-    Raises: ConfigError where a real one is asked for and its key is missing.
+    Raises: ConfigError where a real one is asked for and its key, its model or its address is missing.
     """
     kind = options.provider or ("openai-compatible" if options.base_url else found_in()) or "mock"
     if kind == "mock":
         return provider("mock", default=_said, model=options.model or "mock-1")
+    if kind not in provider_names():
+        provider(kind)  # it knows what to say
     model = options.model or os.environ.get("LLM_DEFAULT_MODEL") or _DEFAULT_MODELS.get(kind, "")
     if not model:
-        raise ConfigError(f"provider {kind!r} has no default model; pass --model")
-    url = options.base_url or (os.environ.get("LLM_BASE_URL") if kind == "openai-compatible" else None)
+        raise ConfigError(f"provider {kind!r} has no default model; pass --model, or set LLM_DEFAULT_MODEL")
+    url = options.base_url
+    if kind == "openai-compatible":
+        url = url or os.environ.get("LLM_BASE_URL")
+        if not url:
+            raise ConfigError(
+                "which server? Pass --base-url, such as http://localhost:11434/v1, or set LLM_BASE_URL"
+            )
     return provider(kind, model=model, base_url=url)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from attrs import fields, has
 
+from llmpipe.errors import BadReply
 from llmpipe.types import Completion, Text
 from llmpipe.types.copying import replace
 from llmpipe.types.frozen import EMPTY, FrozenDict, FrozenList
@@ -26,8 +27,15 @@ def freeze(value: V) -> tuple[V, int]:
 
     Takes what replies are made of: attrs values, mappings, sequences, plain values. Equal to the
     original, of which it shares all that cannot change; the size is about what CPython takes.
+
+    Raises: BadReply for what is nested hundreds of levels deep.
     """
-    copy, size = _freeze(value)
+    try:
+        copy, size = _freeze(value)
+    except RecursionError:
+        raise BadReply(
+            "the reply is nested too deep to be kept or shared", code="too_deep", phase="body"
+        ) from None
     return cast("V", copy), size
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from typing import NamedTuple
 
-from llmpipe.errors import ConfigError
+from llmpipe.errors import BadReply, ConfigError
 from llmpipe.state import Cache, Entry
 from llmpipe.state.freeze import freeze
 
@@ -58,12 +58,15 @@ class MemoryCache:
 
     def put(self, key: bytes, entry: Entry, keep: float) -> None:
         """Keep `entry` for `keep` seconds, unless room is needed before. At once."""
-        result, size = freeze(entry.result)
+        if key in self._held:
+            self._remove(key)  # whether or not the new one can be kept, it is older
+        try:
+            result, size = freeze(entry.result)
+        except BadReply:  # nothing that could be kept; whoever asked has it all the same
+            return
         if result is not entry.result:
             entry = Entry(result, entry.saved_nano)
         size += _ENTRY_BYTES
-        if key in self._held:
-            self._remove(key)  # whether or not the new one can be kept, it is older
         if size > self._max_bytes:
             return
         now = _now()

@@ -37,14 +37,22 @@ def _parts(content: Content | None) -> tuple[Part, ...]:
         return (Text(content),)
     if isinstance(content, _PART_TYPES):
         return (content,)
-    parts = tuple(content)
+    parts: tuple[Any, ...] = tuple(content)
     for part in parts:
         if not isinstance(part, _PART_TYPES):
-            raise ConfigError(
-                f"a message part must be a str or one of "
-                f"{', '.join(t.__name__ for t in _PART_TYPES)}, not {type(part).__name__}"
-            )
+            return tuple([_part(part) for part in parts])
     return parts
+
+
+def _part(part: Any) -> Part:
+    if isinstance(part, str):
+        return Text(part)
+    if not isinstance(part, _PART_TYPES):
+        raise ConfigError(
+            f"a message part must be a str or one of "
+            f"{', '.join(t.__name__ for t in _PART_TYPES)}, not {type(part).__name__}"
+        )
+    return part
 
 
 @frozen
@@ -165,7 +173,7 @@ class Opaque:
 
 
 Part: TypeAlias = Text | Image | Document | Audio | Reasoning | ToolCall | ToolResult | Refusal | Opaque
-Content: TypeAlias = str | Part | Iterable[Part]
+Content: TypeAlias = str | Part | Iterable[str | Part]
 _PART_TYPES = (
     Text,
     Image,

@@ -100,6 +100,27 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def _tools(value: Any) -> tuple[Any, ...]:
+    tools = _tuple(value)
+    for position, tool in enumerate(tools):
+        if isinstance(tool, Mapping):
+            raise _wire_json(f"tools[{position}]", "Tool(name, description, parameters)")
+    return tools
+
+
+def _response_format(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        raise _wire_json("response_format", "ResponseFormat('json_schema', schema)")
+    return value
+
+
+def _wire_json(where: str, expected: str) -> ConfigError:
+    return ConfigError(
+        f"{where} is a mapping; expected {expected}. "
+        f"For a provider's JSON use dialects.get(...).decode_request"
+    )
+
+
 @frozen
 class Request:
     """A chat request. Fields left None are not sent, so the provider's default applies.
@@ -110,7 +131,7 @@ class Request:
 
     model: str = ""
     messages: tuple[Message, ...] = field(default=(), converter=_messages)
-    tools: tuple[Tool, ...] = field(default=(), converter=_tuple)
+    tools: tuple[Tool, ...] = field(default=(), converter=_tools)
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     temperature: float | None = None
@@ -120,7 +141,7 @@ class Request:
     seed: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    response_format: ResponseFormat | None = None
+    response_format: ResponseFormat | None = field(default=None, converter=_response_format)
     reasoning: ReasoningOptions | None = None
     stream: bool = False
     metadata: Mapping[str, Any] = EMPTY

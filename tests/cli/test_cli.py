@@ -72,6 +72,15 @@ def test_wrong_use_ends_with_2(arguments, capsys):
     assert "usage: llmpipe" in told(capsys)[1]
 
 
+def test_the_bare_command_shows_its_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    out, err = told(capsys)
+    assert out == ""
+    assert all(command in err for command in COMMANDS)
+
+
 def test_help_imports_no_command():
     code = (
         "import sys\nfrom llmpipe.cli import main\n"
@@ -105,6 +114,29 @@ def test_explain_prints_what_a_chain_does(capsys, monkeypatch):
     assert "retry" in out
     assert "at worst:" in out
     assert "canary" not in out + err
+
+
+@pytest.mark.parametrize("before", [None, ""])
+def test_explain_needs_no_keys_and_leaves_none_behind(before, capsys, monkeypatch, tmp_path):
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        if before is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, before)
+    chain = tmp_path / "chain.toml"
+    chain.write_text('[provider]\nuse = "openai"\n')  # its key is looked for where nothing is said
+    for file in (ROOT / "examples/chains/production.toml", chain):
+        assert main(["explain", str(file)]) == 0
+        assert "<provider openai at api.openai.com" in told(capsys)[0]
+    assert os.environ.get("OPENAI_API_KEY") == before
+    assert os.environ.get("ANTHROPIC_API_KEY") == before
+
+
+def test_explain_makes_up_nothing_but_keys(capsys, tmp_path):
+    chain = tmp_path / "chain.toml"
+    chain.write_text('[provider]\nuse = "mock"\nmodel = "${LLMPIPE_TEST_NOT_SET}"\n')
+    assert main(["explain", str(chain)]) == 2
+    assert "LLMPIPE_TEST_NOT_SET, which is not set" in told(capsys)[1]
 
 
 def test_explain_ends_with_1_for_a_dangerous_chain(capsys, tmp_path):
@@ -197,6 +229,7 @@ async def test_chat_ends_with_1_where_a_question_fails_and_goes_on_in_a_conversa
         out, err = told(capsys)
         assert out == ""
         assert "InvalidRequest: " in err
+        assert len(err.splitlines()) == 1  # told once, and not cut at the width of a terminal
         assert "[red]no[/red]" in err
         assert "\x1b" not in err
         monkeypatch.setattr("sys.stdin", io.StringIO("fails\nworks\n"))
@@ -204,6 +237,18 @@ async def test_chat_ends_with_1_where_a_question_fails_and_goes_on_in_a_conversa
         out, err = told(capsys)
         assert len(out.splitlines()) == 1
         assert "InvalidRequest" in err
+
+
+def test_what_went_wrong_is_told_once():
+    """Not by the log's record of the call as well, which goes to stderr where nobody set up logging."""
+    done = subprocess.run(
+        [sys.executable, "-m", "llmpipe", "chat", "--provider", "mock"],
+        input="x" * 1_100_000, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [
+        "talking to mock, model mock-1; end with Ctrl-D",
+        "RequestTooLarge",
+    ]
 
 
 def test_what_a_model_says_does_not_command_the_terminal(monkeypatch, capsys):
@@ -221,7 +266,13 @@ def test_what_a_model_says_does_not_command_the_terminal(monkeypatch, capsys):
     [
         ({}, ["--provider", "openai"], "needs an API key: pass api_key=… or set OPENAI_API_KEY"),
         ({}, ["--provider", "opnai"], "unknown provider 'opnai'"),
-        ({}, ["--provider", "openai-compatible"], "has no default model; pass --model"),
+        ({}, ["--provider", "opnai", "--model", "m"], "did you mean 'openai'?"),
+        ({}, ["--provider", "openai-compatible", "--model", "m"], "Pass --base-url, such as http://"),
+        (
+            {},
+            ["--provider", "openai-compatible"],
+            "has no default model; pass --model, or set LLM_DEFAULT_MODEL",
+        ),
         ({}, ["--base-url", "ftp://x", "--model", "m"], "base_url must be http(s)://host/…"),
         ({"LLM_BASE_URL": "http://127.0.0.1:1/v1"}, [], "has no default model; pass --model"),
         ({"OPENAI_API_KEY": "sk-“x”"}, [], "an API key must be printable ASCII"),

@@ -108,6 +108,16 @@ async def test_a_reply_larger_than_the_cache_is_not_kept_and_removes_what_it_rep
     assert cache.size() == (0, 0)
 
 
+async def test_a_reply_nested_too_deep_to_be_frozen_is_not_kept():
+    cache, tree = MemoryCache(10, 10**6), {}
+    for _ in range(900):
+        tree = {"down": tree}
+    cache.put(b"k", entry(), 60)
+    cache.put(b"k", Entry(Completion(extra=tree)), 60)
+    assert await cache.get(b"k") is None
+    assert cache.size() == (0, 0)
+
+
 @pytest.mark.parametrize("letter", ["x", "長", "😀"])
 async def test_the_bound_on_bytes_is_one_on_memory(letter):
     cache, bound = MemoryCache(10**9, 2_000_000), 2_000_000

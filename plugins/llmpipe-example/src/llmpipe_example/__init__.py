@@ -8,9 +8,7 @@ from typing import ClassVar
 
 from attrs import evolve, field, frozen, validators
 
-from llmpipe import Call, Finish, Handler, Reply, TextDelta
-from llmpipe.pipeline import bands
-from llmpipe.types import Event
+from llmpipe import Call, Event, Finish, Handler, Reply, TextDelta, bands
 
 __all__ = ("WordLimit",)
 
