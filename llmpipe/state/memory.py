@@ -7,8 +7,8 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from llmpipe.errors import BadReply, ConfigError
-from llmpipe.state import Cache, Entry
 from llmpipe.state.freeze import freeze
+from llmpipe.state.protocols import Cache, Entry
 
 __all__ = ("MemoryCache", "MemoryState")
 

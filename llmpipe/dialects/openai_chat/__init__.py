@@ -7,7 +7,7 @@ the documentation of the servers named in comments, and recorded traffic of all 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from attrs import frozen
 
@@ -20,6 +20,7 @@ from llmpipe.dialects.openai_chat.embeddings import (
 from llmpipe.dialects.openai_chat.encoder import ChatEncoder
 from llmpipe.dialects.openai_chat.errors import decode_error, encode_error
 from llmpipe.dialects.openai_chat.models import decode_models, encode_models
+from llmpipe.dialects.openai_chat.quirks import Quirks
 from llmpipe.dialects.openai_chat.reply import decode_reply
 from llmpipe.dialects.openai_chat.request import encode_request
 from llmpipe.dialects.openai_chat.server import decode_request, encode_reply
@@ -32,36 +33,8 @@ __all__ = ("OpenAIChat",)
 
 
 @frozen
-class OpenAIChat:
-    """The dialect ``openai.chat``. Its fields are the quirks of one server, as data.
-
-    Attributes:
-        max_tokens_field: ``max_completion_tokens`` for OpenAI's reasoning models and Azure's.
-        seed_field: ``random_seed`` for Mistral.
-        system_role: ``developer`` for OpenAI's reasoning models.
-        stream_usage: whether `stream_options` is sent with a stream; False for servers that refuse it.
-        reasoning_param: how thinking is asked for: ``reasoning_effort`` (OpenAI: an effort and
-            nothing else), ``reasoning`` (OpenRouter's object), or ``auto``: the first where it
-            says all, else the second.
-        reasoning_field: the field in which plain reasoning is sent back; None leaves all reasoning
-            out, for servers that refuse it (OpenAI, Groq).
-        empty_content: what stands for no content beside tool calls; ``""`` for servers that
-            refuse null.
-        tool_id_chars: 9 for Mistral, which takes only ids of so many letters and digits.
-        max_event_bytes: bound of one event of a stream.
-    """
-
-    max_tokens_field: str = "max_tokens"
-    seed_field: str = "seed"
-    system_role: str = "system"
-    stream_usage: bool = True
-    reasoning_param: Literal["auto", "reasoning_effort", "reasoning"] = "auto"
-    reasoning_field: Literal["reasoning_content", "reasoning", "reasoning_details"] | None = (
-        "reasoning_content"
-    )
-    empty_content: Literal[""] | None = None
-    tool_id_chars: int | None = None
-    max_event_bytes: int = 8 * 1024 * 1024
+class OpenAIChat(Quirks):
+    """The dialect ``openai.chat``; its fields are the quirks of one server: see `Quirks`."""
 
     name: ClassVar[str] = "openai.chat"
 

@@ -32,7 +32,7 @@ from llmpipe.types import (
 )
 
 if TYPE_CHECKING:
-    from llmpipe.dialects.openai_chat import OpenAIChat
+    from llmpipe.dialects.openai_chat.quirks import Quirks
 
 __all__ = ("ChatEncoder",)
 
@@ -47,12 +47,12 @@ class ChatEncoder:
     (``stream_options.include_usage``), ``[DONE]`` comes last.
     """
 
-    __slots__ = ("_calls", "_dialect", "_head", "_thoughts", "_usage", "_wants_usage")
+    __slots__ = ("_calls", "_head", "_quirks", "_thoughts", "_usage", "_wants_usage")
 
-    def __init__(self, request: Request, dialect: OpenAIChat) -> None:
+    def __init__(self, request: Request, quirks: Quirks) -> None:
         options = request.extra.get("stream_options")
         self._wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-        self._dialect = dialect
+        self._quirks = quirks
         self._head = b""  # what all chunks begin with; empty until the first
         self._calls: dict[int, int] = {}  # the wire's number of each call; -1 for a function_call
         self._thoughts: dict[int, dict[str, Any]] = {}  # where each reasoning part stands on the wire
@@ -131,7 +131,7 @@ class ChatEncoder:
         part = Reasoning(event.text, event.signature, event.encrypted, {**place, **extra})
         if part.extra.get("type") in IN_CONTENT:  # their place is the content's list, and this is a string
             part = Reasoning(event.text)
-        return encode_reasoning([part], self._dialect.reasoning_field or "reasoning_content", lossless=True)
+        return encode_reasoning([part], self._quirks.reasoning_field or "reasoning_content", lossless=True)
 
     def _tool(self, event: ToolDelta) -> dict[str, Any]:
         """The delta of a call: its id and name once, then pieces of its arguments."""
@@ -142,7 +142,7 @@ class ChatEncoder:
                 self._calls[event.index] = -1
                 return {"function_call": {"name": call.name, "arguments": call.arguments}}
             number = self._calls[event.index] = sum(1 for index in self._calls.values() if index >= 0)
-            return {"tool_calls": [{"index": number, **encode_tool_call(call, self._dialect)}]}
+            return {"tool_calls": [{"index": number, **encode_tool_call(call, self._quirks)}]}
         if known < 0:
             return {"function_call": {"arguments": event.arguments}}
         more = dict(event.extra or {})

@@ -19,7 +19,7 @@ from llmpipe.errors import BadReply, Unsupported
 from llmpipe.types import Message, Part, Reasoning, Refusal, Role, Text, ToolCall, ToolResult
 
 if TYPE_CHECKING:
-    from llmpipe.dialects.openai_chat import OpenAIChat
+    from llmpipe.dialects.openai_chat.quirks import Quirks
 
 __all__ = ("decode_message", "encode_assistant", "encode_messages", "encode_tool_call")
 
@@ -33,7 +33,7 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def encode_messages(messages: Iterable[Message], dialect: OpenAIChat) -> list[dict[str, Any]]:
+def encode_messages(messages: Iterable[Message], quirks: Quirks) -> list[dict[str, Any]]:
     """The wire's messages for ours: for each of ours one, and one for each tool result in it.
 
     Raises: Unsupported for a part that this wire cannot say.
@@ -44,29 +44,29 @@ def encode_messages(messages: Iterable[Message], dialect: OpenAIChat) -> list[di
         if ToolResult in map(type, parts):
             extra = message.extra if message.role == "tool" else {}
             results = [part for part in parts if type(part) is ToolResult]
-            wire += [_encode_tool_result(result, extra, dialect) for result in results]
+            wire += [_encode_tool_result(result, extra, quirks) for result in results]
             parts = tuple([part for part in parts if type(part) is not ToolResult])
             if not parts:
                 continue
-        wire.append(_encode_message(message, parts, dialect))
+        wire.append(_encode_message(message, parts, quirks))
     return wire
 
 
-def _encode_message(message: Message, parts: tuple[Part, ...], dialect: OpenAIChat) -> dict[str, Any]:
+def _encode_message(message: Message, parts: tuple[Part, ...], quirks: Quirks) -> dict[str, Any]:
     """One message, of which only `parts` are left to be said."""
     if message.role == "assistant":
-        wire = encode_assistant(parts, dialect)
+        wire = encode_assistant(parts, quirks)
     elif ToolCall in map(type, parts):
         raise Unsupported(f"a {message.role} message cannot hold a tool call; only the assistant makes them")
     else:
-        role = dialect.system_role if message.role == "system" else message.role
+        role = quirks.system_role if message.role == "system" else message.role
         wire = {"role": role, "content": encode_content(parts)}
     if message.name is not None:
         wire["name"] = message.name
     return {**wire, **message.extra}
 
 
-def encode_assistant(parts: Sequence[Part], dialect: OpenAIChat, *, lossless: bool = False) -> dict[str, Any]:
+def encode_assistant(parts: Sequence[Part], quirks: Quirks, *, lossless: bool = False) -> dict[str, Any]:
     """An assistant message: content, reasoning, refusal and tool calls, each in its own field.
 
     Args: with `lossless`, nothing is left out for the sake of strict servers: this is a reply, or
@@ -85,7 +85,7 @@ def encode_assistant(parts: Sequence[Part], dialect: OpenAIChat, *, lossless: bo
             refusals.append(part.text)
         else:
             content.append(part)
-    field = dialect.reasoning_field
+    field = quirks.reasoning_field
     if field is None and not lossless:
         thoughts, content = [], [part for part in content if type(part) is not Reasoning]
     wire: dict[str, Any] = {"role": "assistant", "content": encode_content(content) if content else None}
@@ -98,16 +98,16 @@ def encode_assistant(parts: Sequence[Part], dialect: OpenAIChat, *, lossless: bo
         if call.extra.get("type") == "function_call":
             wire["function_call"] = {"name": call.name, "arguments": call.arguments}
         else:
-            tool_calls.append(encode_tool_call(call, dialect))
+            tool_calls.append(encode_tool_call(call, quirks))
     if tool_calls:
         wire["tool_calls"] = tool_calls
     if wire["content"] is None:
         # OpenAI takes a message without content only where it has something else to say.
-        wire["content"] = dialect.empty_content if calls or refusals or lossless else ""
+        wire["content"] = quirks.empty_content if calls or refusals or lossless else ""
     return wire
 
 
-def encode_tool_call(call: ToolCall, dialect: OpenAIChat) -> dict[str, Any]:
+def encode_tool_call(call: ToolCall, quirks: Quirks) -> dict[str, Any]:
     """One entry of `tool_calls`. OpenAI's custom tools take text where functions take JSON.
 
     Other types, such as Moonshot's ``builtin_function``, have a ``function`` like all.
@@ -117,7 +117,7 @@ def encode_tool_call(call: ToolCall, dialect: OpenAIChat) -> dict[str, Any]:
     place = "custom" if kind == "custom" else "function"
     inner: dict[str, Any] = {"name": call.name}
     inner["input" if kind == "custom" else "arguments"] = call.arguments
-    return {"id": _tool_id(call.id, dialect), "type": kind, place: {**inner, **extra.pop(place, {})}, **extra}
+    return {"id": _tool_id(call.id, quirks), "type": kind, place: {**inner, **extra.pop(place, {})}, **extra}
 
 
 def decode_message(value: object, path: str) -> Message:
@@ -183,10 +183,10 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
     return ToolCall(call_id, name, arguments or "", {**extra, **fields.unknown()})
 
 
-def _encode_tool_result(result: ToolResult, extra: Mapping[str, Any], dialect: OpenAIChat) -> dict[str, Any]:
+def _encode_tool_result(result: ToolResult, extra: Mapping[str, Any], quirks: Quirks) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": "tool"}
     if result.id:
-        wire["tool_call_id"] = _tool_id(result.id, dialect)
+        wire["tool_call_id"] = _tool_id(result.id, quirks)
     if result.name is not None:
         wire["name"] = result.name
     # There is no field for is_error: the text has to say it, and tools' own texts do.
@@ -194,13 +194,13 @@ def _encode_tool_result(result: ToolResult, extra: Mapping[str, Any], dialect: O
     return {**wire, **result.extra, **extra}
 
 
-def _tool_id(call_id: str, dialect: OpenAIChat) -> str:
+def _tool_id(call_id: str, quirks: Quirks) -> str:
     """The id as the server takes it; the same for a call and its result.
 
     Mistral refuses all ids that are not nine letters and digits, so those that another provider
     gave are hashed to that.
     """
-    size = dialect.tool_id_chars
+    size = quirks.tool_id_chars
     if size is None or (len(call_id) == size and call_id.isalnum() and call_id.isascii()):
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:size]

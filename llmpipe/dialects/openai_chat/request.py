@@ -10,12 +10,12 @@ from llmpipe.errors import Unsupported
 from llmpipe.types import NamedTool, ReasoningOptions, Request, ResponseFormat, Tool
 
 if TYPE_CHECKING:
-    from llmpipe.dialects.openai_chat import OpenAIChat
+    from llmpipe.dialects.openai_chat.quirks import Quirks
 
 __all__ = ("encode_request",)
 
 
-def encode_request(request: Request, dialect: OpenAIChat) -> dict[str, Any]:
+def encode_request(request: Request, quirks: Quirks) -> dict[str, Any]:
     """The JSON body of a chat request. What is None or empty is not sent; `extra` goes in beside it.
 
     A stream is asked for together with its usage, which OpenAI does not send unasked.
@@ -23,18 +23,18 @@ def encode_request(request: Request, dialect: OpenAIChat) -> dict[str, Any]:
     Raises: Unsupported for what this wire cannot say.
     """
     body: dict[str, Any] = {"model": request.model} if request.model else {}
-    body["messages"] = encode_messages(request.messages, dialect)
+    body["messages"] = encode_messages(request.messages, quirks)
     if request.tools:
         body["tools"] = [_encode_tool(tool) for tool in request.tools]
     if request.tool_choice is not None:
         body["tool_choice"] = _encode_tool_choice(request.tool_choice)
-    _encode_plain(request, dialect, body)
+    _encode_plain(request, quirks, body)
     if request.stop:
         body["stop"] = list(request.stop)
     if request.response_format is not None:
         body["response_format"] = _encode_response_format(request.response_format)
     if request.reasoning is not None:
-        body.update(_encode_reasoning_options(request.reasoning, dialect))
+        body.update(_encode_reasoning_options(request.reasoning, quirks))
     if request.metadata:
         body["metadata"] = dict(request.metadata)
     # A field we model is never overridden: budgets and limits were checked on what the request says.
@@ -42,12 +42,12 @@ def encode_request(request: Request, dialect: OpenAIChat) -> dict[str, Any]:
     options = body.pop("stream_options", None) or {}
     if request.stream:
         body["stream"] = True
-        if dialect.stream_usage:
+        if quirks.stream_usage:
             body["stream_options"] = {**options, "include_usage": True}
     return body
 
 
-def _encode_plain(request: Request, dialect: OpenAIChat, body: dict[str, Any]) -> None:
+def _encode_plain(request: Request, quirks: Quirks, body: dict[str, Any]) -> None:
     """Put plain values into `body`. One by one: a loop over names takes three times as long (measured)."""
     if request.parallel_tool_calls is not None:
         body["parallel_tool_calls"] = request.parallel_tool_calls
@@ -60,9 +60,9 @@ def _encode_plain(request: Request, dialect: OpenAIChat, body: dict[str, Any]) -
     if request.presence_penalty is not None:
         body["presence_penalty"] = request.presence_penalty
     if request.max_tokens is not None:
-        body[dialect.max_tokens_field] = request.max_tokens
+        body[quirks.max_tokens_field] = request.max_tokens
     if request.seed is not None:
-        body[dialect.seed_field] = request.seed
+        body[quirks.seed_field] = request.seed
 
 
 def _encode_tool(tool: Tool) -> dict[str, Any]:
@@ -99,13 +99,13 @@ def _encode_response_format(form: ResponseFormat) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {**schema, **extra.pop("json_schema", {})}, **extra}
 
 
-def _encode_reasoning_options(options: ReasoningOptions, dialect: OpenAIChat) -> dict[str, Any]:
+def _encode_reasoning_options(options: ReasoningOptions, quirks: Quirks) -> dict[str, Any]:
     """OpenAI's ``reasoning_effort`` where that says it all, else OpenRouter's ``reasoning`` object.
 
     Raises: Unsupported if the server takes an effort only, and more was asked.
     """
     effort = options.effort
-    if dialect.reasoning_param == "reasoning_effort":
+    if quirks.reasoning_param == "reasoning_effort":
         if options.max_tokens is not None or options.extra:
             raise Unsupported(
                 f"{NAME} takes a reasoning effort here, no budget of tokens; set effort instead"
@@ -114,7 +114,7 @@ def _encode_reasoning_options(options: ReasoningOptions, dialect: OpenAIChat) ->
             effort = "none"
         return {} if effort is None else {"reasoning_effort": effort}
     only_effort = options.max_tokens is None and options.enabled is None and not options.extra
-    if only_effort and dialect.reasoning_param == "auto":
+    if only_effort and quirks.reasoning_param == "auto":
         return {} if effort is None else {"reasoning_effort": effort}
     wire: dict[str, Any] = {}
     for name in ("effort", "max_tokens", "enabled"):

@@ -32,7 +32,7 @@ from llmpipe.types import (
 )
 
 if TYPE_CHECKING:
-    from llmpipe.dialects.openai_chat import OpenAIChat
+    from llmpipe.dialects.openai_chat.quirks import Quirks
 
 __all__ = ("FINISH_WORDS", "decode_request", "encode_choice", "encode_reply", "split_extra")
 
@@ -47,7 +47,7 @@ FINISH_WORDS: dict[FinishReason | None, str | None] = {
 }
 
 
-def decode_request(body: object, dialect: OpenAIChat) -> Request:
+def decode_request(body: object, quirks: Quirks) -> Request:
     """The request in a caller's JSON body.
 
     Raises: InvalidRequest naming the field's path, which is also in its metadata as ``param``.
@@ -70,7 +70,7 @@ def decode_request(body: object, dialect: OpenAIChat) -> Request:
         top_p=fields.number("top_p", 0, 1),
         max_tokens=_decode_max_tokens(fields),
         stop=_decode_stop(stop),
-        seed=_decode_seed(fields, dialect),
+        seed=_decode_seed(fields, quirks),
         frequency_penalty=fields.number("frequency_penalty"),
         presence_penalty=fields.number("presence_penalty"),
         response_format=_decode_response_format(fields, extra),
@@ -93,10 +93,10 @@ def decode_request(body: object, dialect: OpenAIChat) -> Request:
     return evolve(request, extra={**extra, **fields.rest})
 
 
-def encode_reply(completion: Completion, dialect: OpenAIChat) -> dict[str, Any]:
+def encode_reply(completion: Completion, quirks: Quirks) -> dict[str, Any]:
     """The JSON body of a full reply."""
     top, choice, others = split_extra(completion.extra)
-    wire = {**encode_choice(completion, dialect), **choice}
+    wire = {**encode_choice(completion, quirks), **choice}
     body: dict[str, Any] = {
         "id": completion.id,
         "object": "chat.completion",
@@ -109,7 +109,7 @@ def encode_reply(completion: Completion, dialect: OpenAIChat) -> dict[str, Any]:
     return {**body, **top}
 
 
-def encode_choice(completion: Completion, dialect: OpenAIChat, index: int = 0) -> dict[str, Any]:
+def encode_choice(completion: Completion, quirks: Quirks, index: int = 0) -> dict[str, Any]:
     """One choice. Its content is one string, whatever it was: clients take nothing else."""
     parts: list[Part] = []
     for part in completion.message.parts:
@@ -121,7 +121,7 @@ def encode_choice(completion: Completion, dialect: OpenAIChat, index: int = 0) -
         parts.append(Refusal(refusal))
     if text := completion.text:
         parts.append(Text(text))
-    message = encode_assistant(parts, dialect, lossless=True)
+    message = encode_assistant(parts, quirks, lossless=True)
     message.setdefault("refusal", None)
     return {
         "index": index,
@@ -187,9 +187,9 @@ def _decode_max_tokens(fields: Fields) -> int | None:
     return min((bound for bound in found if bound is not None), default=None)
 
 
-def _decode_seed(fields: Fields, dialect: OpenAIChat) -> int | None:
+def _decode_seed(fields: Fields, quirks: Quirks) -> int | None:
     seed = fields.whole("seed")
-    return fields.whole(dialect.seed_field) if seed is None else seed
+    return fields.whole(quirks.seed_field) if seed is None else seed
 
 
 def _decode_stop(value: object) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from llmpipe.types import (
 )
 
 if TYPE_CHECKING:
-    from llmpipe.dialects.openai_chat import OpenAIChat
+    from llmpipe.dialects.openai_chat.quirks import Quirks
 
 __all__ = ("ChatDecoder",)
 
@@ -53,12 +53,12 @@ class ChatDecoder:
 
     __slots__ = (
         "_choices",
-        "_dialect",
         "_done",
         "_error",
         "_extra",
         "_main",
         "_parser",
+        "_quirks",
         "_reply_id",
         "_seen",
         "_started",
@@ -69,9 +69,9 @@ class ChatDecoder:
         "_whole",
     )
 
-    def __init__(self, dialect: OpenAIChat) -> None:
-        self._dialect = dialect
-        self._parser = SSEParser(dialect.max_event_bytes)
+    def __init__(self, quirks: Quirks) -> None:
+        self._quirks = quirks
+        self._parser = SSEParser(quirks.max_event_bytes)
         self._main = ChoiceDecoder(0)
         self._choices: dict[int, ChoiceDecoder] = {0: self._main}
         self._seen = False  # whether the first choice was there at all
@@ -325,4 +325,4 @@ class ChatDecoder:
         """Another choice (``n`` > 1) in the form it has in a full reply."""
         completion = fold([*choice.events, *choice.rest(), choice.finish()])
         _, extra, _ = split_extra(completion.extra)
-        return {**encode_choice(completion, self._dialect, choice.index), **extra}
+        return {**encode_choice(completion, self._quirks, choice.index), **extra}

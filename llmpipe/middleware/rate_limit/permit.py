@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from llmpipe.middleware.rate_limit.admission import Gate
+from llmpipe.middleware.rate_limit.ramp import Ramp
 
-__all__ = ("Amounts", "Permit")
+__all__ = ("Amounts", "Issuer", "Permit")
 
 Amounts = tuple[float, float, float, float]
 """Requests, tokens, input tokens, output tokens: in the order of the kinds in `buckets`."""
+
+
+class Issuer(Protocol):
+    """Who gives permits and takes them back: a gate."""
+
+    ramp: Ramp
+    requests_taken: float
+    tokens_taken: float
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it has a limit of tokens."""
+        ...
+
+    def correct(self, more: Amounts, now: float) -> None:
+        """Take so much more, or give it back where negative."""
+        ...
+
+    def leave(self, held: float | None) -> None:
+        """One call less in flight, after so many seconds in flight; None for one that was not sent."""
+        ...
 
 
 class Permit:
@@ -18,7 +38,7 @@ class Permit:
 
     __slots__ = ("_gate", "_open", "amounts", "epoch", "requests_before", "taken_at", "tokens_before")
 
-    def __init__(self, gate: Gate, amounts: Amounts, now: float) -> None:
+    def __init__(self, gate: Issuer, amounts: Amounts, now: float) -> None:
         self._gate = gate
         self._open = True
         self.amounts = amounts
