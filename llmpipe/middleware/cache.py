@@ -21,6 +21,7 @@ from attrs import field, frozen
 from llmpipe.errors import ConfigError, DeadlineExceeded, LLMError, NotCached
 from llmpipe.middleware.canonical import SERVER_STATE, deterministic, key_of, uses_server_state
 from llmpipe.middleware.names import names
+from llmpipe.middleware.numeric import check_numbers
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call, Ledger
 from llmpipe.pipeline.reply import Reply
@@ -128,6 +129,7 @@ class Cache:
     traits: ClassVar[frozenset[str]] = frozenset({"stores"})
 
     def __attrs_post_init__(self) -> None:
+        check_numbers(self, f"{self.name}:")
         for name in ("ttl", "refresh_timeout", "max_entries", "max_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{self.name}: {name} must be above 0, not {getattr(self, name)}")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from math import isnan
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from attrs import evolve, fields
+from attrs import evolve, fields, has
 
 from llmpipe.errors import ConfigError, InvalidRequest
 from llmpipe.pipeline.call import AnyRequest, Attempt, Call
+from llmpipe.pipeline.checks import (
+    called,
+    check_fields,
+    check_middleware,
+    check_settings,
+    kind_of,
+    nearest,
+    refuse_class,
+    refuse_single,
+    seconds,
+)
 from llmpipe.pipeline.linker import Middleware, Ring, link
 from llmpipe.pipeline.lint import Finding, lint
 from llmpipe.pipeline.reply import Reply
@@ -27,14 +37,7 @@ __all__ = ("Chain",)
 Prompt = str | Request | Message | Mapping[str, Any] | Iterable[Any]
 
 _REQUEST_FIELDS = frozenset(a.name for a in fields(Request))
-_CALL_FIELDS: dict[str, Any] = {
-    "tenant": str,
-    "user": str,
-    "priority": int,
-    "tags": Mapping,
-    "options": Mapping,
-    "without": Iterable,
-}
+_EMBEDDING_FIELDS = frozenset(a.name for a in fields(EmbeddingRequest))
 
 
 class Chain:
@@ -52,11 +55,12 @@ class Chain:
         core: Any = provider
         if isinstance(core, type) or not callable(core) or not hasattr(core, "endpoint"):
             raise ConfigError(
-                f"a chain needs a provider at its core, with name, endpoint and model, not {_called(core)}"
+                f"a chain needs a provider at its core, with name, endpoint and model, not {called(core)}"
             )
         self.provider = provider
         self.runtime = runtime or Runtime()
         self._middleware: tuple[Middleware, ...] = ()
+        self._kinds: dict[str, type] = {}
         self._arrange(middleware)
 
     @property
@@ -82,23 +86,28 @@ class Chain:
             if name not in known:
                 raise ConfigError(f"the chain has no middleware {name!r}; it has: {', '.join(sorted(known))}")
         kept = [m for m in self._middleware if m.name not in names]
-        return Chain(self.provider, *kept, runtime=self.runtime)
+        less = Chain(self.provider, *kept, runtime=self.runtime)
+        less._kinds = {m.name: self._kinds[m.name] for m in kept}
+        return less
 
     def _arrange(self, middleware: Iterable[Middleware]) -> None:
-        layers: list[Middleware] = []
-        for item in middleware:
-            rings = getattr(item, "rings", None)
-            layers.extend(rings() if callable(rings) else (item,))
         names: dict[str, Middleware] = {}
-        for item in layers:
-            _check(item)
-            if item.name in names:
-                raise ConfigError(
-                    f"two middlewares are called {item.name!r}: {_kind(names[item.name])} and {_kind(item)}; "
-                    f"give one of them another name"
-                )
-            names[item.name] = item
-        self._middleware = tuple(sorted(layers, key=lambda m: m.priority))  # stable: ties keep their order
+        kinds: dict[str, type] = {}  # of what the user gave, which is what options for a call are keyed by
+        for item in middleware:
+            refuse_class(item)
+            rings = getattr(item, "rings", None)
+            for ring in rings() if callable(rings) else (item,):
+                check_middleware(ring)
+                name = ring.name
+                if name in names:
+                    raise ConfigError(
+                        f"two middlewares are called {name!r}: {kind_of(names[name])} and {kind_of(ring)}; "
+                        f"give one of them another name"
+                    )
+                names[name] = ring
+                kinds[name] = self._kinds.get(name, type(item))
+        self._kinds = kinds
+        self._middleware = tuple(sorted(names.values(), key=lambda m: m.priority))  # stable: ties keep order
         self._rings = {frozenset[str](): self._linked(frozenset())}
 
     def _linked(self, without: frozenset[str]) -> Ring:
@@ -162,9 +171,10 @@ class Chain:
 
         Keywords: any field of `Request` (``max_tokens=20``); of the call: ``tenant``, ``user``,
         ``priority``, ``tags``, ``timeout`` (seconds for the whole call), ``options`` (settings changed
-        for this call: ``{Retry: {"attempts": 1}}``), ``without`` (names of middlewares to skip).
+        for this call, ``{Retry: {"attempts": 1}}``, of middlewares here or in a chain that this one
+        leads to), ``without`` (names of middlewares to skip).
 
-        Raises: LLMError.
+        Raises: LLMError; ConfigError for what neither a request, a call nor a middleware takes.
         """
         reply = await self(self._call(prompt, options, stream=False))
         done = await reply.full()
@@ -183,15 +193,15 @@ class Chain:
 
         Keywords: any field of `EmbeddingRequest`, and those of the call as in `complete`.
         """
-        call_options = {key: options.pop(key) for key in (*_CALL_FIELDS, "timeout") if key in options}
+        changes = {key: options.pop(key) for key in tuple(options) if key in _EMBEDDING_FIELDS}
         if isinstance(inputs, EmbeddingRequest):
-            request = evolve(inputs, **options) if options else inputs
+            request = evolve(inputs, **changes) if changes else inputs
         else:
-            _refuse_single(inputs, "embed takes an EmbeddingRequest, a text or a list of inputs")
-            request = EmbeddingRequest(inputs=inputs, **options)
+            refuse_single(inputs, "embed takes an EmbeddingRequest, a text or a list of inputs")
+            request = EmbeddingRequest(inputs=inputs, **changes)
         if not request.inputs:
             raise InvalidRequest("embed needs at least one input", sent=False, phase="validate")
-        reply = await self(self.new_call(request, **call_options))
+        reply = await self(self.new_call(request, **options))
         done = await reply.full()
         assert isinstance(done, Embeddings)
         return done
@@ -209,7 +219,7 @@ class Chain:
             try:
                 request = Request(messages=prompt, **changes)
             except TypeError:
-                _refuse_single(prompt, "a prompt is a Request, a text, a message or a list of messages")
+                refuse_single(prompt, "a prompt is a Request, a text, a message or a list of messages")
                 raise
         return self.new_call(request, **options)
 
@@ -223,26 +233,34 @@ class Chain:
         runtime = self.runtime
         now = runtime.now()
         if timeout is not None:
-            fields["deadline"] = now + _seconds(timeout)
+            fields["deadline"] = now + seconds(timeout)
         return Call(request, runtime, runtime.new_id("call-"), now, provider=self.provider, **fields)
 
     def _check_fields(self, request: AnyRequest, fields: dict[str, Any]) -> None:
-        if unknown := [key for key in fields if key not in _CALL_FIELDS]:
-            raise ConfigError(
-                f"unknown keyword {', '.join(map(repr, unknown))}; a call takes {', '.join(_CALL_FIELDS)}, "
-                f"timeout, and the fields of {type(request).__name__}"
-            )
-        for key, value in fields.items():
-            kind = _CALL_FIELDS[key]
-            if not isinstance(value, kind):
-                raise ConfigError(f"{key} is {_called(value)}; expected {kind.__name__}")
-        if wrong := [kind for kind in fields.get("options", ()) if not isinstance(kind, type)]:
-            raise ConfigError(f"options are keyed by the middleware's class, {{Retry: {{...}}}}, not {wrong}")
+        check_fields(request, fields)
+        options = fields.get("options")
+        if options:
+            self._check_options(options)
         if "without" in fields:
             told = fields["without"]
             fields["without"] = frozenset((told,) if isinstance(told, str) else told)
             if wrong := fields["without"] - {m.name for m in self._middleware}:
                 raise ConfigError(f"without names {sorted(wrong)}, which the chain does not have")
+
+    def _check_options(self, options: Mapping[Any, Any]) -> None:
+        if wrong := [kind for kind in options if not isinstance(kind, type)]:
+            raise ConfigError(f"options are keyed by the middleware's class, {{Retry: {{...}}}}, not {wrong}")
+        known = set(self._kinds.values())
+        if not known.issuperset(options):
+            known = _kinds_within(self)
+        for kind, changes in options.items():
+            if kind not in known:
+                names = sorted(one.__name__ for one in known)
+                hint = nearest(kind.__name__, names) or f"; it has {', '.join(names) or 'none'}"
+                raise ConfigError(
+                    f"options are for {kind.__name__}, and the chain has no middleware of that class{hint}"
+                )
+            check_settings(kind, changes)
 
     # ------------------------------------------------------------ looking at it
 
@@ -257,7 +275,10 @@ class Chain:
         return lint(self._middleware, self)
 
     async def aclose(self) -> None:
-        """End background work and close the provider's and the middlewares' connections."""
+        """End background work and close the provider's and the middlewares' connections.
+
+        What is closed is not shut: a call made after this opens new connections, to be closed again.
+        """
         async with AsyncExitStack() as stack:  # one that fails to close keeps no other from closing
             for part in (self.provider, *reversed(self._middleware), self.runtime):
                 close = getattr(part, "aclose", None)
@@ -290,6 +311,12 @@ class Streaming:
         """The call, with its ledger."""
         return self._call
 
+    def __await__(self) -> NoReturn:
+        raise TypeError(_TO_BE_ENTERED)
+
+    def __aiter__(self) -> NoReturn:
+        raise TypeError(_TO_BE_ENTERED)
+
     async def __aenter__(self) -> Reply:
         self._reply = await self._chain(self._call)
         return self._reply
@@ -300,36 +327,32 @@ class Streaming:
         await self._reply.__aexit__(kind, error, trace)
 
 
-def _kind(item: object) -> str:
-    return getattr(item, "__qualname__", type(item).__qualname__)
+_TO_BE_ENTERED = (
+    "a stream is entered first: async with chain.stream(...) as reply, then async for event in reply"
+)
 
 
-def _seconds(told: Any) -> float:
-    # A timer at NaN would never be due, nor any of the loop's that stand behind it.
-    if not isinstance(told, int | float) or isnan(told):
-        raise ConfigError(f"timeout is {told!r}; it must be a number of seconds")
-    return told
+def _kinds_within(chain: Chain) -> set[type]:
+    """Classes of the middlewares of `chain` and of the chains that it or they lead to, however deep."""
+    kinds: set[type] = set()
+    chains = [chain]
+    for one in chains:  # grows under way
+        kinds.update(one._kinds.values())
+        for part in (one.provider, *one._middleware):
+            for other in _leads_to(part):
+                if not any(other is known for known in chains):
+                    chains.append(other)
+    return kinds
 
 
-def _called(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-
-
-def _refuse_single(value: object, right: str) -> None:
-    if not isinstance(value, Iterable):
-        raise ConfigError(f"{right}, not {_called(value)}")
-
-
-def _check(item: object) -> None:
-    if isinstance(item, type):
-        raise ConfigError(f"middleware {item.__name__} is a class; make one of it: {item.__name__}(...)")
-    if not callable(item):
-        raise ConfigError(f"{item!r} is no middleware: it cannot be called with (call, call_next)")
-    name, priority = getattr(item, "name", None), getattr(item, "priority", None)
-    if not isinstance(name, str) or not name:
-        raise ConfigError(
-            f"middleware {_kind(item)} has no name; give it `name` and `priority`, "
-            f"or decorate a function with @middleware(priority=...)"
-        )
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise ConfigError(f"middleware {name!r} has no integer priority; see llmpipe.pipeline.bands")
+def _leads_to(part: object) -> Iterator[Chain]:
+    if isinstance(part, Chain):
+        yield part
+        return
+    kind: Any = type(part)
+    held = [getattr(part, a.name, None) for a in fields(kind)] if has(kind) else []
+    held.extend(getattr(part, "__dict__", {}).values())
+    for value in held:
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, Chain):
+                yield item

@@ -38,6 +38,7 @@ def provider(kind: str, /, **options: Any) -> Provider:
 
     Raises: ConfigError for an unknown kind or keyword, or a missing key.
     """
+    _refuse_other(kind)
     if kind == "mock":
         return cast("Provider", _made(kind, MockProvider, options))
     found: Any = PROFILES.get(kind) or _plugged_in(kind)
@@ -49,6 +50,15 @@ def provider(kind: str, /, **options: Any) -> Provider:
     if not isinstance(made, Provider):
         raise ConfigError(f"provider {kind!r} gives a {type(made).__name__}, which is no provider")
     return made
+
+
+def _refuse_other(kind: Any) -> None:
+    """Raises: ConfigError for a kind that is no text."""
+    if not isinstance(kind, str):
+        what = type(kind).__name__
+        if isinstance(kind, Provider):
+            raise ConfigError(f"a {what} is a provider already; use it as it is: Chain(it, ...)")
+        raise ConfigError(f"provider takes the name of a kind first, such as 'openai', not a {what}")
 
 
 def _plugged_in(kind: str) -> Any:
@@ -68,8 +78,13 @@ def _plugged_in(kind: str) -> Any:
             )
         return found
     names = provider_names()
-    close = difflib.get_close_matches(kind, names, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    name, slash, model = kind.partition("/")
+    close = difflib.get_close_matches((name if slash else kind).lower(), names, 1)
+    hint = ""
+    if close and model:
+        hint = f'; the model goes beside it: provider("{close[0]}", model="{model}")'
+    elif close:
+        hint = f"; did you mean {close[0]!r}?"
     raise ConfigError(f"unknown provider {kind!r}; known: {', '.join(names)}{hint}")
 
 

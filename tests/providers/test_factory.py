@@ -87,6 +87,20 @@ def test_a_kind_that_nobody_knows_is_told_with_the_nearest():
         provider("zzz")
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("openai/gpt-4o-mini", r'; the model goes beside it: provider\("openai", model="gpt-4o-mini"\)$'),
+        ("OpenAI", "did you mean 'openai'"),
+        (MockProvider(), "a MockProvider is a provider already; use it as it is"),
+        (["openai"], "takes the name of a kind first, such as 'openai', not a list"),
+    ],
+)
+def test_what_is_no_kind_is_told_with_what_would_be_right(kind: Any, says: str):
+    with pytest.raises(ConfigError, match=says):
+        provider(kind)
+
+
 def test_a_missing_key_names_the_variable():
     for kind, name in (
         ("openai", "OPENAI_API_KEY"),

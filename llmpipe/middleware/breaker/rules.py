@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from attrs import frozen
 
 from llmpipe.errors import ConfigError
+from llmpipe.middleware.numeric import check_numbers
 
 __all__ = ("CLOSED", "Change", "CircuitRules", "CircuitStats", "HALF_OPEN", "OPEN", "STATES")
 
@@ -58,6 +59,7 @@ class CircuitRules:
         return True
 
     def __attrs_post_init__(self) -> None:
+        check_numbers(self, "breaker")
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ConfigError(f"breaker ratio must be above 0 and up to 1, or None, not {self.ratio}")
         if self.ratio is None and not self.consecutive:

@@ -22,6 +22,7 @@ from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, LimitReached, LLMError
 from llmpipe.middleware.names import names
+from llmpipe.middleware.numeric import check_numbers
 from llmpipe.middleware.rate_limit.admission import Gate, Gates
 from llmpipe.middleware.rate_limit.buckets import INPUT, OUTPUT, REQUESTS, TOKENS, Limit
 from llmpipe.pipeline import bands
@@ -139,6 +140,7 @@ class RateLimit:
     traits: ClassVar[frozenset[str]] = frozenset({"admits", "waits"})
 
     def __attrs_post_init__(self) -> None:
+        check_numbers(self, f"{self.name}:")
         for setting in (*(name for name, _, _ in _DIMENSIONS), "aging"):
             value = getattr(self, setting)
             if value is not None and not 0 < value < inf:
@@ -161,7 +163,10 @@ class RateLimit:
         )
         learns = not _OF_A_TARGET.isdisjoint(self.per) if self.learn is None else self.learn
         if not (limits or self.concurrency or learns):
-            raise ConfigError(f"{self.name}: no limit is given, such as requests_per_minute=60")
+            raise ConfigError(
+                f"{self.name}: no limit is given, such as requests_per_minute=60; there are "
+                f"{', '.join(name for name, _, _ in _DIMENSIONS)}, concurrency"
+            )
         object.__setattr__(self, "_limits", limits)
         object.__setattr__(self, "_learns", learns)
         object.__setattr__(self, "_key", _key_function(self.per))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, LLMError
+from llmpipe.middleware.numeric import check_numbers
 from llmpipe.middleware.retry.backoff import spread, strategy_of
 
 __all__ = ("Plan", "Policy", "RetryRules", "Terms", "policies")
@@ -47,6 +48,7 @@ class Policy:
     always: bool = False
 
     def __attrs_post_init__(self) -> None:
+        check_numbers(self, "retry policy")
         if self.strategy is not None:
             strategy_of(self.strategy)
 
@@ -162,6 +164,7 @@ class RetryRules:
     immediate: bool = False
 
     def __attrs_post_init__(self) -> None:
+        check_numbers(self, "retry")
         if self.attempts < 1:
             raise ConfigError(
                 f"retry attempts must be at least 1 (the first one counts), not {self.attempts}"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 
 from llmpipe.errors import ConfigError, DeadlineExceeded, FirstTokenTimeout, LLMError
+from llmpipe.middleware.numeric import check_numbers
 from llmpipe.middleware.timeout.deadlines import Deadlines, Limit, Lines
 from llmpipe.pipeline import bands
 from llmpipe.runtime import Alarm
@@ -68,6 +69,7 @@ class Timeout:
     why: ClassVar[str] = "bounds a single attempt, so that the next one gets its own time"
 
     def __attrs_post_init__(self) -> None:
+        check_numbers(self, f"{self.name}:")
         for limit in ("connect", "first", "idle", "stall", "total"):
             seconds = getattr(self, limit)
             if seconds is not None and not 0 < seconds < inf:
