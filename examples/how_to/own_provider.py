@@ -22,7 +22,7 @@ from llmpipe import (
     TextDelta,
     Unsupported,
 )
-from llmpipe.pipeline.call import AnyRequest
+from llmpipe.types import AnyRequest
 
 
 class FunctionProvider:

@@ -2,7 +2,7 @@
 
 from llmpipe import Chain, MockProvider, Redact, Request, Runtime
 from llmpipe.middleware.redact import Scanner, mask
-from llmpipe.pipeline.call import AnyRequest
+from llmpipe.types import AnyRequest
 from llmpipe.testing import run
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import orjson
 
-from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.call import Call
 from llmpipe.types import (
+    AnyRequest,
     Audio,
     Document,
     EmbeddingRequest,

@@ -45,8 +45,8 @@ from llmpipe.pipeline.chain import Chain
 if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call
     from llmpipe.pipeline.linker import Handler
-    from llmpipe.pipeline.provider import Target
     from llmpipe.pipeline.reply import Reply
+    from llmpipe.pipeline.target import Target
 
 __all__ = ("Fallback", "ask")
 

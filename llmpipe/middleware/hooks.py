@@ -30,11 +30,11 @@ from attrs import frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline import bands
-from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.pipeline.reply import Reply
-from llmpipe.types import Completion, Event
+from llmpipe.types import AnyRequest, Completion, Event
 
 __all__ = ("Hooks",)
 

@@ -11,15 +11,14 @@ from attrs import define, evolve, field, frozen
 
 from llmpipe.errors import LLMError
 from llmpipe.runtime import Runtime
-from llmpipe.types import Cost, EmbeddingRequest, Request, RerankRequest, Usage
+from llmpipe.types import AnyRequest, Cost, Usage
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.outcome import Outcome
-    from llmpipe.pipeline.provider import Target
+    from llmpipe.pipeline.target import Target
 
-__all__ = ("AnyRequest", "Attempt", "Call", "Ledger", "Note")
+__all__ = ("Attempt", "Call", "Ledger", "Note")
 
-AnyRequest = Request | EmbeddingRequest | RerankRequest
 C = TypeVar("C")
 
 _new = object.__new__

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from attrs import evolve, fields, has
 
 from llmpipe.errors import ConfigError, InvalidRequest
-from llmpipe.pipeline.call import AnyRequest, Attempt, Call
+from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.checks import (
     called,
     check_fields,
@@ -26,11 +26,11 @@ from llmpipe.pipeline.linker import Middleware, Ring, link
 from llmpipe.pipeline.lint import Finding, lint
 from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Runtime
-from llmpipe.types import Completion, EmbeddingRequest, Embeddings, Message, Request
+from llmpipe.types import AnyRequest, Completion, EmbeddingRequest, Embeddings, Message, Request
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.explain import Explanation
-    from llmpipe.pipeline.provider import Target
+    from llmpipe.pipeline.target import Target
 
 __all__ = ("Chain",)
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmpipe.pipeline.outcome import Outcome
 from llmpipe.pipeline.pump import Source
 from llmpipe.runtime import Alarm
 
-if TYPE_CHECKING:
-    from llmpipe.pipeline.reply import Reply
-
 __all__ = ("Frame", "HARMLESS", "close", "resume")
 
-Frame = tuple[AsyncGenerator["Reply", Outcome], bool, Any]
+Frame = tuple[AsyncGenerator[Any, Outcome], bool, Any]
 """A middleware that yielded: its generator, whether resuming it cannot suspend, and what passed
 it: the result of a full reply, a place in the pump of a streamed one."""
 
@@ -42,7 +39,7 @@ async def close(source: Source, seconds: float, report: Callable[[str, BaseExcep
 async def resume(
     frames: Iterable[Frame],
     outcome_at: Callable[[Any], Outcome],
-    report: Callable[[AsyncGenerator[Reply, Outcome], BaseException], None],
+    report: Callable[[AsyncGenerator[Any, Outcome], BaseException], None],
 ) -> None:
     """Resume `frames` in order. One that is out of time is cancelled by `shielded`, and the next resumed."""
     task = asyncio.current_task()

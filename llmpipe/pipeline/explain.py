@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from attrs import NOTHING, Factory, fields, frozen, has
 
@@ -13,10 +13,7 @@ from llmpipe.pipeline.linker import Middleware
 from llmpipe.pipeline.lint import Finding, traits_of
 from llmpipe.pipeline.registry import origin
 
-if TYPE_CHECKING:
-    from llmpipe.pipeline.chain import Chain
-
-__all__ = ("Explanation", "Layer", "explain")
+__all__ = ("Explained", "Explanation", "Layer", "explain")
 
 
 @frozen
@@ -89,7 +86,22 @@ class Explanation:
             yield f"{finding.level}: {finding.message}"
 
 
-def explain(chain: Chain) -> Explanation:
+class Explained(Protocol):
+    """What is to be explained: a chain."""
+
+    provider: Any
+
+    @property
+    def middleware(self) -> tuple[Middleware, ...]:
+        """Outermost first."""
+        ...
+
+    def lint(self) -> list[Finding]:
+        """What is dangerous in it."""
+        ...
+
+
+def explain(chain: Explained) -> Explanation:
     """What `chain` does, layer by layer. A chain at its core adds its worst case, and not its layers."""
     explained = getattr(chain.provider, "explain", None)
     core = explained() if callable(explained) else None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from attrs import evolve
 
 from llmpipe.tokens import estimate_request, estimate_tokens
-from llmpipe.types import Completion, Embeddings, Usage
-
-if TYPE_CHECKING:
-    from llmpipe.pipeline.call import AnyRequest
+from llmpipe.types import AnyRequest, Completion, Embeddings, Usage
 
 __all__ = ("Outcome", "Result", "Status")
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import frozen
 
-from llmpipe.types import ModelInfo
+from llmpipe.pipeline.target import Target
+from llmpipe.types import AnyRequest, ModelInfo
 
 if TYPE_CHECKING:
-    from llmpipe.pipeline.call import AnyRequest, Call
+    from llmpipe.pipeline.call import Call
     from llmpipe.pipeline.reply import Reply
 
-__all__ = ("Capabilities", "Provider", "Target")
+__all__ = ("Capabilities", "Provider")
 
 
 @frozen
@@ -28,40 +29,13 @@ class Capabilities:
     context_tokens: int | None = None
 
 
-class Target(Protocol):
-    """Something a call can be sent to: a provider, or a whole chain.
-
-    `name` says whose it is, `model` which model answers a request that names none, `endpoint` which
-    host (for breaker and limiter keys; never holds a key).
-    """
-
-    @property
-    def name(self) -> str:
-        """Whose it is."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """The model for a request that names none."""
-        ...
-
-    @property
-    def endpoint(self) -> str:
-        """Host and port."""
-        ...
+@runtime_checkable
+class Provider(Target, Protocol):
+    """A terminal handler: sends one request, once, and never retries."""
 
     async def __call__(self, call: Call) -> Reply:
         """The reply, once its first content is in hand. Raises LLMError."""
         ...
-
-    async def aclose(self) -> None:
-        """Close connections. A closed target may open again on the next call."""
-        ...
-
-
-@runtime_checkable
-class Provider(Target, Protocol):
-    """A terminal handler: sends one request, once, and never retries."""
 
     @property
     def version(self) -> str:

@@ -24,7 +24,7 @@ from llmpipe.errors import (
     PermissionDenied,
     Unsupported,
 )
-from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pipeline.reply import Reply
 from llmpipe.pricing import worst_case_cost
@@ -33,6 +33,7 @@ from llmpipe.providers.profiles import Profile
 from llmpipe.providers.transport import Transport
 from llmpipe.secret import Secret, scrub
 from llmpipe.types import (
+    AnyRequest,
     Completion,
     EmbeddingRequest,
     Embeddings,

@@ -12,11 +12,12 @@ from typing import Any, TypeAlias, get_args
 from attrs import evolve, frozen
 
 from llmpipe.errors import ConfigError, Unsupported
-from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pipeline.reply import Reply
 from llmpipe.tokens import estimate_request, estimate_tokens
 from llmpipe.types import (
+    AnyRequest,
     Completion,
     EmbeddingRequest,
     Embeddings,

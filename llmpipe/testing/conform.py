@@ -19,7 +19,6 @@ from typing import Any, cast
 from attrs import Factory, define, evolve, frozen
 
 from llmpipe.errors import ConfigError
-from llmpipe.pipeline.call import AnyRequest
 from llmpipe.pipeline.linker import Middleware
 from llmpipe.pipeline.outcome import Result
 from llmpipe.runtime import Runtime
@@ -35,7 +34,7 @@ from llmpipe.testing.conform_cases import (
 )
 from llmpipe.testing.conform_laws import LAWS, Violation, judge
 from llmpipe.testing.conform_run import Seen, run_case
-from llmpipe.types import Completion, Request, fold
+from llmpipe.types import AnyRequest, Completion, Request, fold
 
 __all__ = ("CASES", "ConformError", "LAWS", "Report", "Violation", "conform")
 

@@ -10,9 +10,9 @@ from typing import Literal
 from attrs import frozen
 
 from llmpipe.errors import InvalidRequest, ServiceUnavailable, StreamBroken
-from llmpipe.pipeline.call import AnyRequest
 from llmpipe.providers.mock import Line, Step, Wait
 from llmpipe.types import (
+    AnyRequest,
     Completion,
     EmbeddingRequest,
     Embeddings,

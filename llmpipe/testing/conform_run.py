@@ -11,7 +11,7 @@ from anyio import CancelScope
 from attrs import Factory, define
 
 from llmpipe.errors import LLMError
-from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.linker import Handler, Middleware
@@ -22,7 +22,7 @@ from llmpipe.runtime import Runtime
 from llmpipe.testing.conform_cases import Case
 from llmpipe.testing.conform_steps import place_of, stepwise
 from llmpipe.testing.loop import VirtualTimeLoop
-from llmpipe.types import Event, is_content
+from llmpipe.types import AnyRequest, Event, is_content
 
 __all__ = ("Seen", "run_case")
 

@@ -48,6 +48,7 @@ from llmpipe.types.replies import (
     Usage,
 )
 from llmpipe.types.requests import (
+    AnyRequest,
     EmbeddingRequest,
     NamedTool,
     ReasoningOptions,
@@ -58,6 +59,7 @@ from llmpipe.types.requests import (
 )
 
 __all__ = (
+    "AnyRequest",
     "Audio",
     "Completion",
     "Content",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from attrs import Factory, field, frozen
 
@@ -12,6 +12,7 @@ from llmpipe.types.frozen import EMPTY
 from llmpipe.types.messages import Message
 
 __all__ = (
+    "AnyRequest",
     "EmbeddingRequest",
     "NamedTool",
     "ReasoningOptions",
@@ -178,3 +179,6 @@ class RerankRequest:
     extra: Mapping[str, Any] = EMPTY
 
     stream: ClassVar[bool] = False
+
+
+AnyRequest: TypeAlias = Request | EmbeddingRequest | RerankRequest

@@ -13,13 +13,13 @@ from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.redact import Redact
 from llmpipe.middleware.retry import Retry
 from llmpipe.middleware.timeout import Timeout
-from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.factory import provider
 from llmpipe.providers.http import HTTPProvider
 from llmpipe.runtime import Runtime
 from llmpipe.testing.simulator import Fault, Rule, Simulator, plain_answer
-from llmpipe.types import Completion, Message, Request
+from llmpipe.types import AnyRequest, Completion, Message, Request
 
 __all__ = ("Call", "FIRST_TOKEN_SECONDS", "Record", "Scene", "build", "simulators")
 

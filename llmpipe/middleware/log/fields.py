@@ -9,11 +9,20 @@ from typing import Any
 from llmpipe.errors import LLMError
 from llmpipe.middleware.log.jsonlog import printable
 from llmpipe.middleware.redact import mask
-from llmpipe.pipeline.call import AnyRequest, Attempt, Call
+from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.secret import scrub
 from llmpipe.tokens import estimate_request
-from llmpipe.types import Completion, EmbeddingRequest, Message, Request, Text, ToolCall, ToolResult
+from llmpipe.types import (
+    AnyRequest,
+    Completion,
+    EmbeddingRequest,
+    Message,
+    Request,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 
 __all__ = (
     "MAX_TAG_CHARS",

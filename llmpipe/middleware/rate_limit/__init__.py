@@ -32,11 +32,11 @@ from llmpipe.types import Completion, Request
 
 if TYPE_CHECKING:
     from llmpipe.middleware.rate_limit.permit import Amounts, Permit
-    from llmpipe.pipeline.call import AnyRequest
     from llmpipe.pipeline.linker import Handler
     from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.reply import Reply
     from llmpipe.runtime import Runtime
+    from llmpipe.types import AnyRequest
 
 __all__ = ("KeyStatus", "LimitStatus", "RateLimit")
 

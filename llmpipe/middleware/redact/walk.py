@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-from llmpipe.pipeline.call import AnyRequest
 from llmpipe.types import (
+    AnyRequest,
     Audio,
     Document,
     EmbeddingRequest,

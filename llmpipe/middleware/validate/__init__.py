@@ -37,11 +37,11 @@ from llmpipe.middleware.validate.rules import (
 )
 from llmpipe.middleware.validate.texts import texts_of
 from llmpipe.pipeline import bands
-from llmpipe.pipeline.call import AnyRequest, Call
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.reply import Reply
 from llmpipe.secret import scrub
-from llmpipe.types import EmbeddingRequest, Request
+from llmpipe.types import AnyRequest, EmbeddingRequest, Request
 
 __all__ = ("Filter", "Finding", "Validate")
 

@@ -8,7 +8,7 @@ from random import Random
 from attrs import Factory, field, frozen
 
 from llmpipe.errors import ConfigError
-from llmpipe.pipeline.call import AnyRequest
+from llmpipe.types import AnyRequest
 
 __all__ = ("Fault", "Rule", "choose")
 
