@@ -2,8 +2,8 @@
 
 from llmpipe import Chain, MockProvider, Redact, Request, Runtime
 from llmpipe.middleware.redact import Scanner, mask
-from llmpipe.types import AnyRequest
 from llmpipe.testing import run
+from llmpipe.types import AnyRequest
 
 
 # region use
