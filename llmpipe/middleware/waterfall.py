@@ -50,10 +50,10 @@ def render_waterfall(what: Call | Ledger, *, width: int = 100, unicode: bool = T
     labels = min(max(len(row.label) for row in rows), width // 3)
     tails = min(max(len(row.tail) for row in rows), width // 2, width - labels - width // 3 - 2)
     chart = width - labels - tails - 2
-    scale = (chart - 1) / (end - start) if end > start else 0.0
 
     def column(at: float) -> int:
-        return min(chart - 1, max(0, round((at - start) * scale)))
+        # The share first: a span may be so short that no number of columns a second is finite.
+        return round((chart - 1) * (min(at, end) - start) / (end - start)) if start < min(at, end) else 0
 
     last = _seconds(end - start)
     lines = [f"{'':{labels}} 0{last:>{chart - 1}}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmpipe.errors import ConfigError, RateLimited
@@ -119,6 +119,8 @@ times = st.floats(0, 1000)
     st.integers(40, 120),
     st.booleans(),
 )
+@example([], [(1.0, "retry.wait", {"seconds": 5.0})], "", 40, False)
+@example([(0.0, 0.0, 5e-324, False)], [(0.0, "some.wait", {"seconds": 900.0})], "", 40, False)
 def test_no_line_is_longer_than_the_width_or_broken_by_what_is_in_it(attempts, notes, name, width, unicode):
     ledger = Ledger()
     for number, (start, wait, read, answered) in enumerate(attempts, 1):
