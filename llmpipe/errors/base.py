@@ -99,7 +99,14 @@ class LLMError(Exception):
         The ledger keeps it for as long as the call is kept, and those frames hold the reply that came
         after it, which could then not be told from one that is still being read.
         """
-        self.__traceback__ = None
+        behind: dict[int, BaseException] = {}  # a time limit's has the cancellation behind it, for one
+        left: list[BaseException | None] = [self]
+        while left:
+            error = left.pop()
+            if error is not None and id(error) not in behind:
+                behind[id(error)] = error
+                error.__traceback__ = None
+                left += (error.__cause__, error.__context__)
 
     def __str__(self) -> str:
         where = "/".join(part for part in (self.provider, self.model) if part)

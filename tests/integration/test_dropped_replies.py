@@ -18,7 +18,7 @@ from llmpipe.middleware.timeout import Timeout
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.factory import provider
-from llmpipe.providers.mock import MockProvider
+from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.testing import no_leaks
 from llmpipe.testing.simulator import Fault, Rule, Simulator
 from llmpipe.types import Request
@@ -83,6 +83,17 @@ AGAIN = {
 @pytest.mark.parametrize("how", AGAIN)
 async def test_the_same_after_an_attempt_that_failed(how: str):
     chain = Chain(MockProvider([Overloaded("busy")], default=["a", "b"]), LIMIT, *AGAIN[how]())
+    with listening() as said:
+        call = await drop(chain)
+        await turns()
+    assert len(said) == 1
+    assert in_flight(chain) == 0
+    assert [attempt.status for attempt in call.ledger.attempts] == ["error", "abandoned"]
+
+
+async def test_the_same_after_an_attempt_that_was_too_slow():
+    slow = MockProvider(default=[Wait(9), "late"])
+    chain = Chain(slow, LIMIT, Timeout(first=1), Fallback(MockProvider(default=["a", "b"], name="spare")))
     with listening() as said:
         call = await drop(chain)
         await turns()
