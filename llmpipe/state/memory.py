@@ -12,7 +12,7 @@ from llmpipe.state.protocols import Cache, Entry
 
 __all__ = ("MemoryCache", "MemoryState")
 
-# Of an entry beside its reply: itself, key, dict slots, list item (measured: 620 bytes).
+# Of an entry beside its reply: itself, key, dict slots, list item. Rather too much: 390 were measured.
 _ENTRY_BYTES = 660
 
 
@@ -32,8 +32,8 @@ class MemoryCache:
     """A least-recently-used cache, bounded by entries and by bytes, each entry with its own expiry.
 
     What has expired is never given out, and goes when its turn comes or when `size` is asked.
-    (Of cachetools, LRUCache takes 3 µs more for each `put` and TLRUCache, which keeps a heap of
-    expiries, 9; measured.)
+    (Of cachetools, LRUCache takes 0.1 µs more for each `put`, 0.6 when it is full, and TLRUCache,
+    which keeps a heap of expiries, 2 to 3; measured on Python 3.11.)
 
     Args: max_bytes counts replies as CPython stores them, and the containers round them. A reply
     of more than all that is not kept.

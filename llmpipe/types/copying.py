@@ -34,7 +34,7 @@ def _plan(kind: type) -> _Plan:
 def replace(value: V, **changes: Any) -> V:
     """A copy of a slotted attrs value with `changes`, which are taken as they are: no converter runs.
 
-    Half the time of `attrs.evolve`, which looks up what the fields are and converts them anew.
+    Three quarters of the time of `attrs.evolve` (measured), which looks the fields up and converts them anew.
     """
     kind = type(value)
     places, get, puts = _PLANS.get(kind) or _plan(kind)
@@ -56,7 +56,7 @@ def recharged(
     """`result` with that charge and these headers."""
     if not isinstance(result, Completion):
         return replace(result, charge=charge, headers=headers)
-    # Spelled out, because every call comes this way: a third of the time of `replace`.
+    # Spelled out, because every call comes this way: half the time of `replace` (measured).
     return Completion(
         result.id,
         result.model,
