@@ -2,7 +2,13 @@
 
 A dialect does no I/O. Its client side encodes requests and decodes replies, streams and errors;
 its server side does the opposite. The provider adapter, the gateway endpoint and the test
-simulator are three users of the same module.
+simulator are three users of the same module. One that has only the client's side raises Unsupported
+from the other.
+
+Some have more than chat, in methods of these names: `encode_embedding_request`, `decode_embeddings`,
+`decode_embedding_request`, `encode_embeddings`; `encode_rerank_request`, `decode_ranking`,
+`decode_rerank_request`, `encode_ranking`; `encode_count_request`, `decode_count`; `decode_models`,
+`encode_models`.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
+from llmpipe.dialects.losses import Losses
 from llmpipe.errors import ConfigError, LLMError
 from llmpipe.types import Completion, Event, Request
 
@@ -68,8 +75,11 @@ class Dialect(Protocol):
         """Stable name, such as ``"openai.chat"``."""
         ...
 
-    def encode_request(self, request: Request) -> dict[str, Any]:
-        """The JSON body a provider expects. Raises Unsupported for what the wire cannot say."""
+    def encode_request(self, request: Request, losses: Losses | None = None) -> dict[str, Any]:
+        """The JSON body a provider expects; what is dropped or emulated is told to `losses`.
+
+        Raises: Unsupported, with the field's path, for what the wire cannot say and must not leave out.
+        """
         ...
 
     def decode_reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Completion:
@@ -105,8 +115,13 @@ class Dialect(Protocol):
 
 
 _BUILT_IN = {
-    "openai.chat": "llmpipe.dialects.openai_chat:OpenAIChat",
     "anthropic.messages": "llmpipe.dialects.anthropic_messages:AnthropicMessages",
+    "bedrock.converse": "llmpipe.dialects.bedrock_converse:BedrockConverse",
+    "cohere.chat": "llmpipe.dialects.cohere_chat:CohereChat",
+    "gemini.generate": "llmpipe.dialects.gemini_generate:GeminiGenerate",
+    "ollama.chat": "llmpipe.dialects.ollama_chat:OllamaChat",
+    "openai.chat": "llmpipe.dialects.openai_chat:OpenAIChat",
+    "openai.responses": "llmpipe.dialects.openai_responses:OpenAIResponses",
 }
 _cache: dict[str, Dialect] = {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ("image_type", "split_data_url")
+from llmpipe.dialects.checked import invalid
+
+__all__ = ("check_image_url", "image_type", "split_data_url")
 
 # The first base64 characters of the formats that models read.
 _MAGIC = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
@@ -21,3 +23,15 @@ def split_data_url(url: str) -> tuple[str | None, str]:
         if media_type:
             return media_type, data
     return None, url
+
+
+def check_image_url(url: str, path: str, *, code: str | None = "invalid_value") -> str:
+    """`url`, a caller's, where it is ``https:`` or ``data:``.
+
+    Raises: InvalidRequest naming the path for any other: a server must not be made to read its own files
+    or the hosts that only it can see.
+    """
+    if not url.lower().startswith(("https://", "data:")):
+        scheme = url.partition(":")[0][:20] if ":" in url else "no scheme"
+        raise invalid(path, f"an image's URL begins with https:// or data:, not {scheme!r}", code=code)
+    return url

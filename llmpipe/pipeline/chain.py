@@ -122,6 +122,10 @@ class Chain:
         provider = call.target or self.provider
         if isinstance(provider, Chain):
             return await provider._ring(call)(given, call.evolve(target=None, provider=provider.provider))
+        if getattr(provider, "nests", False):  # the attempts are made, and counted, where it leads to
+            nested: Reply = await provider(call.evolve(target=None, provider=provider))
+            given.append(nested)
+            return nested
         attempts, now = call.ledger.attempts, call.runtime.now
         request = call.request
         attempt = Attempt(len(attempts) + 1, provider.name, request.model or provider.model, request, now())

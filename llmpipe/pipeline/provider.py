@@ -19,7 +19,16 @@ __all__ = ("Capabilities", "Provider")
 
 @frozen
 class Capabilities:
-    """What a provider can do. `context_tokens` is None where it depends on the model."""
+    """What a provider can do, with the right model. `context_tokens` is None where it depends on the model.
+
+    Attributes:
+        streaming, tools, vision, documents, audio, reasoning: what a request may ask or hold.
+        parallel_tools: several tool calls in one reply.
+        json_mode: any JSON object; json_schema: JSON of a schema. Where it lacks one that is asked for, it
+            is emulated, with a warning on the reply.
+        prefill: an assistant message at the end is continued.
+        embeddings, rerank, count_tokens: calls of their own.
+    """
 
     streaming: bool = True
     tools: bool = True
@@ -27,6 +36,14 @@ class Capabilities:
     json_mode: bool = True
     embeddings: bool = False
     context_tokens: int | None = None
+    json_schema: bool = True
+    parallel_tools: bool = True
+    documents: bool = True
+    audio: bool = False
+    reasoning: bool = True
+    prefill: bool = False
+    rerank: bool = False
+    count_tokens: bool = False
 
 
 @runtime_checkable

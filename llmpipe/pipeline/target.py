@@ -11,7 +11,8 @@ class Target(Protocol):
     """Something a call can be sent to: a provider, or a whole chain.
 
     `name` says whose it is, `model` which model answers a request that names none, `endpoint` which
-    host (for breaker and limiter keys; never holds a key).
+    host (for breaker and limiter keys; never holds a key). One that leads to other targets, such as a
+    router, has ``nests = True`` besides: it makes no attempt of its own.
     """
 
     @property

@@ -45,6 +45,8 @@ from llmpipe.types.replies import (
     Embeddings,
     FinishReason,
     ModelInfo,
+    Ranked,
+    Ranking,
     Usage,
 )
 from llmpipe.types.requests import (
@@ -79,6 +81,8 @@ __all__ = (
     "Opaque",
     "Part",
     "Ping",
+    "Ranked",
+    "Ranking",
     "Reasoning",
     "ReasoningDelta",
     "ReasoningOptions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 from llmpipe.types.messages import Part
 from llmpipe.types.replies import FinishReason, Usage
@@ -30,7 +30,7 @@ __all__ = (
 
 @frozen
 class Start:
-    """The reply has begun. Comes first and at most once."""
+    """The reply has begun. Comes first and at most once. `dialect`: see `Message.dialect`."""
 
     id: str = ""
     model: str = ""
@@ -39,6 +39,7 @@ class Start:
     request_id: str | None = None
     headers: Mapping[str, str] | None = None
     extra: Mapping[str, Any] | None = None
+    dialect: str = field(default="", eq=False)
 
 
 @frozen
@@ -59,6 +60,7 @@ class ReasoningDelta:
     signature: str | None = None
     encrypted: str | None = None
     extra: Mapping[str, Any] | None = None
+    origin: str = field(default="", eq=False)
 
 
 @frozen

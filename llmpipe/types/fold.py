@@ -49,6 +49,7 @@ class _Slot:
     extra: dict[str, Any] = Factory(dict)
     signature: str | None = None
     encrypted: str | None = None
+    origin: str = ""
     id: str = ""
     name: str = ""
 
@@ -61,7 +62,7 @@ class _Slot:
         if self.kind == "tool":
             return ToolCall(self.id, self.name, text, self.extra)
         if self.kind == "reasoning":
-            return Reasoning(text, self.signature, self.encrypted, self.extra)
+            return Reasoning(text, self.signature, self.encrypted, self.extra, self.origin)
         return Refusal(text, self.extra)
 
 
@@ -107,6 +108,7 @@ class _Fold:
             slot.signature = (slot.signature or "") + event.signature
         if event.encrypted is not None:
             slot.encrypted = (slot.encrypted or "") + event.encrypted
+        slot.origin = event.origin or slot.origin
         if event.extra:
             merge_extra(slot.extra, event.extra)
 
@@ -134,7 +136,7 @@ class _Fold:
         return Completion(
             id=begun.id,
             model=begun.model,
-            message=Message("assistant", parts, extra=self.rest_of_message or EMPTY),
+            message=Message("assistant", parts, None, self.rest_of_message or EMPTY, begun.dialect),
             finish_reason=self.reason,
             usage=self.usage,
             provider=begun.provider,
@@ -191,6 +193,7 @@ def unfold(completion: Completion) -> Iterator[Event]:
         completion.request_id,
         completion.headers or None,
         completion.extra or None,
+        completion.message.dialect,
     )
     for index, part in enumerate(completion.message.parts):
         yield _whole(part, index)
@@ -209,7 +212,9 @@ def _whole(part: Part, index: int) -> Event:
     if isinstance(part, ToolCall):
         return ToolDelta(index, part.id, part.name, part.arguments, part.extra or None)
     if isinstance(part, Reasoning):
-        return ReasoningDelta(part.text, index, part.signature, part.encrypted, part.extra or None)
+        return ReasoningDelta(
+            part.text, index, part.signature, part.encrypted, part.extra or None, part.origin
+        )
     if isinstance(part, Refusal) and not part.extra:
         return RefusalDelta(part.text, index)
     return Extra(part=part)

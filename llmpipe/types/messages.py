@@ -101,13 +101,18 @@ class Reasoning:
     """What the model thought before it answered.
 
     `signature` proves it to the provider when it is sent back. `encrypted` is thinking that the
-    provider shows to nobody (Anthropic: ``redacted_thinking``); `text` is then empty.
+    provider shows to nobody (Anthropic: ``redacted_thinking``); `text` is then empty. A part with a
+    signature and no text signs the part that follows it (Gemini signs its tool calls so).
+
+    `origin` names the dialect whose provider made the signature or the encrypted thought; ``""`` where
+    that is not known. A proof means nothing to anybody else, so it goes back to its origin only.
     """
 
     text: str = ""
     signature: str | None = None
     encrypted: str | None = None
     extra: Mapping[str, Any] = EMPTY
+    origin: str = field(default="", eq=False)
 
 
 @frozen
@@ -189,12 +194,17 @@ _PART_TYPES = (
 
 @frozen
 class Message:
-    """One turn of a conversation. `parts` may be given as a plain string."""
+    """One turn of a conversation. `parts` may be given as a plain string.
+
+    `dialect` names the wire format whose words stand in `extra`, of the message and of its parts: the one
+    that the message was read from. ``""`` means the words of whoever the message is sent to.
+    """
 
     role: Role
     parts: tuple[Part, ...] = field(converter=_parts)
     name: str | None = None
     extra: Mapping[str, Any] = EMPTY
+    dialect: str = field(default="", eq=False)
 
     @property
     def text(self) -> str:

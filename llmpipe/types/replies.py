@@ -20,6 +20,8 @@ __all__ = (
     "FinishReason",
     "ModelInfo",
     "NANO",
+    "Ranked",
+    "Ranking",
     "Usage",
 )
 
@@ -171,10 +173,46 @@ class Embeddings:
 
 
 @frozen
+class Ranked:
+    """One document of a ranking: its place in the request's `documents`, and how well it answers.
+
+    `score` is the provider's own, higher is better; only scores of one ranking can be compared.
+    """
+
+    index: int
+    score: float
+    extra: Mapping[str, Any] = EMPTY
+
+
+@frozen
+class Ranking:
+    """Documents by how well they answer a query, the best first."""
+
+    results: tuple[Ranked, ...] = ()
+    model: str = ""
+    usage: Usage | None = None
+    id: str = ""
+    provider: str = ""
+    request_id: str | None = None
+    charge: Cost | None = None
+    headers: Mapping[str, str] = EMPTY
+    extra: Mapping[str, Any] = EMPTY
+
+    finish_reason: ClassVar[str] = "stop"
+
+    @property
+    def cost(self) -> Decimal | None:
+        """USD of this call, exact; None when unknown."""
+        return None if self.charge is None else self.charge.usd
+
+
+@frozen
 class ModelInfo:
-    """One model a provider lists."""
+    """One model a provider lists. `context_tokens` and `max_output_tokens` where it says them."""
 
     id: str
     owner: str = ""
     created: float | None = None
     extra: Mapping[str, Any] = EMPTY
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None

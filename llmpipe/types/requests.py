@@ -128,6 +128,11 @@ class Request:
 
     `max_tokens` bounds the output, reasoning included. `stop` holds stop sequences. `extra` is
     passed through under the wire's own names. `metadata` is the provider's metadata field.
+
+    `dialect` names the wire format whose words stand in `extra`, of the request, its tools and its
+    options: the one that a caller's JSON was read from. ``""`` means the words of whoever the request is
+    sent to. What another dialect's words mean to a provider is translated, or left out with a warning on
+    the reply; the words of the provider's own dialect reach it as they are.
     """
 
     model: str = ""
@@ -147,6 +152,7 @@ class Request:
     stream: bool = False
     metadata: Mapping[str, Any] = EMPTY
     extra: Mapping[str, Any] = EMPTY
+    dialect: str = field(default="", eq=False)
 
     @property
     def system(self) -> str:
@@ -156,13 +162,18 @@ class Request:
 
 @frozen
 class EmbeddingRequest:
-    """Vectors for `inputs`: strings, or token id lists. `dimensions` shortens them where supported."""
+    """Vectors for `inputs`: strings, or token id lists. `dimensions` shortens them where supported.
+
+    `input_type` says what the vectors are for, where a model makes different ones for that.
+    """
 
     model: str = ""
     inputs: tuple[str | Sequence[int], ...] = field(default=(), converter=_tuple)
     dimensions: int | None = None
     metadata: Mapping[str, Any] = EMPTY
     extra: Mapping[str, Any] = EMPTY
+    dialect: str = field(default="", eq=False)
+    input_type: Literal["query", "document", "classification", "clustering"] | None = None
 
     stream: ClassVar[bool] = False
 
@@ -177,6 +188,7 @@ class RerankRequest:
     top_n: int | None = None
     metadata: Mapping[str, Any] = EMPTY
     extra: Mapping[str, Any] = EMPTY
+    dialect: str = field(default="", eq=False)
 
     stream: ClassVar[bool] = False
 

@@ -1,0 +1,83 @@
+"""What a wire cannot say of a request, told rather than swallowed.
+
+A dialect that encodes a request either says a field, says it in another way (``emulated``), leaves it
+out (``dropped``), or refuses it (`Unsupported`, with the field's path). Which of them, is that
+dialect's policy for that field: it leaves out what only hints or describes, and refuses what would
+change the meaning of the answer. What was dropped or emulated becomes a warning on the reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from llmpipe.errors import Unsupported
+
+__all__ = ("Losses", "native", "refused")
+
+# What the dialects note in `extra` to give a part back as it came. Others miss nothing without it.
+_MARKS = frozenset(("field", "index", "object", "status", "type"))
+
+
+class Losses:
+    """The warnings of one encoding; of several of one kind, the first with how many there were."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def dropped(self, path: str, why: str) -> None:
+        """The field at `path`, such as ``messages[0].parts[1].cache_control``, was left out; `why`, in few words."""
+        self._add(path, f"dropped: {why}")
+
+    def emulated(self, path: str, how: str) -> None:
+        """The field at `path` is said in another way; `how`, in few words."""
+        self._add(path, f"emulated: {how}")
+
+    def _add(self, path: str, what: str) -> None:
+        key = (path.rpartition(".")[2].rstrip("[0123456789]"), what)
+        first, count = self._found.get(key, (path, 0))
+        self._found[key] = first, count + 1
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What goes into `Completion.warnings`, such as ``seed dropped: Anthropic has none``."""
+        return tuple(
+            f"{path} {what}" if count == 1 else f"{path} (and {count - 1} more) {what}"
+            for (_, what), (path, count) in self._found.items()
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+
+def native(
+    extra: Mapping[str, Any],
+    written_in: str,
+    dialect: str,
+    path: str,
+    losses: Losses,
+    *,
+    keeps: Collection[str] = (),
+) -> Mapping[str, Any]:
+    """Of `extra`, what a wire of `dialect` understands; what it does not is told to `losses`.
+
+    All of it where it was `written_in` that dialect, or in nobody's words but the user's own (``""``).
+    Of another dialect's words only those in `keeps`, which this one spells the same (``cache_control``).
+    What is None, and what dialects note for themselves, is left out without a word.
+    """
+    if not extra or written_in in ("", dialect):
+        return extra
+    kept = {}
+    for name, value in extra.items():
+        if name in keeps:
+            kept[name] = value
+        elif value is not None and name not in _MARKS:
+            losses.dropped(f"{path}.{name}" if path else name, f"{dialect} has no such field")
+    return kept
+
+
+def refused(path: str, problem: str) -> Unsupported:
+    """The error for what a wire cannot say and must not leave out; nothing was sent."""
+    return Unsupported(f"{path}: {problem}", phase="validate", metadata={"param": path})
