@@ -113,6 +113,7 @@ class Call:
         without: names of middlewares this call skips.
         target: the provider to use instead of the chain's own; set by routing.
         provider: the chain's own provider.
+        credential: which of the provider's keys to use, where it has several; it has a `label`.
         connect_timeout: seconds a new connection may take; None leaves it to the provider.
         spare: whether another target stands ready, so that waiting for this one is pointless.
         ledger: attempts and notes, shared by all copies.
@@ -132,6 +133,7 @@ class Call:
     target: Target | None = None
     provider: Target | None = field(default=None, repr=False)
     spare: bool = False
+    credential: Any = field(default=None, repr=False)
     connect_timeout: float | None = None
     ledger: Ledger = field(factory=Ledger, repr=False)
 
@@ -147,6 +149,14 @@ class Call:
         if target is None:
             return ("", "", self.request.model)
         return (target.name, target.endpoint, self.request.model or target.model)
+
+    @property
+    def account_key(self) -> tuple[str, str, str]:
+        """`target_key`, with the number of the key where the provider has several: limits are of accounts."""
+        if self.credential is None:
+            return self.target_key
+        name, endpoint, model = self.target_key
+        return (f"{name}#{self.credential.label}", endpoint, model)
 
     def evolve(self, **changes: Any) -> Call:
         """A copy with `changes`, sharing the ledger."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, fields, has
 
@@ -25,8 +25,18 @@ from llmpipe.pipeline.checks import (
 from llmpipe.pipeline.linker import Middleware, Ring, link
 from llmpipe.pipeline.lint import Finding, lint
 from llmpipe.pipeline.reply import Reply
+from llmpipe.pipeline.streaming import Streaming
 from llmpipe.runtime import Runtime
-from llmpipe.types import AnyRequest, Completion, EmbeddingRequest, Embeddings, Message, Request
+from llmpipe.types import (
+    AnyRequest,
+    Completion,
+    EmbeddingRequest,
+    Embeddings,
+    Message,
+    Ranking,
+    Request,
+    RerankRequest,
+)
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.explain import Explanation
@@ -38,6 +48,7 @@ Prompt = str | Request | Message | Mapping[str, Any] | Iterable[Any]
 
 _REQUEST_FIELDS = frozenset(a.name for a in fields(Request))
 _EMBEDDING_FIELDS = frozenset(a.name for a in fields(EmbeddingRequest))
+_RERANK_FIELDS = frozenset(a.name for a in fields(RerankRequest))
 
 
 class Chain:
@@ -106,6 +117,9 @@ class Chain:
                     )
                 names[name] = ring
                 kinds[name] = self._kinds.get(name, type(item))
+        for ring in _brought(self.provider, names.values()):
+            names.setdefault(ring.name, ring)
+            kinds.setdefault(ring.name, type(ring))
         self._kinds = kinds
         self._middleware = tuple(sorted(names.values(), key=lambda m: m.priority))  # stable: ties keep order
         self._rings = {frozenset[str](): self._linked(frozenset())}
@@ -190,7 +204,7 @@ class Chain:
 
         Takes what `complete` takes. Entering waits for the first content and raises LLMError.
         """
-        return Streaming(self, self._call(prompt, options, stream=True))
+        return Streaming(self.__call__, self._call(prompt, options, stream=True))
 
     async def embed(self, inputs: str | Iterable[str] | EmbeddingRequest, /, **options: Any) -> Embeddings:
         """Vectors for `inputs`, through the same chain.
@@ -208,6 +222,21 @@ class Chain:
         reply = await self(self.new_call(request, **options))
         done = await reply.full()
         assert isinstance(done, Embeddings)
+        return done
+
+    async def rerank(self, query: str, documents: Iterable[str], /, **options: Any) -> Ranking:
+        """`documents` by how well they answer `query`, the best first, through the same chain.
+
+        Keywords: any field of `RerankRequest` (``top_n=3``), and those of the call as in `complete`.
+        """
+        changes = {key: options.pop(key) for key in tuple(options) if key in _RERANK_FIELDS}
+        refuse_single(documents, "rerank takes a query and a list of documents")
+        request = RerankRequest(query=query, documents=documents, **changes)
+        if not request.documents:
+            raise InvalidRequest("rerank needs at least one document", sent=False, phase="validate")
+        reply = await self(self.new_call(request, **options))
+        done = await reply.full()
+        assert isinstance(done, Ranking)
         return done
 
     def _call(self, prompt: Prompt, options: dict[str, Any], *, stream: bool) -> Call:
@@ -301,39 +330,13 @@ class Chain:
         return f"Chain({self.provider!r}, {', '.join(m.name for m in self._middleware)})"
 
 
-class Streaming:
-    """A stream to be entered: ``async with`` gives its `Reply` and closes it."""
-
-    __slots__ = ("_call", "_chain", "_reply")
-
-    def __init__(self, chain: Chain, call: Call) -> None:
-        self._chain = chain
-        self._call = call
-
-    @property
-    def call(self) -> Call:
-        """The call, with its ledger."""
-        return self._call
-
-    def __await__(self) -> NoReturn:
-        raise TypeError(_TO_BE_ENTERED)
-
-    def __aiter__(self) -> NoReturn:
-        raise TypeError(_TO_BE_ENTERED)
-
-    async def __aenter__(self) -> Reply:
-        self._reply = await self._chain(self._call)
-        return self._reply
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._reply.__aexit__(kind, error, trace)
-
-
-_TO_BE_ENTERED = (
-    "a stream is entered first: async with chain.stream(...) as reply, then async for event in reply"
-)
+def _brought(provider: object, middleware: Iterable[Middleware]) -> Iterator[Middleware]:
+    """What the targets need round them, such as `Credentials` for a provider with several keys."""
+    targets = [provider, *(target for one in middleware for target in getattr(one, "targets", ()))]
+    for target in targets:
+        brings = getattr(target, "brings", None)
+        if callable(brings) and not isinstance(target, Chain):
+            yield from brings()
 
 
 def _kinds_within(chain: Chain) -> set[type]:

@@ -8,12 +8,12 @@ from typing import Literal
 from attrs import evolve
 
 from llmpipe.tokens import estimate_request, estimate_tokens
-from llmpipe.types import AnyRequest, Completion, Embeddings, Usage
+from llmpipe.types import AnyRequest, Completion, Embeddings, Ranking, Usage
 
 __all__ = ("Outcome", "Result", "Status")
 
 Status = Literal["ok", "error", "cancelled", "abandoned"]
-Result = Completion | Embeddings
+Result = Completion | Embeddings | Ranking
 
 
 class Outcome:

@@ -10,13 +10,19 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, cast
 
+from attrs import evolve
+
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline.provider import Provider
 from llmpipe.providers.http import HTTPProvider
 from llmpipe.providers.mock import MockProvider
+from llmpipe.providers.options import filled, speaking
 from llmpipe.providers.profiles import PROFILES, Profile
+from llmpipe.providers.vertex import vertex
 
 __all__ = ("GROUP", "provider", "provider_names")
+
+_OF_GOOGLE = ("vertex", "vertex-anthropic")  # their keys are tokens, which have to be fetched
 
 GROUP = "llmpipe.providers"
 """The entry-point group: name of the kind to a `Profile`, or to a factory of keywords."""
@@ -31,25 +37,39 @@ def provider(kind: str, /, **options: Any) -> Provider:
     """The provider of that kind.
 
     Args:
-        kind: ``"openai"``, ``"anthropic"``, ``"openai-compatible"`` (with `base_url`), ``"mock"``, or
-            one that a plugin brings.
+        kind: ``"openai"``, ``"anthropic"``, ``"openai-compatible"`` (with `base_url`), ``"mock"``, another
+            of `provider_names`, or one that a plugin brings.
         options: `api_key` (by default from the environment variable of the kind), `base_url`,
-            `model`, and the other keywords of `HTTPProvider`; for ``"mock"`` those of `MockProvider`.
+            `model`, the settings of the kind (``resource`` for ``"azure"``, ``project`` and ``location``
+            for ``"vertex"``), and the other keywords of `HTTPProvider`; for ``"mock"`` those of
+            `MockProvider`.
 
     Raises: ConfigError for an unknown kind or keyword, or a missing key.
     """
     _refuse_other(kind)
     if kind == "mock":
         return cast("Provider", _made(kind, MockProvider, options))
+    if kind in _OF_GOOGLE:
+        return cast("Provider", _made(kind, partial(vertex, PROFILES[kind]), options))
     found: Any = PROFILES.get(kind) or _plugged_in(kind)
     if isinstance(found, Profile):
-        if options.get("api_key") is None and (key := os.environ.get(found.key_env)):
-            options["api_key"] = key
-        found = partial(HTTPProvider, found)
+        found = _told(found, options)
     made = _made(kind, found, options)
     if not isinstance(made, Provider):
         raise ConfigError(f"provider {kind!r} gives a {type(made).__name__}, which is no provider")
     return made
+
+
+def _told(profile: Profile, options: dict[str, Any]) -> Callable[..., Any]:
+    """What makes the provider of `profile`; what only the profile needs to know is taken out of `options`."""
+    if options.get("api_key") is None and (key := os.environ.get(profile.key_env)):
+        options["api_key"] = key
+    settings = {name: options.pop(name) for name in profile.settings if name in options}
+    if isinstance(options.get("dialect"), str):
+        profile = speaking(profile, options.pop("dialect"))
+    if (url := options.pop("base_url", None)) is not None:
+        profile = evolve(profile, base_url=url)
+    return partial(HTTPProvider, filled(profile, settings))
 
 
 def _refuse_other(kind: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, get_args
 
 from attrs import evolve, frozen
 
-from llmpipe.errors import ConfigError, Unsupported
+from llmpipe.errors import ConfigError
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pipeline.reply import Reply
@@ -25,7 +25,10 @@ from llmpipe.types import (
     Finish,
     Message,
     ModelInfo,
+    Ranked,
+    Ranking,
     Request,
+    RerankRequest,
     Start,
     TextDelta,
     ToolDelta,
@@ -48,7 +51,7 @@ class Wait:
 
 Step: TypeAlias = "str | Wait | Event | BaseException"
 Line: TypeAlias = (
-    "str | Completion | Embeddings | BaseException | Sequence[Step] | Callable[[AnyRequest], Line]"
+    "str | Completion | Embeddings | Ranking | BaseException | Sequence[Step] | Callable[[AnyRequest], Line]"
 )
 _EVENTS = get_args(Event)
 
@@ -56,10 +59,10 @@ _EVENTS = get_args(Event)
 class MockProvider:
     """Answers from a script, one line for each request.
 
-    A line is a string (the answer), a `Completion`, `Embeddings`, an exception to raise, a sequence of steps,
-    or a function of the request that gives any of these. Steps are strings (pieces of text),
-    `Wait`, events, and exceptions, which are raised where they stand: before the first content
-    they fail the attempt, after it they break the stream. Usage and finish are added where the
+    A line is a string (the answer), a `Completion`, `Embeddings`, a `Ranking`, an exception to raise, a
+    sequence of steps, or a function of the request that gives any of these. Steps are strings (pieces
+    of text), `Wait`, events, and exceptions, which are raised where they stand: before the first
+    content they fail the attempt, after it they break the stream. Usage and finish are added where the
     steps bring none; the usage is what `llmpipe.tokens` counts.
 
     Args:
@@ -113,12 +116,12 @@ class MockProvider:
             )
         if isinstance(line, BaseException):
             raise _fresh(line)
-        if isinstance(line, Embeddings):
+        if isinstance(line, Embeddings | Ranking):
             return Reply.of(line)
         if isinstance(request, EmbeddingRequest):
-            return Reply.of(self._embeddings(request, line))
-        if not isinstance(request, Request):
-            raise Unsupported(f"provider {self.name!r} does not take a {type(request).__name__}")
+            return Reply.of(self._embeddings(request))
+        if isinstance(request, RerankRequest):
+            return Reply.of(self._ranking(request))
         if isinstance(line, (str, Completion)) and not request.stream:
             return Reply.of(self._completion(request, line))
         events = self._events(request, line)
@@ -176,11 +179,21 @@ class MockProvider:
         output = sum(estimate_tokens(text) for text in (done.text, done.reasoning, tools) if text)
         return Usage(estimate_request(request), output)
 
-    def _embeddings(self, request: EmbeddingRequest, line: Any) -> Embeddings:
+    def _embeddings(self, request: EmbeddingRequest) -> Embeddings:
         size = request.dimensions or 8
         vectors = tuple([_vector(item, size) for item in request.inputs])
         return Embeddings(
             vectors, request.model or self.model, Usage(estimate_request(request)), provider=self.name
+        )
+
+    def _ranking(self, request: RerankRequest) -> Ranking:
+        """The documents by how many of the query's words they have."""
+        words = set(request.query.lower().split())
+        scores = [len(words.intersection(text.lower().split())) for text in request.documents]
+        best = sorted(range(len(scores)), key=lambda place: -scores[place])[: request.top_n]
+        results = tuple([Ranked(place, scores[place] / (len(words) or 1)) for place in best])
+        return Ranking(
+            results, request.model or self.model, Usage(estimate_request(request)), provider=self.name
         )
 
     async def get_models(self) -> tuple[ModelInfo, ...]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmpipe.providers.pool import Pool
     from llmpipe.providers.route import Route
 
-__all__ = ("Transport",)
+__all__ = ("Transport", "checked_headers")
 
 # Streams come with "Accept: application/json" too, as the vendors' own SDKs send it.
 _HEADERS = {
@@ -85,7 +85,7 @@ class Transport:
         if ssl is not True and not of_aiohttp and not isinstance(ssl, SSLContext):
             # False would take any certificate: whoever wants that says so in a context of their own.
             raise ConfigError(f"transport: ssl must be True or an ssl.SSLContext, not {ssl!r}")
-        self._headers = _checked(headers)
+        self._headers = _all_headers(headers)
         self._base_url = base_url
         self._max_connections = max_connections
         self._connect_timeout = connect_timeout
@@ -101,11 +101,12 @@ class Transport:
         """Connections that carry an exchange now."""
         return sum(pool.slots.taken for pool in self._open())
 
-    def route(self, method: str, path: str) -> Route:
-        """Where `send` sends to: `path` below the base URL."""
+    def route(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Route:
+        """Where `send` sends to: `path` below the base URL, with `headers` over those of all requests."""
         from llmpipe.providers.route import Route  # noqa: PLC0415  yarl takes 20 ms; a chain over mocks has no use
 
-        return Route(method, self._base_url + path, self._headers)
+        route = Route(method, self._base_url + path, self._headers)
+        return route.plus(checked_headers(headers)) if headers else route
 
     async def send(
         self, route: Route, body: bytes | None = None, connect_timeout: float | None = None
@@ -167,9 +168,11 @@ class Transport:
             await pool.aclose()
 
 
-def _checked(headers: Mapping[Any, Any]) -> dict[str, str]:
-    """The headers over `_HEADERS`, each name once in whatever case: the last one counts."""
-    sent = {name.lower(): (name, value) for name, value in _HEADERS.items()}
+def checked_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """`headers`, as HTTP can carry them.
+
+    Raises: ConfigError for one that it cannot, or that is not ours to give.
+    """
     for name, value in headers.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be the name of an HTTP header")
@@ -177,5 +180,11 @@ def _checked(headers: Mapping[Any, Any]) -> dict[str, str]:
             raise ConfigError(f"the header {name!r} is not yours to give: it belongs to the connection")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             raise ConfigError(f"the header {name!r} must be text without control characters")
-        sent[name.lower()] = (name, value)
+    return dict(headers)
+
+
+def _all_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """The headers over `_HEADERS`, each name once in whatever case: the last one counts."""
+    sent = {name.lower(): (name, value) for name, value in _HEADERS.items()}
+    sent |= {name.lower(): (name, value) for name, value in checked_headers(headers).items()}
     return dict(sent.values())

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from attrs import frozen
 
-from llmpipe.types import Completion, Embeddings
+from llmpipe.types import Completion, Embeddings, Ranking
 
 __all__ = ("Cache", "Entry", "State")
 
@@ -16,7 +16,7 @@ __all__ = ("Cache", "Entry", "State")
 class Entry:
     """A stored reply, and what it had cost in nano-USD; None where that is unknown."""
 
-    result: Completion | Embeddings
+    result: Completion | Embeddings | Ranking
     saved_nano: int | None = None
 
 

@@ -18,6 +18,8 @@ from llmpipe.types import (
     Embeddings,
     Finish,
     Message,
+    Ranked,
+    Ranking,
     Request,
     RerankRequest,
     Usage,
@@ -152,9 +154,9 @@ def script(case: Case, answer: str) -> Line:
             return (Wait(1.0), Finish("stop"))
         case "empty":
             return Completion(message=Message("assistant", ()), finish_reason="stop")
-    if case.shape in ("embeddings", "rerank"):
-        # There is no type for rankings yet: another result stands for them, for what is tried is that a
-        # middleware leaves alone, or gets right, a request without messages.
+    if case.shape == "rerank":
+        return Ranking((Ranked(1, 0.75), Ranked(0, 0.25)), "conform-rerank-1", Usage(2))
+    if case.shape == "embeddings":
         return Embeddings(((0.5, 1.0), (0.25, 0.0)), "conform-embed-1", Usage(2))
     return (Wait(1.0), *_pieces(answer))
 

@@ -11,7 +11,7 @@ from attrs import fields
 from llmpipe.types.replies import Completion
 
 if TYPE_CHECKING:
-    from llmpipe.types.replies import Cost, Embeddings
+    from llmpipe.types.replies import Cost, Embeddings, Ranking
 
 __all__ = ("recharged", "replace")
 
@@ -51,8 +51,8 @@ def replace(value: V, **changes: Any) -> V:
 
 
 def recharged(
-    result: Completion | Embeddings, charge: Cost | None, headers: Mapping[str, str]
-) -> Completion | Embeddings:
+    result: Completion | Embeddings | Ranking, charge: Cost | None, headers: Mapping[str, str]
+) -> Completion | Embeddings | Ranking:
     """`result` with that charge and these headers."""
     if not isinstance(result, Completion):
         return replace(result, charge=charge, headers=headers)

@@ -339,7 +339,7 @@ async def test_who_finds_no_connection_free_waits_and_then_is_told_that_it_is_ou
         assert {error.status for error in refused} == {503}
         assert server.connections == 1
         assert (await complete(core)).text == "Hello there."
-        assert core._transport._pool._connector._acquired == set()
+        assert core._at.transport._pool._connector._acquired == set()
         await nothing_left(core, server)
 
 
@@ -434,8 +434,8 @@ def test_a_provider_serves_one_event_loop_after_another():
         async with serving(saying(response())) as server:
             from llmpipe.providers.transport import Transport
 
-            core._transport = _moved(core._transport, server.url, Transport)
-            core._chat_route = core._transport.route("POST", "/chat/completions")
+            core._at.transport = _moved(core._at.transport, server.url, Transport)
+            core._chat_route = core._at.transport.route("POST", "/chat/completions")
             assert (await ask(core)).text == "Hello there."
             await core.aclose()
             return server.connections
@@ -483,7 +483,7 @@ def test_a_provider_that_was_not_closed_in_its_loop_works_in_the_next():
         asyncio.run(use(close=False))
         asyncio.run(use(close=True))
         assert connections == 2
-        assert len(core._transport._pools) == 0
+        assert len(core._at.transport._pools) == 0
 
 
 async def test_bytes_that_nobody_asked_for_are_no_answer_to_the_next_request():

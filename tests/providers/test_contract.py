@@ -234,7 +234,7 @@ def test_a_header_is_sent_once_in_whatever_case_it_is_given():
         {"headers": 7},
         {"transport": 7},
         {"transport": [("keepalive", 5)]},
-        {"dialect": "openai.chat"},
+        {"dialect": 7},
     ],
 )
 def test_a_setting_of_another_kind_is_refused_when_it_is_made(options):

@@ -83,7 +83,7 @@ def test_every_profile_makes_a_provider(kind):
 def test_a_kind_that_nobody_knows_is_told_with_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown provider 'opnai'; known: .*; did you mean 'openai'\?"):
         provider("opnai")
-    with pytest.raises(ConfigError, match="known: acme, anthropic, broken, empty, loose, missing, mock"):
+    with pytest.raises(ConfigError, match="known: acme, anthropic, azure, azure-anthropic, azure-deployments, broken"):
         provider("zzz")
 
 
@@ -114,9 +114,9 @@ def test_a_missing_key_names_the_variable():
 def test_a_key_comes_from_the_argument_and_else_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-environment")
     monkeypatch.setenv("ACME_KEY", "sk-of-acme")
-    assert provider("openai")._key.reveal() == "sk-from-environment"
-    assert provider("openai", api_key="sk-argument")._key.reveal() == "sk-argument"
-    assert provider("acme")._key.reveal() == "sk-of-acme"
+    assert provider("openai")._at.key.reveal() == "sk-from-environment"
+    assert provider("openai", api_key="sk-argument")._at.key.reveal() == "sk-argument"
+    assert provider("acme")._at.key.reveal() == "sk-of-acme"
     monkeypatch.setenv("OPENAI_API_KEY", "")
     with pytest.raises(ConfigError, match="needs an API key"):
         provider("openai")

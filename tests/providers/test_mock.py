@@ -221,8 +221,9 @@ def test_embeddings_are_the_same_in_another_process():
     assert len(said) == 1
 
 
-async def test_what_it_does_not_do_it_says():
-    mock = MockProvider(default="ok")
-    with pytest.raises(Unsupported, match="does not take a RerankRequest"):
-        await mock(Chain(mock).new_call(RerankRequest("m", "q", ("d",))))
-    assert issubclass(Unsupported, LLMError)
+async def test_documents_are_ranked_by_the_words_they_share_with_the_query():
+    async with Chain(MockProvider(default="ok")) as chain:
+        found = await chain.rerank("red cars", ["blue cars", "a tree", "fast red cars"], top_n=2)
+    assert [(one.index, one.score) for one in found.results] == [(2, 1.0), (0, 0.5)]
+    assert found.usage is not None
+    assert found.usage.input_tokens > 0

@@ -53,8 +53,8 @@ _DIMENSIONS = (
 )
 _SCOPES: dict[str, Callable[[Call], tuple[str, ...]]] = {
     "global": lambda call: (),
-    "provider": lambda call: call.target_key[:2],
-    "target": lambda call: call.target_key,
+    "provider": lambda call: call.account_key[:2],
+    "target": lambda call: call.account_key,
     "model": lambda call: call.target_key[2:],
     "tenant": lambda call: (call.tenant,),
     "user": lambda call: (call.tenant, call.user),

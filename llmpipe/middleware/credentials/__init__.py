@@ -1,0 +1,144 @@
+"""Another key when one is refused or used up.
+
+A provider with several keys (`Keys`) brings this middleware into its chain by itself. It sits inside
+`Retry`, so that another key is tried at once rather than after a wait, and outside limits, which are
+kept for each key.
+
+What an error means for the key, the error says itself:
+
+- A key that is throttled (429) rests for as long as the server said, or `throttle_rest`; the next key
+  is tried. When all rest, the error says when the first is ready, and `Retry` waits for that.
+- A key that is refused, or has no quota left (401, 402, 403, 429 of a quota) is used no more by this
+  call, and by others only after `refused_rest`, or when no other is left. Somebody should hear of that:
+  it is logged as a warning, and noted.
+- Anything else is no matter of keys, and raised.
+
+=========================  ====================================================
+note                       detail
+=========================  ====================================================
+``credential.throttled``   ``provider``, ``key`` (its number), ``seconds``
+``credential.refused``     ``provider``, ``key``, ``error`` type, ``status``
+=========================  ====================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import frozen
+
+from llmpipe.errors import AuthenticationFailed, ConfigError, LimitReached, LLMError
+from llmpipe.middleware.credentials.keys import Key, Keys
+from llmpipe.pipeline import bands
+
+if TYPE_CHECKING:
+    from llmpipe.pipeline.call import Call
+    from llmpipe.pipeline.linker import Handler
+    from llmpipe.pipeline.reply import Reply
+
+__all__ = ("Credentials", "Key", "Keys")
+
+_log = logging.getLogger("llmpipe.credentials")
+_LONGEST_REST = 3600.0  # seconds; a server's hint may be nonsense
+
+
+@frozen(kw_only=True)
+class Credentials:
+    """Rotates the keys of a provider that has several.
+
+    Attributes:
+        throttle_rest: seconds a throttled key is passed over where the server does not say how long.
+        refused_rest: seconds a refused key is passed over by other calls, where another can be used.
+    """
+
+    throttle_rest: float = 1.0
+    refused_rest: float = 60.0
+    name: str = "credentials"
+    priority: int = bands.AGAIN + 50
+
+    why: ClassVar[str] = "inside retry, so that another key needs no wait; outside limits, which are per key"
+    traits: ClassVar[frozenset[str]] = frozenset({"retries"})
+
+    def __attrs_post_init__(self) -> None:
+        if self.throttle_rest < 0 or self.refused_rest < 0:
+            raise ConfigError("credentials: throttle_rest and refused_rest are seconds, not below 0")
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        """The reply with the first key that is neither refused nor throttled."""
+        keys = getattr(call.target or call.provider, "keys", None)
+        if not isinstance(keys, Keys):
+            return await call_next(call)
+        cfg = call.opt(self)
+        provider = call.target_key[0]
+        refused = _refused(call, provider)
+        failure: LLMError | None = None
+        while True:
+            now = call.runtime.now()
+            key = keys.pick(now, refused)
+            if key is None:
+                raise _none_left(keys, refused, now, failure)
+            try:
+                reply = await call_next(call.evolve(credential=key))
+            except LLMError as error:
+                if not cfg._matters(error):
+                    raise
+                if failure is not None:
+                    failure.survived()
+                failure = error
+                cfg._learn(call, keys, key, error, refused)
+            else:
+                if failure is not None:
+                    failure.survived()
+                return reply
+
+    @staticmethod
+    def _matters(error: LLMError) -> bool:
+        """Whether another key could do better."""
+        # A provider in trouble asks to wait too, and does so whatever the key.
+        throttled = error.throttled and error.health != "failure"
+        return error.sent and (throttled or error.rescue == "credential")
+
+    def _learn(self, call: Call, keys: Keys, key: Key, error: LLMError, refused: set[str]) -> None:
+        hint, now, provider = error.retry_after, call.runtime.now(), call.target_key[0]
+        if error.rescue == "credential":
+            refused.add(key.label)
+            rest = self.refused_rest if hint is None or hint < 0 else hint
+            _log.warning(
+                "key %s of provider %s was refused: %s (status %s)",
+                key.label, provider, error.type, error.status,
+            )  # fmt: skip
+            call.note(
+                "credential.refused", provider=provider, key=key.label, error=error.type, status=error.status
+            )
+        else:
+            rest = self.throttle_rest if hint is None or hint < 0 else hint
+            call.note("credential.throttled", provider=provider, key=key.label, seconds=rest)
+        keys.rest(key, now + min(rest, _LONGEST_REST))
+
+
+def _refused(call: Call, provider: str) -> set[str]:
+    """The keys that earlier attempts of this call found refused: `Retry` comes here anew for each."""
+    return {
+        note.detail["key"]
+        for note in call.ledger.notes
+        if note.kind == "credential.refused" and note.detail["provider"] == provider
+    }
+
+
+def _none_left(keys: Keys, refused: set[str], now: float, failure: LLMError | None) -> LLMError:
+    """What to raise when no key can be used: the last failure, or that all rest."""
+    wait: Any = keys.wait(now, refused)
+    if failure is None:
+        if wait is None:  # an earlier attempt of this call has said what is wrong
+            return AuthenticationFailed(
+                f"all {len(keys)} keys were refused", status=502, sent=False, code="credentials_exhausted"
+            )
+        return LimitReached(
+            f"all {len(keys)} keys rest; the first is ready in {wait:.3g} s",
+            retryable=True, retry_after=wait, code="credentials_resting",
+        )  # fmt: skip
+    failure.metadata["keys"] = {"tried": len(keys), "refused": len(refused)}
+    if failure.throttled and failure.rescue != "credential" and wait is not None:
+        failure.retry_after = wait
+    return failure
