@@ -99,7 +99,7 @@ def _loaded(given: Any) -> Any:
             raise ConfigError(f"the key file of the service account: {error.strerror}") from None
         except (ValueError, KeyError, TypeError):  # its words may hold a piece of the key
             raise ConfigError(
-                "credentials are no key of a service account, which has client_email, token_uri and private_key"
+                "credentials are no service account: client_email, token_uri and private_key are needed"
             ) from None
     if callable(getattr(given, "refresh", None)):
         return given

@@ -83,7 +83,9 @@ def test_every_profile_makes_a_provider(kind):
 def test_a_kind_that_nobody_knows_is_told_with_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown provider 'opnai'; known: .*; did you mean 'openai'\?"):
         provider("opnai")
-    with pytest.raises(ConfigError, match="known: acme, anthropic, azure, azure-anthropic, azure-deployments, broken"):
+    with pytest.raises(
+        ConfigError, match="known: acme, anthropic, azure, azure-anthropic, azure-deployments, broken"
+    ):
         provider("zzz")
 
 

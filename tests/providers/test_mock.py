@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmpipe.errors import ConfigError, LLMError, RateLimited, StreamBroken, Unsupported
+from llmpipe.errors import ConfigError, RateLimited, StreamBroken
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.types import (
@@ -21,7 +21,6 @@ from llmpipe.types import (
     Ping,
     ReasoningDelta,
     Request,
-    RerankRequest,
     Start,
     TextDelta,
     ToolCall,

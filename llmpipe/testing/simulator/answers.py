@@ -15,14 +15,17 @@ from llmpipe.types import (
     Message,
     NamedTool,
     Part,
+    Ranked,
+    Ranking,
     Reasoning,
     Request,
+    RerankRequest,
     Text,
     Tool,
     ToolCall,
 )
 
-__all__ = ("Answer", "plain_answer", "vectors")
+__all__ = ("Answer", "plain_answer", "ranking", "vectors")
 
 Answer = Callable[[Request], Completion]
 """From a request to what the model says; id, model and usage are filled in by the simulator."""
@@ -138,3 +141,11 @@ def vectors(request: EmbeddingRequest, model: str) -> Embeddings:
         digest = hashlib.shake_128(text.encode()).digest(size)
         found.append([byte / 255 for byte in digest])
     return Embeddings(tuple(found), model)
+
+
+def ranking(request: RerankRequest, model: str) -> Ranking:
+    """Documents by the share of the query's words that they hold."""
+    words = set(request.query.lower().split())
+    scores = [len(words.intersection(text.lower().split())) / (len(words) or 1) for text in request.documents]
+    best = sorted(range(len(scores)), key=lambda place: -scores[place])[: request.top_n]
+    return Ranking(tuple([Ranked(place, scores[place]) for place in best]), model)

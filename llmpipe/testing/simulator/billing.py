@@ -12,8 +12,8 @@ from llmpipe.pricing import cost_of, prices
 from llmpipe.testing.simulator.book import Entry
 from llmpipe.tokens import estimate_request, estimate_tokens
 from llmpipe.types import (
+    AnyRequest,
     Completion,
-    EmbeddingRequest,
     ReasoningDelta,
     Request,
     TextDelta,
@@ -23,11 +23,6 @@ from llmpipe.types import (
 
 __all__ = ("Meter", "Tally")
 
-_DIALECTS = {
-    "/v1/chat/completions": "openai.chat",
-    "/v1/messages": "anthropic.messages",
-    "/v1/embeddings": "openai.chat",
-}
 _NO_PROMPT = {"encoding_format", "stream_options"}
 
 
@@ -62,7 +57,7 @@ class Meter:
     def __init__(self, prices: Mapping[str, str]) -> None:
         self._prices = prices
 
-    def taken(self, request: Request | EmbeddingRequest) -> Usage:
+    def taken(self, request: AnyRequest) -> Usage:
         """Tokens of a request."""
         # What a dialect adds to say how it wants its stream is no part of the prompt.
         extra = {name: value for name, value in request.extra.items() if name not in _NO_PROMPT}
@@ -79,7 +74,7 @@ class Meter:
 
     def bill(self, entry: Entry) -> None:
         """Write the price of what was used into `entry`; nothing where nothing was used."""
-        price = prices().find(self._prices.get(_DIALECTS[entry.path], ""), entry.model)
+        price = prices().find(self._prices.get(entry.dialect, ""), entry.model)
         charge = None if entry.usage is None else cost_of(entry.usage, price)
         entry.billed_nano = 0 if charge is None else charge.total_nano
 

@@ -23,6 +23,7 @@ class Entry:
 
     number: int
     path: str
+    dialect: str = ""
     model: str = ""
     stream: bool = False
     status: int = 0

@@ -26,16 +26,19 @@ from llmpipe.errors import (
     ServiceUnavailable,
     UnknownError,
 )
-from llmpipe.testing.simulator.answers import Answer, plain_answer, vectors
+from llmpipe.testing.simulator.answers import Answer, plain_answer, ranking, vectors
 from llmpipe.testing.simulator.billing import Meter
 from llmpipe.testing.simulator.book import Book, Entry
+from llmpipe.testing.simulator.doors import DOORS, Door, body_of, key_of, listing_dialect, open_door
 from llmpipe.testing.simulator.faults import Fault, Rule, choose
 from llmpipe.testing.simulator.wire import Hangup, Wire
 from llmpipe.types import (
+    AnyRequest,
     Completion,
     EmbeddingRequest,
     ModelInfo,
     Request,
+    RerankRequest,
     TextDelta,
     ToolDelta,
     Usage,
@@ -46,11 +49,20 @@ from llmpipe.types import (
 
 __all__ = ("Simulator",)
 
-_PATHS = {"/v1/chat/completions": "openai.chat", "/v1/messages": "anthropic.messages"}
+_PRICES = {
+    "anthropic.messages": "anthropic",
+    "cohere.chat": "cohere",
+    "gemini.generate": "google",
+    "openai.chat": "openai",
+    "openai.responses": "openai",
+}
 _FOREVER = 3600.0
 _NO_FAULT = Fault()
 _FAULTS = tuple(a.name for a in fields(Fault))
-_MODELS = ("gpt-4o-mini", "gpt-4o", "claude-haiku-4-5", "claude-sonnet-4-5", "text-embedding-3-small")
+_MODELS = (
+    "gpt-4o-mini", "gpt-4o", "claude-haiku-4-5", "claude-sonnet-4-5", "gemini-2.5-flash", "command-a-03-2025",
+    "text-embedding-3-small",
+)  # fmt: skip
 
 
 class Simulator:
@@ -85,7 +97,7 @@ class Simulator:
         self.answer = answer
         self.keys = keys
         self.book = Book()
-        self._meter = Meter(prices or {"openai.chat": "openai", "anthropic.messages": "anthropic"})
+        self._meter = Meter(prices or _PRICES)
         self._chunk_chars = chunk_chars
         self._seen: WeakSet[asyncio.BaseTransport] = WeakSet()
         self._random = Random(seed)  # noqa: S311  chances of faults, nothing secret
@@ -94,10 +106,9 @@ class Simulator:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        for path in _PATHS:
-            app.router.add_post(path, self._chat)
-        app.router.add_post("/v1/embeddings", self._embeddings)
-        app.router.add_get("/v1/models", self._models)
+        for path in DOORS:
+            app.router.add_post(path, self._answer)
+        app.router.add_get("/{at:(.*/)?}models", self._models)
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.2, keepalive_timeout=3600
         )
@@ -116,40 +127,35 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Scheme, host and port; the dialects' paths begin with ``/v1``."""
+        """Scheme, host and port. Paths are as at the providers, whatever stands before them: ``/v1/…``."""
         return f"http://127.0.0.1:{self._port}"
 
     # ------------------------------------------------------------ requests
 
-    async def _chat(self, http: web.Request) -> web.StreamResponse:
-        dialect = dialects.get(_PATHS[http.path])
-        return await self._answer(http, dialect, dialect.decode_request, self._reply)
-
-    async def _embeddings(self, http: web.Request) -> web.StreamResponse:
-        dialect: Any = dialects.get("openai.chat")
-        return await self._answer(http, dialect, dialect.decode_embedding_request, self._vectors)
-
-    async def _answer(
-        self, http: web.Request, dialect: Dialect, decode: Any, reply: Any
-    ) -> web.StreamResponse:
+    async def _answer(self, http: web.Request) -> web.StreamResponse:
         """What all requests have in common: the books, the key, the fault, and how they end."""
-        entry = self._enter(http)
+        entry, door = self._enter(http), Door(dialects.get("openai.chat"), "chat")
         try:
+            door = open_door(http)
+            entry.dialect = door.dialect.name
             self._admit(http)
-            request = decode(await _body(http))
+            request = door.read(await body_of(http))
         except LLMError as error:
-            return self._refuse(entry, dialect, error)
+            return self._refuse(entry, door.dialect, error)
         entry.model, entry.stream = request.model, request.stream
         fault = self._fault(entry, request)
         taken = self._meter.taken(request)
-        if fault.status is None:
+        if fault.status is None and door.kind != "count":
             entry.usage = taken
         try:
             await asyncio.sleep(_FOREVER if fault.silent else fault.headers_delay)
             if fault.status is not None:
-                return self._refuse(entry, dialect, error_of(fault.status), fault, taken)
-            response: web.StreamResponse = await reply(dialect, request, entry, fault, Wire(http, fault))
-            return response
+                return self._refuse(entry, door.dialect, error_of(fault.status), fault, taken)
+            wire = Wire(http, fault)
+            if isinstance(request, Request) and door.kind == "chat":
+                return await self._reply(door.dialect, request, entry, fault, wire)
+            body, usage = self._other(door, request, taken)
+            return await self._whole(door.dialect, entry, fault, wire, body, usage)
         except (Hangup, ConnectionError) as error:
             entry.end = "broken" if isinstance(error, Hangup) else "aborted"
             return web.Response()  # never sent: the connection is gone
@@ -175,12 +181,16 @@ class Simulator:
             return await self._stream(dialect, request, done, entry, fault, wire)
         return await self._whole(dialect, entry, fault, wire, dialect.encode_reply(done), done.usage)
 
-    async def _vectors(
-        self, dialect: Any, request: EmbeddingRequest, entry: Entry, fault: Fault, wire: Wire
-    ) -> web.StreamResponse:
-        usage = self._meter.taken(request)
-        body = dialect.encode_embeddings(evolve(vectors(request, request.model), usage=usage), request)
-        return await self._whole(dialect, entry, fault, wire, body, usage)
+    @staticmethod
+    def _other(door: Door, request: AnyRequest, taken: Usage) -> tuple[dict[str, Any], Usage | None]:
+        """The reply to what is no chat, and what it used."""
+        if isinstance(request, EmbeddingRequest):
+            found = evolve(vectors(request, request.model), usage=taken)
+            return door.dialect.encode_embeddings(found, request), taken
+        if isinstance(request, RerankRequest):
+            ranked = evolve(ranking(request, request.model), usage=taken)
+            return door.dialect.encode_ranking(ranked, request), taken
+        return door.counted(taken.input_tokens), None
 
     async def _whole(  # noqa: PLR0917  one row of the table above
         self, dialect: Dialect, entry: Entry, fault: Fault, wire: Wire, body: Any, usage: Usage | None
@@ -252,7 +262,7 @@ class Simulator:
         return False
 
     async def _models(self, http: web.Request) -> web.StreamResponse:
-        dialect: Any = dialects.get("anthropic.messages" if "x-api-key" in http.headers else "openai.chat")
+        dialect = listing_dialect(http)
         try:
             self._admit(http)
         except LLMError as error:
@@ -271,8 +281,7 @@ class Simulator:
         return entry
 
     def _admit(self, http: web.Request) -> None:
-        key = http.headers.get("x-api-key") or http.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.keys is not None and key not in self.keys:
+        if self.keys is not None and key_of(http) not in self.keys:
             raise AuthenticationFailed("the API key is not valid", code="invalid_api_key")
 
     def _refuse(
@@ -321,13 +330,3 @@ def pieces(done: Completion, chars: int) -> Iterable[Any]:
                 yield ToolDelta(event.index, arguments=event.arguments[at : at + chars])
         else:
             yield event
-
-
-async def _body(http: web.Request) -> dict[str, Any]:
-    try:
-        body = orjson.loads(await http.read())
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest("the body is not a JSON object")
-    return body
