@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from llmpipe.middleware.breaker import Breaker, CircuitBreaker
     from llmpipe.middleware.cache import Cache
     from llmpipe.middleware.coalesce import Coalesce
+    from llmpipe.middleware.commit import Commit
+    from llmpipe.middleware.continue_ import Continue
     from llmpipe.middleware.cost import Cost
     from llmpipe.middleware.fallback import Fallback
     from llmpipe.middleware.hooks import Hooks
@@ -125,12 +127,14 @@ __all__ = (
     "CircuitBreaker",
     "CircuitOpen",
     "Coalesce",
+    "Commit",
     "Completion",
     "ConfigError",
     "ConnectFailed",
     "ConnectTimeout",
     "ContentFiltered",
     "ContextTooLong",
+    "Continue",
     "Cost",
     "DeadlineExceeded",
     "Document",
@@ -252,6 +256,8 @@ _HOME = {
     ),
     "llmpipe.middleware.cache": ("Cache",),
     "llmpipe.middleware.coalesce": ("Coalesce",),
+    "llmpipe.middleware.commit": ("Commit",),
+    "llmpipe.middleware.continue_": ("Continue",),
     "llmpipe.middleware.cost": ("Cost",),
     "llmpipe.middleware.fallback": ("Fallback",),
     "llmpipe.middleware.hooks": ("Hooks",),

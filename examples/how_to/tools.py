@@ -2,43 +2,45 @@
 
 # region use
 import asyncio
-import json
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from llmpipe import Chain, InvalidRequest, Message, MockProvider, Tool, ToolCall, ToolResult
-
-
-def weather(city: str) -> dict[str, Any]:
-    return {"city": city, "celsius": 3, "sky": "rain"}
+from llmpipe import Chain, Message, MockProvider, ToolCall
+from llmpipe.tools import ToolLoop, ToolStart, tool
 
 
-WEATHER = Tool(
-    "weather",
-    "The weather in a city, now.",
-    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-)
-FUNCTIONS: dict[str, Callable[..., Any]] = {"weather": weather}
+@tool
+async def weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -> dict[str, Any]:
+    """The weather in a city, now.
+
+    Args:
+        city: its name in English
+    """
+    return {"city": city, unit: 3, "sky": "rain"}
 
 
-def run_tool(asked: ToolCall) -> ToolResult:
-    try:
-        answer = FUNCTIONS[asked.name](**asked.args)
-    except (InvalidRequest, KeyError, TypeError) as mistake:  # the model's; told of it, it may do better
-        return ToolResult(asked.id, f"{type(mistake).__name__}: {mistake}", is_error=True)
-    return ToolResult(asked.id, json.dumps(answer))
+def add(a: float, b: Annotated[float, "what is added to it"]) -> float:  # a plain function will do
+    """The sum of two numbers."""
+    return a + b
 
 
-async def ask(chain: Chain, question: str) -> str:
-    messages = [Message("user", question)]
-    for _ in range(5):  # a model that asks for ever is stopped
-        done = await chain.complete(messages, tools=[WEATHER])
-        if not done.tool_calls:
-            return done.text
-        messages.append(done.message)  # what it asked for belongs to the conversation
-        messages += [Message("tool", run_tool(asked)) for asked in done.tool_calls]
-        print("told:", messages[-1].parts[0])
-    raise RuntimeError("five rounds, and no answer")
+async def ask(chain: Chain, question: str) -> None:
+    loop = ToolLoop(chain, [weather, add], max_steps=5)
+    done = await loop.run(question)
+    for step in done.steps:
+        for run in step.runs:
+            print(step.number, run.call.name, run.call.arguments, "->", run.result.text)
+    print(done.text)
+    print(f"{len(done.steps)} steps, {len(done.messages)} messages, cost {done.cost}")
+
+
+async def watch(chain: Chain, question: str) -> None:
+    async with ToolLoop(chain, [weather]).stream(question) as run:
+        async for event in run:
+            if isinstance(event, ToolStart):
+                print(f"[{event.call.name} …]", end=" ")
+            elif text := getattr(event, "text", ""):
+                print(text, end="")
+    print()
 
 
 # endregion use
@@ -53,12 +55,18 @@ async def main() -> None:
     model = MockProvider(
         [
             asks_for(ToolCall("call-1", "weather", '{"town": "Oslo"}')),  # not what the tool takes
-            asks_for(ToolCall("call-2", "weather", '{"city": "Oslo"}')),
+            asks_for(
+                ToolCall("call-2", "weather", '{"city": "Oslo"}'),
+                ToolCall("call-3", "add", '{"a": 1, "b": 2}'),
+            ),
             "Take an umbrella.",
+            asks_for(ToolCall("call-4", "weather", '{"city": "Oslo"}')),
+            "It rains, still.",
         ]
     )
     async with Chain(model) as chain:
-        print(await ask(chain, "What do I need in Oslo?"))
+        await ask(chain, "What do I need in Oslo?")
+        await watch(chain, "And now?")
 
 
 asyncio.run(main())

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
 from typing import Any
 
-from llmpipe.pipeline.outcome import Outcome
-from llmpipe.pipeline.pump import Source
+from llmpipe.pipeline.outcome import Outcome, Status
+from llmpipe.pipeline.pump import Pump
 from llmpipe.runtime import Alarm
 
 __all__ = ("Frame", "HARMLESS", "close", "resume")
@@ -27,11 +27,14 @@ SystemExit pass. A frame that raises its outcome's error again raises CancelledE
 _SLOW = partial(TimeoutError, "it took too long")
 
 
-async def close(source: Source, seconds: float, report: Callable[[str, BaseException], None]) -> None:
-    """Close `source`, which may take `seconds`."""
+async def close(
+    pump: Pump, status: Status, seconds: float, report: Callable[[str, BaseException], None]
+) -> None:
+    """Close the source of `pump`, whose reply has ended so; it may take `seconds`."""
+    relay = pump.relay
     try:
         with Alarm(asyncio.get_running_loop().time() + seconds, _SLOW):
-            await source.aclose()
+            await (pump.source.aclose() if relay is None else relay.end(status))
     except HARMLESS as error:  # reported: clean-up never replaces the outcome
         report("closing a stream", error)
 

@@ -61,7 +61,7 @@ class Explanation:
 
     @property
     def buffers(self) -> tuple[str, ...]:
-        """The layers that hold a stream back, so that its first token comes with its last."""
+        """The layers that hold a stream back, so that its first token comes late, or with its last."""
         return tuple(layer.name for layer in self.layers if "buffers" in layer.traits)
 
     def __str__(self) -> str:

@@ -5,8 +5,8 @@ The laws, which `tests/pipeline/test_linker.py` holds:
 1. A middleware returns its reply, or yields it exactly once. What yielded is resumed exactly once
    with an `Outcome` when the reply is over: finished, failed, cancelled or abandoned.
 2. A reply that a middleware opened and did not hand on is closed as soon as the middleware is done,
-   however it is done, unless a task of the middleware's own has adopted it. One opened later
-   belongs to the task that opened it.
+   however it is done, unless a task of the middleware's own, or the reply that it did hand on,
+   has adopted it. One opened later belongs to whoever opened it.
 3. Frames are resumed innermost first. What happens in them never replaces the outcome.
 4. Resuming is not interrupted by cancellation, and bounded in time.
 5. A reply that a middleware has read to its end can be handed on, and read again; one that was

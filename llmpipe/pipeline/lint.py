@@ -14,7 +14,9 @@ trait          the middleware
 ``retries``    sends the call to the same target again
 ``admits``     counts attempts against a limit
 ``judges``     judges the health of a target by its attempts
-``buffers``    holds a stream back until its end
+``buffers``    holds a stream back, until its end or for a while
+``commits``    decides how much of a stream is there when it is handed on
+``continues``  asks a target to go on from the text of a stream that broke
 ``waits``      may wait on purpose
 ``counts``     keeps figures
 =============  ==========================================================================
@@ -27,6 +29,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from llmpipe.pipeline.bands import ATTEMPT
 from llmpipe.pipeline.linker import Middleware
 
 __all__ = ("Finding", "TRAITS", "lint", "traits_of")
@@ -43,6 +46,8 @@ TRAITS = frozenset(
         "admits",
         "judges",
         "buffers",
+        "commits",
+        "continues",
         "waits",
         "counts",
     ]
@@ -82,6 +87,30 @@ _ORDERS = (
     _Order(
         "breaker-outside-retry", "warning", "retries", "judges", "so it sees one failure for all attempts"
     ),
+    _Order(
+        "commit-outside-retry", "warning", "retries", "commits", "so what breaks while held is not retried"
+    ),
+    _Order(
+        "commit-outside-fallback",
+        "warning",
+        "routes",
+        "commits",
+        "so what breaks while held is not asked of another target",
+    ),
+    _Order(
+        "commit-outside-continue",
+        "warning",
+        "continues",
+        "commits",
+        "so what could be replaced unseen is continued from its middle",
+    ),
+    _Order(
+        "continue-outside-fallback",
+        "error",
+        "routes",
+        "continues",
+        "so a target that cannot go on from a text may be asked to, and would begin anew in the middle",
+    ),
 )
 
 
@@ -97,6 +126,7 @@ def lint(layers: Sequence[Middleware], chain: object = None) -> list[Finding]:
     """
     findings = [finding for rule in _ORDERS for finding in _broken(rule, layers)]
     findings += _several(layers)
+    findings += _timed(layers)
     findings += _circles(layers, chain)
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -123,6 +153,18 @@ def _several(layers: Sequence[Middleware]) -> Iterable[Finding]:
             f"{' and '.join(map(repr, again))} both retry, so attempts multiply; keep one of them",
             tuple(again),
         )
+
+
+def _timed(layers: Sequence[Middleware]) -> Iterable[Finding]:
+    for item in layers:
+        if item.priority >= ATTEMPT and "commits" in traits_of(item):
+            yield Finding(
+                "commit-inside-timeout",
+                "warning",
+                f"{item.name!r} (priority {item.priority}) holds streams in band ATTEMPT ({ATTEMPT}), "
+                f"where the time to their first content is limited; give it a lower priority",
+                (item.name,),
+            )
 
 
 def _circles(layers: Sequence[Middleware], chain: object) -> Iterable[Finding]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from attrs import evolve
 
 from llmpipe.errors import LLMError, StreamBroken
+from llmpipe.pipeline.outcome import Status
 from llmpipe.pipeline.watch import Watch
 from llmpipe.runtime import Alarm
 from llmpipe.types import Completion, Event, Finish, fold, is_content, unfold
 
-__all__ = ("Iterated", "Pump", "Source", "Stage", "through")
+__all__ = ("Iterated", "Pump", "Relaying", "Source", "Stage", "through")
 
 _DRAIN_SECONDS = 1.0  # for the usage that follows the last content of an OpenAI stream
 
@@ -44,6 +45,25 @@ class Source(Protocol):
 
     async def aclose(self) -> None:
         """Give the connection back, or up. May be called at any time, more than once."""
+        ...
+
+
+class Relaying(Source, Protocol):
+    """A source that reads another reply: what ends one of the two ends the other, and in the same way.
+
+    `llmpipe.pipeline.relay.Relay` is one. It has ``relays = True``, which is how a pump knows it.
+    """
+
+    def interrupt(self, error: LLMError) -> bool:
+        """End the read of the other reply that is under way with `error`; whether there was one."""
+        ...
+
+    async def drain(self) -> Sequence[Event]:
+        """End the other reply, all content of which was delivered; what came of it after that."""
+        ...
+
+    async def end(self, status: Status) -> None:
+        """Close the other reply, which has ended so."""
         ...
 
 
@@ -88,6 +108,11 @@ class Pump:
         self._folded: dict[int, tuple[int, Completion]] = {}
         self._mark: Mark = (0, 0)
         self._interruption: LLMError | None = None
+
+    @property
+    def relay(self) -> Relaying | None:
+        """The source, if it reads another reply."""
+        return cast("Relaying", self.source) if getattr(self.source, "relays", False) else None
 
     def add(self, stage: Stage) -> None:
         """Put `stage` above those there are. Raises RuntimeError when reading has begun."""
@@ -157,11 +182,15 @@ class Pump:
             self.exhausted = True
         return batch
 
-    def interrupt(self, error: LLMError) -> None:
-        """End the read that is under way with `error`."""
-        if self.reader is not None and self._interruption is None:
+    def interrupt(self, error: LLMError) -> bool:
+        """End the read that is under way with `error`; whether there was one."""
+        if self.reader is None:
+            return False
+        relay = self.relay
+        if self._interruption is None and (relay is None or not relay.interrupt(error)):
             self._interruption = error
             self.reader.cancel()
+        return True
 
     def _run(self, batch: Sequence[Event]) -> Sequence[Event]:
         """A batch through the stages, noting at each depth where somebody will ask what passed."""
@@ -185,22 +214,32 @@ class Pump:
                 self._tapes[depth].extend(batch)
         return batch
 
+    def passed(self) -> Sequence[Event]:
+        """All that has passed the topmost place where it is noted. Grows under way."""
+        return self._tapes[self._mark[0]]
+
     def delivered(self) -> bool:
         """Whether the consumer has had all content, the finish included."""
-        passed = self._tapes[self._mark[0]]
         return (
             self._first is None
             and not any(map(is_content, self.ready))
-            and any(type(event) is Finish for event in reversed(passed))
+            and any(type(event) is Finish for event in reversed(self.passed()))
         )
 
     async def drain(self) -> None:
         """Read what follows the last content, so that the usage is known; give up after a second."""
+        relay = self.relay
         try:
-            with Alarm(asyncio.get_running_loop().time() + _DRAIN_SECONDS, TimeoutError):
-                while batch := await self._read():
-                    self._run(batch)
-                self._flush()
+            if relay is not None:  # which gives up by itself
+                batch = await relay.drain()
+                self.exhausted = True
+                self._tapes[0].extend(batch)
+                self._run(batch)
+            else:
+                with Alarm(asyncio.get_running_loop().time() + _DRAIN_SECONDS, TimeoutError):
+                    while batch := await self._read():
+                        self._run(batch)
+            self._flush()
         except (LLMError, TimeoutError):
             pass  # all content was delivered: the usage is estimated, the call stays a success
 

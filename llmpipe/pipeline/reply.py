@@ -141,8 +141,8 @@ class Reply:
     def adopt(self) -> Reply:
         """Take the reply out of the linker's hands; returns the reply itself.
 
-        For a task of a middleware's own that reads the reply while the call that opened it goes on,
-        such as the flight that several callers share. Whoever adopts a reply closes it.
+        For whatever reads it on after the middleware that opened it is done: a task of its own, such as
+        the flight that several callers share, or a `Relay`. Whoever adopts a reply closes it.
         """
         self.adopted = True
         return self
@@ -278,8 +278,8 @@ class Reply:
         if isinstance(error, LLMError):
             if isinstance(error, ReplyClosed):
                 status = "abandoned"
-            if error.partial is None:
-                error.partial = self._partial()
+            if error.partial is None or (self._pump is not None and self._pump.relay is not None):
+                error.partial = self._partial()  # another reply's has not passed our stages
             if self._attempt is not None:
                 self._attempt.sign(error)
         await self._end(status, error)
@@ -347,7 +347,7 @@ class Reply:
     async def _resume(self, runtime: Runtime) -> None:
         self._cleaner = asyncio.current_task()
         if self._pump is not None and not self._pump.exhausted:
-            await close(self._pump.source, runtime.cleanup_seconds / 2, runtime.report)
+            await close(self._pump, self._status, runtime.cleanup_seconds / 2, runtime.report)
         await resume(self._frames, self._outcome, self._report)
         self._frames.clear()
 

@@ -20,7 +20,7 @@ class Watch:
 
     __slots__ = ("_handle", "_interrupt", "_loop", "_progress", "_waiting", "deadline", "idle", "stall")
 
-    def __init__(self, interrupt: Callable[[LLMError], None]) -> None:
+    def __init__(self, interrupt: Callable[[LLMError], object]) -> None:
         self._interrupt = interrupt
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None

@@ -39,7 +39,6 @@ from llmpipe.providers.source import EventSource
 from llmpipe.secret import scrub
 from llmpipe.types import (
     AnyRequest,
-    Completion,
     EmbeddingRequest,
     Event,
     ModelInfo,
@@ -120,9 +119,7 @@ class HTTPProvider:
         self._lacks = frozenset(name for name in _CHECKED if not getattr(self.capabilities, name))
         self.on_loss = on_loss
         self.dialect = dialect or evolve(cast(Any, dialects.get(profile.dialect)), **profile.quirks)
-        self._encode: Any = self.dialect.encode_request
-        if "losses" not in signature(self._encode).parameters:  # of a third party that knows none
-            self._encode = lambda request, losses: self.dialect.encode_request(request)
+        self._encode = _telling(self.dialect.encode_request)
         self._at = Endpoint(profile, api_key, auth, headers or {}, transport or {})
         # Where it is the same for all chats, the route is made once.
         self._chat_route = None if profile.stream_path else self._at.always(profile.chat_path)
@@ -179,8 +176,7 @@ class HTTPProvider:
             request = replace(request, stream=stream)
         profile, losses = self.profile, Losses()
         body = self._encode(request, losses)
-        if losses and self.on_loss == "refuse":
-            raise Unsupported("; ".join(losses.warnings), code="lossy", phase="validate")
+        self._check(losses)
         if profile.body or profile.without:
             body = {**{name: body[name] for name in body if name not in profile.without}, **profile.body}
         data = _encoded(body)
@@ -193,9 +189,12 @@ class HTTPProvider:
             if exchange.status != 200:
                 raise await self._refused(exchange)
             if not stream or exchange.content_type == "application/json":
-                reply = Reply.of(await self._read(exchange, self.dialect.decode_reply))
+                done = await self._read(exchange, self.dialect.decode_reply)
+                if not done.model:  # Bedrock's replies do not say
+                    object.__setattr__(done, "model", request.model)
+                reply = Reply.of(done)
             else:
-                reply = await self._stream(exchange)
+                reply = await self._stream(exchange, request.model)
         except BaseException:  # cancelled or failed: goes on when the connection is given up
             exchange.drop()
             raise
@@ -203,7 +202,12 @@ class HTTPProvider:
             reply.amend(partial(_warned, losses.warnings))
         return reply
 
-    async def _stream(self, exchange: Exchange) -> Reply:
+    def _check(self, losses: Losses) -> None:
+        """Raises: Unsupported for losses where they are to be refused."""
+        if losses and self.on_loss == "refuse":
+            raise Unsupported("; ".join(losses.warnings), code="lossy", phase="validate")
+
+    async def _stream(self, exchange: Exchange, model: str) -> Reply:
         if exchange.content_type not in (self.profile.stream_type, ""):
             raise await self._wrong_type(exchange, f"a stream of {self.profile.stream_type}")
         source = EventSource(exchange, self.dialect.decoder(exchange.content_type), self._signed)
@@ -218,13 +222,18 @@ class HTTPProvider:
         for place, event in enumerate(first):
             if type(event) is Start:
                 ident = event.request_id or request_id_in(found)
-                first[place] = replace(event, provider=self.name, headers=found, request_id=ident)
+                first[place] = replace(
+                    event,
+                    model=event.model or model,
+                    provider=self.name,
+                    headers=found,
+                    request_id=ident,
+                )
                 break
         else:
             ident = request_id_in(found)
-            first.insert(
-                0, Start(provider=self.name, headers=found, request_id=ident, dialect=self.dialect.name)
-            )
+            start = Start("", model, self.name, None, ident, found, dialect=self.dialect.name)
+            first.insert(0, start)
         return Reply.stream(source, first)
 
     async def _other(self, call: Call, path: str, encode: str, decode: str) -> Reply:
@@ -235,9 +244,12 @@ class HTTPProvider:
             raise Unsupported(f"provider {self.name!r} has no {what}")
         if not request.model:
             request = replace(request, model=self._default_model())
-        body, decoded = _encoded(getattr(self.dialect, encode)(request)), getattr(self.dialect, decode)
+        losses = Losses()
+        body = _encoded(_telling(getattr(self.dialect, encode))(request, losses))
+        self._check(losses)
+        decoded = getattr(self.dialect, decode)
         done: Any = await self._fetch(decoded, path, model=request.model, body=body, call=call)
-        return Reply.of(done)
+        return Reply.of(_warned(losses.warnings, done))
 
     # ------------------------------------------------------------ beside the calls
 
@@ -354,9 +366,14 @@ class HTTPProvider:
 
 
 def _warned(warnings: tuple[str, ...], result: Any) -> Any:
-    return (
-        replace(result, warnings=(*result.warnings, *warnings)) if isinstance(result, Completion) else result
-    )
+    return replace(result, warnings=(*result.warnings, *warnings)) if warnings else result
+
+
+def _telling(encode: Callable[..., dict[str, Any]]) -> Callable[[Any, Losses], dict[str, Any]]:
+    """`encode` as it tells of losses, also where it is of a third party that knows none."""
+    if "losses" in signature(encode).parameters:
+        return encode
+    return lambda request, losses: encode(request)
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:

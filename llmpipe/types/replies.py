@@ -163,6 +163,8 @@ class Embeddings:
     charge: Cost | None = None
     headers: Mapping[str, str] = EMPTY
     extra: Mapping[str, Any] = EMPTY
+    warnings: tuple[str, ...] = ()
+    dialect: str = field(default="", eq=False)
 
     finish_reason: ClassVar[str] = "stop"
 
@@ -197,6 +199,8 @@ class Ranking:
     charge: Cost | None = None
     headers: Mapping[str, str] = EMPTY
     extra: Mapping[str, Any] = EMPTY
+    warnings: tuple[str, ...] = ()
+    dialect: str = field(default="", eq=False)
 
     finish_reason: ClassVar[str] = "stop"
 

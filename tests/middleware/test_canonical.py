@@ -225,6 +225,53 @@ def test_the_key_is_of_its_json_however_long_it_is():
     assert len(key(Request("m", "x" * 1_000_000)) or b"") == 32
 
 
+MARK = {"a": 1}
+TOLD = [
+    Request("m", "hi", extra=MARK),
+    Request("m", "hi", metadata=MARK),
+    Request("m", "hi", tools=[Tool("f", extra=MARK)]),
+    Request("m", "hi", response_format=ResponseFormat("json", extra=MARK)),
+    Request("m", "hi", reasoning=ReasoningOptions("low", extra=MARK)),
+    EmbeddingRequest("m", "hi", extra=MARK),
+    RerankRequest("m", "hi", ("a",), extra=MARK),
+]
+
+
+@pytest.mark.parametrize("request_", TOLD)
+def test_the_same_words_of_another_dialect_ask_something_else(request_):
+    keys = {key(evolve(request_, dialect=name)) for name in ("", "openai.chat", "anthropic.messages")}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message("user", "hi", extra=MARK),
+        Message("user", [Text("hi", MARK)]),
+        Message("tool", ToolResult("a", [Text("hi", MARK)])),
+    ],
+)
+def test_words_of_a_message_count_with_the_dialect_they_are_in(message):
+    keys = {key(Request("m", [evolve(message, dialect=name)])) for name in ("", "openai.chat")}
+    assert len(keys) == 2
+
+
+def test_without_words_of_its_own_a_dialect_does_not_count():
+    parts = ("hi", Reasoning("hm", origin="openai.chat"), Opaque("cohere.chat", MARK))
+    plain = Request("m", [Message("assistant", parts), Message("user", "hi")], tools=[Tool("f")], seed=1)
+    said = [evolve(message, dialect="openai.chat") for message in plain.messages]
+    assert key(evolve(plain, messages=said, dialect="openai.chat")) == key(plain)
+    vectors = EmbeddingRequest("m", "hi")
+    assert key(evolve(vectors, dialect="cohere.chat")) == key(vectors)
+
+
+def test_whose_a_proof_is_counts_and_what_vectors_are_for():
+    one = Request("m", [Message("assistant", Reasoning("hm", "sig", origin="anthropic.messages"))])
+    other = Request("m", [Message("assistant", Reasoning("hm", "sig", origin="bedrock.converse"))])
+    assert key(one) != key(other)
+    assert key(EmbeddingRequest("m", "hi", input_type="query")) != key(EmbeddingRequest("m", "hi"))
+
+
 # ---------------------------------------------------------------- what it is asked for
 
 

@@ -87,8 +87,21 @@ def leaves(value) -> list[str]:
     return []
 
 
+def test_whose_words_and_whose_proofs_they_are_is_kept():
+    thought = Reasoning("reasoning", "SIGNATURE", origin="gemini.generate")
+    message = Message("assistant", [thought], None, {"k": "extra"}, "anthropic.messages")
+    request = Request("MODEL", [message], extra={"k": "extra"}, dialect="openai.chat")
+    changed = rewrite_request(request, lambda text, _: f"<{text}>")
+    assert isinstance(changed, Request)
+    [said] = changed.messages
+    [part] = said.parts
+    assert isinstance(part, Reasoning)
+    assert (part.text, part.origin) == ("<reasoning>", "gemini.generate")
+    assert (said.dialect, changed.dialect) == ("anthropic.messages", "openai.chat")
+
+
 def touched(text: str) -> bool:
-    return not text.isupper() and text not in ("user", "json_schema")
+    return bool(text) and not text.isupper() and text not in ("user", "json_schema")
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

@@ -1,0 +1,1 @@
+"""Which target answers a call: routers, selectors, ensembles. Each in a module of its own."""
