@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from llmpipe.middleware.commit import Commit
     from llmpipe.middleware.continue_ import Continue
     from llmpipe.middleware.cost import Cost
+    from llmpipe.middleware.credentials import Credentials, Keys
     from llmpipe.middleware.fallback import Fallback
     from llmpipe.middleware.hooks import Hooks
     from llmpipe.middleware.log import Log
@@ -74,8 +75,14 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.reply import Reply
     from llmpipe.providers.factory import provider
     from llmpipe.providers.mock import MockProvider, Wait
+    from llmpipe.routing.ensemble import Ensemble
+    from llmpipe.routing.route import Route
+    from llmpipe.routing.router import Router
+    from llmpipe.routing.selector import ModelSelector
+    from llmpipe.routing.use_cases import UseCases
     from llmpipe.runtime import Runtime
     from llmpipe.secret import Secret
+    from llmpipe.tools import ToolLoop, run_tools, tool
     from llmpipe.types.events import (
         Event,
         Extra,
@@ -101,7 +108,7 @@ if TYPE_CHECKING:
         ToolCall,
         ToolResult,
     )
-    from llmpipe.types.replies import Completion, Embeddings, ModelInfo, Usage
+    from llmpipe.types.replies import Completion, Embeddings, ModelInfo, Ranked, Ranking, Usage
     from llmpipe.types.requests import (
         EmbeddingRequest,
         NamedTool,
@@ -136,10 +143,12 @@ __all__ = (
     "ContextTooLong",
     "Continue",
     "Cost",
+    "Credentials",
     "DeadlineExceeded",
     "Document",
     "EmbeddingRequest",
     "Embeddings",
+    "Ensemble",
     "Event",
     "Extra",
     "Fallback",
@@ -151,6 +160,7 @@ __all__ = (
     "IdleTimeout",
     "Image",
     "InvalidRequest",
+    "Keys",
     "LLMError",
     "LimitReached",
     "Log",
@@ -161,6 +171,7 @@ __all__ = (
     "MockProvider",
     "ModelInfo",
     "ModelNotFound",
+    "ModelSelector",
     "NamedTool",
     "NetworkError",
     "NotCached",
@@ -171,6 +182,8 @@ __all__ = (
     "Ping",
     "Provider",
     "QuotaExceeded",
+    "Ranked",
+    "Ranking",
     "RateLimit",
     "RateLimited",
     "Reasoning",
@@ -187,6 +200,8 @@ __all__ = (
     "ResponseFormat",
     "Retry",
     "RetryExecutor",
+    "Route",
+    "Router",
     "Runtime",
     "Secret",
     "ServiceUnavailable",
@@ -199,12 +214,14 @@ __all__ = (
     "Tool",
     "ToolCall",
     "ToolDelta",
+    "ToolLoop",
     "ToolResult",
     "Trace",
     "UnknownError",
     "Unsupported",
     "Usage",
     "UsageUpdate",
+    "UseCases",
     "Validate",
     "Wait",
     "bands",
@@ -214,131 +231,69 @@ __all__ = (
     "load_chain",
     "presets",
     "provider",
+    "run_tools",
+    "tool",
     "unfold",
 )
 
 _HOME = {
-    "llmpipe.config.load": ("load_chain",),
+    "llmpipe.config.load": "load_chain",
     "llmpipe.errors": (
-        "AuthenticationFailed",
-        "BadReply",
-        "BudgetExceeded",
-        "CircuitOpen",
-        "ConfigError",
-        "ConnectFailed",
-        "ConnectTimeout",
-        "ContentFiltered",
-        "ContextTooLong",
-        "DeadlineExceeded",
-        "FeatureDisabled",
-        "FirstTokenTimeout",
-        "IdleTimeout",
-        "InvalidRequest",
-        "LLMError",
-        "LimitReached",
-        "ModelNotFound",
-        "NetworkError",
-        "NotCached",
-        "Overloaded",
-        "PermissionDenied",
-        "QuotaExceeded",
-        "RateLimited",
-        "ReplyClosed",
-        "RequestTooLarge",
-        "ServiceUnavailable",
-        "StreamBroken",
-        "UnknownError",
-        "Unsupported",
+        "AuthenticationFailed BadReply BudgetExceeded CircuitOpen ConfigError ConnectFailed "
+        "ConnectTimeout ContentFiltered ContextTooLong DeadlineExceeded FeatureDisabled "
+        "FirstTokenTimeout IdleTimeout InvalidRequest LLMError LimitReached ModelNotFound NetworkError "
+        "NotCached Overloaded PermissionDenied QuotaExceeded RateLimited ReplyClosed RequestTooLarge "
+        "ServiceUnavailable StreamBroken UnknownError Unsupported"
     ),
-    "llmpipe.middleware.breaker": (
-        "Breaker",
-        "CircuitBreaker",
-    ),
-    "llmpipe.middleware.cache": ("Cache",),
-    "llmpipe.middleware.coalesce": ("Coalesce",),
-    "llmpipe.middleware.commit": ("Commit",),
-    "llmpipe.middleware.continue_": ("Continue",),
-    "llmpipe.middleware.cost": ("Cost",),
-    "llmpipe.middleware.fallback": ("Fallback",),
-    "llmpipe.middleware.hooks": ("Hooks",),
-    "llmpipe.middleware.log": ("Log",),
-    "llmpipe.middleware.metrics": ("Metrics",),
-    "llmpipe.middleware.migration": ("Migration",),
-    "llmpipe.middleware.rate_limit": ("RateLimit",),
-    "llmpipe.middleware.redact": ("Redact",),
-    "llmpipe.middleware.retry": (
-        "Retry",
-        "RetryExecutor",
-    ),
-    "llmpipe.middleware.timeout": ("Timeout",),
-    "llmpipe.middleware.trace": ("Trace",),
-    "llmpipe.middleware.validate": ("Validate",),
-    "llmpipe.pipeline.call": ("Call",),
-    "llmpipe.pipeline.chain": ("Chain",),
-    "llmpipe.pipeline.function": ("layer",),
-    "llmpipe.pipeline.linker": (
-        "Handler",
-        "Middleware",
-    ),
-    "llmpipe.pipeline.outcome": ("Outcome",),
-    "llmpipe.pipeline.provider": (
-        "Capabilities",
-        "Provider",
-    ),
-    "llmpipe.pipeline.pump": ("Stage",),
-    "llmpipe.pipeline.reply": ("Reply",),
-    "llmpipe.providers.factory": ("provider",),
-    "llmpipe.providers.mock": (
-        "MockProvider",
-        "Wait",
-    ),
-    "llmpipe.runtime": ("Runtime",),
-    "llmpipe.secret": ("Secret",),
+    "llmpipe.middleware.breaker": "Breaker CircuitBreaker",
+    "llmpipe.middleware.cache": "Cache",
+    "llmpipe.middleware.coalesce": "Coalesce",
+    "llmpipe.middleware.commit": "Commit",
+    "llmpipe.middleware.continue_": "Continue",
+    "llmpipe.middleware.cost": "Cost",
+    "llmpipe.middleware.credentials": "Credentials Keys",
+    "llmpipe.middleware.fallback": "Fallback",
+    "llmpipe.middleware.hooks": "Hooks",
+    "llmpipe.middleware.log": "Log",
+    "llmpipe.middleware.metrics": "Metrics",
+    "llmpipe.middleware.migration": "Migration",
+    "llmpipe.middleware.rate_limit": "RateLimit",
+    "llmpipe.middleware.redact": "Redact",
+    "llmpipe.middleware.retry": "Retry RetryExecutor",
+    "llmpipe.middleware.timeout": "Timeout",
+    "llmpipe.middleware.trace": "Trace",
+    "llmpipe.middleware.validate": "Validate",
+    "llmpipe.pipeline.call": "Call",
+    "llmpipe.pipeline.chain": "Chain",
+    "llmpipe.pipeline.function": "layer",
+    "llmpipe.pipeline.linker": "Handler Middleware",
+    "llmpipe.pipeline.outcome": "Outcome",
+    "llmpipe.pipeline.provider": "Capabilities Provider",
+    "llmpipe.pipeline.pump": "Stage",
+    "llmpipe.pipeline.reply": "Reply",
+    "llmpipe.providers.factory": "provider",
+    "llmpipe.providers.mock": "MockProvider Wait",
+    "llmpipe.routing.ensemble": "Ensemble",
+    "llmpipe.routing.route": "Route",
+    "llmpipe.routing.router": "Router",
+    "llmpipe.routing.selector": "ModelSelector",
+    "llmpipe.routing.use_cases": "UseCases",
+    "llmpipe.runtime": "Runtime",
+    "llmpipe.secret": "Secret",
+    "llmpipe.tools": "ToolLoop run_tools tool",
     "llmpipe.types.events": (
-        "Event",
-        "Extra",
-        "Finish",
-        "Ping",
-        "ReasoningDelta",
-        "RefusalDelta",
-        "Start",
-        "TextDelta",
-        "ToolDelta",
-        "UsageUpdate",
+        "Event Extra Finish Ping ReasoningDelta RefusalDelta Start TextDelta ToolDelta UsageUpdate"
     ),
-    "llmpipe.types.fold": (
-        "fold",
-        "unfold",
-    ),
+    "llmpipe.types.fold": "fold unfold",
     "llmpipe.types.messages": (
-        "Audio",
-        "Document",
-        "Image",
-        "Message",
-        "Opaque",
-        "Reasoning",
-        "Refusal",
-        "Text",
-        "ToolCall",
-        "ToolResult",
+        "Audio Document Image Message Opaque Reasoning Refusal Text ToolCall ToolResult"
     ),
-    "llmpipe.types.replies": (
-        "Completion",
-        "Embeddings",
-        "ModelInfo",
-        "Usage",
-    ),
+    "llmpipe.types.replies": "Completion Embeddings ModelInfo Ranked Ranking Usage",
     "llmpipe.types.requests": (
-        "EmbeddingRequest",
-        "NamedTool",
-        "ReasoningOptions",
-        "Request",
-        "RerankRequest",
-        "ResponseFormat",
-        "Tool",
+        "EmbeddingRequest NamedTool ReasoningOptions Request RerankRequest ResponseFormat Tool"
     ),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 _PARTS = (
     "config",
     "dialects",
@@ -347,11 +302,13 @@ _PARTS = (
     "pipeline",
     "pricing",
     "providers",
+    "routing",
     "runtime",
     "secret",
     "state",
     "testing",
     "tokens",
+    "tools",
     "types",
 )
 _MODULES = {

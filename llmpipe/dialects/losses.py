@@ -12,11 +12,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmpipe.errors import Unsupported
+from llmpipe.types import Tool
 
-__all__ = ("Losses", "native", "refused")
+__all__ = ("Losses", "function_only", "native", "refused")
 
 # What the dialects note in `extra` to give a part back as it came. Others miss nothing without it.
-_MARKS = frozenset(("field", "index", "object", "status", "type"))
+_MARKS = frozenset(("field", "index", "object", "role", "status", "type"))
 
 
 class Losses:
@@ -28,7 +29,7 @@ class Losses:
         self._found: dict[tuple[str, str], tuple[str, int]] = {}
 
     def dropped(self, path: str, why: str) -> None:
-        """The field at `path`, such as ``messages[0].parts[1].cache_control``, was left out; `why`, in few words."""
+        """The field at `path`, such as ``messages[0].parts[1].name``, was left out; `why`, in few words."""
         self._add(path, f"dropped: {why}")
 
     def emulated(self, path: str, how: str) -> None:
@@ -76,6 +77,18 @@ def native(
         elif value is not None and name not in _MARKS:
             losses.dropped(f"{path}.{name}" if path else name, f"{dialect} has no such field")
     return kept
+
+
+def function_only(tool: Tool, written_in: str, path: str) -> None:
+    """Make sure that a `tool` in another dialect's words is a function, which everybody has.
+
+    Raises: Unsupported for one that its provider runs (a web search), or that takes no JSON: without it the
+    answer would be another.
+    """
+    kind = tool.extra.get("type") or "function"
+    plain = "custom" if written_in.startswith("anthropic.") else "function"
+    if not tool.name or kind not in ("function", plain):
+        raise refused(path, f"a tool of {written_in} ({kind}) that nobody else has; take it out")
 
 
 def refused(path: str, problem: str) -> Unsupported:

@@ -25,7 +25,9 @@ def split_data_url(url: str) -> tuple[str | None, str]:
     return None, url
 
 
-def check_image_url(url: str, path: str, *, code: str | None = "invalid_value") -> str:
+def check_image_url(
+    url: str, path: str, *, code: str | None = "invalid_value", what: str = "an image's"
+) -> str:
     """`url`, a caller's, where it is ``https:`` or ``data:``.
 
     Raises: InvalidRequest naming the path for any other: a server must not be made to read its own files
@@ -33,5 +35,5 @@ def check_image_url(url: str, path: str, *, code: str | None = "invalid_value") 
     """
     if not url.lower().startswith(("https://", "data:")):
         scheme = url.partition(":")[0][:20] if ":" in url else "no scheme"
-        raise invalid(path, f"an image's URL begins with https:// or data:, not {scheme!r}", code=code)
+        raise invalid(path, f"{what} URL begins with https:// or data:, not {scheme!r}", code=code)
     return url

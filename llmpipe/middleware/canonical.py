@@ -4,7 +4,8 @@ The key is a digest of a JSON array that says everything which decides the answe
 endpoint, model, the declared tags, and every field of the request except whether it is streamed.
 JSON arrays of fixed shape cannot be confused with one another however their strings are cut, mappings
 are sorted, and equal requests give equal keys (``0`` and ``0.0`` are one temperature). Values
-passed through in `extra`, `metadata` and schemas count as the JSON that goes to the wire.
+passed through in `extra`, `metadata` and schemas count as the JSON that goes to the wire; whose words
+they are in counts with them, and not without them.
 """
 
 from __future__ import annotations
@@ -110,9 +111,23 @@ def _request(request: AnyRequest) -> list[Any]:
             # Most requests have none of them, which one comparison tells.
             0 if _settings(request) == _UNSET else _set(request),
         ]
+    words = _words(request)
     if isinstance(request, EmbeddingRequest):
-        return ["embed", request.inputs, request.dimensions, request.metadata, request.extra]
-    return ["rerank", request.query, request.documents, request.top_n, request.metadata, request.extra]
+        return ["embed", request.inputs, request.dimensions, request.input_type, *words]
+    return ["rerank", request.query, request.documents, request.top_n, *words]
+
+
+def _words(request: AnyRequest) -> list[Any]:
+    """What is passed through, and in whose words."""
+    extra, metadata = request.extra, request.metadata
+    told = request.dialect if extra or metadata or (isinstance(request, Request) and _extras(request)) else ""
+    return [metadata, extra, told]
+
+
+def _extras(request: Request) -> bool:
+    """Whether a tool or an option passes something through."""
+    options = (*request.tools, request.response_format, request.reasoning)
+    return any(option is not None and option.extra for option in options)
 
 
 def _set(request: Request) -> list[Any]:
@@ -125,8 +140,7 @@ def _set(request: Request) -> list[Any]:
         _number(request.presence_penalty),
         _fields(request.response_format),
         _fields(request.reasoning),
-        request.metadata,
-        request.extra,
+        *_words(request),
     ]
 
 
@@ -136,7 +150,15 @@ def _message(message: Message) -> list[Any]:
         only = parts[0]
         if type(only) is Text and not only.extra:
             return [message.role, only.text]
-    return [message.role, message.name, message.extra, [_part(part) for part in parts]]
+    told = message.dialect if message.extra or any(map(_passes, parts)) else ""
+    return [message.role, message.name, message.extra, [_part(part) for part in parts], told]
+
+
+def _passes(part: Part) -> bool:
+    """Whether a part, or one within it, passes something through."""
+    if isinstance(part, ToolResult) and any(map(_passes, part.content)):
+        return True
+    return not isinstance(part, Opaque) and bool(part.extra)
 
 
 # One tag and one fixed list of fields for each kind of part.
@@ -145,7 +167,7 @@ _PARTS: dict[type, Callable[[Any], list[Any]]] = {
     Image: lambda p: ["image", p.url, p.data, p.media_type, p.detail, p.extra],
     Document: lambda p: ["document", p.url, p.data, p.text, p.file_id, p.media_type, p.name, p.extra],
     Audio: lambda p: ["audio", p.data, p.format, p.extra],
-    Reasoning: lambda p: ["reasoning", p.text, p.signature, p.encrypted, p.extra],
+    Reasoning: lambda p: ["reasoning", p.text, p.signature, p.encrypted, p.extra, _origin(p)],
     ToolCall: lambda p: ["call", p.id, p.name, p.arguments, p.extra],
     ToolResult: lambda p: ["result", p.id, [_part(c) for c in p.content], p.is_error, p.name, p.extra],
     Refusal: lambda p: ["refusal", p.text, p.extra],
@@ -155,6 +177,11 @@ _PARTS: dict[type, Callable[[Any], list[Any]]] = {
 
 def _part(part: Part) -> list[Any]:
     return _PARTS[type(part)](part)
+
+
+def _origin(part: Reasoning) -> str:
+    """Whose the proof is: it goes to nobody else."""
+    return "" if part.signature is None and part.encrypted is None else part.origin
 
 
 def _choice(choice: str | NamedTool | None) -> Any:

@@ -215,4 +215,4 @@ def test_models_come_and_go():
 @pytest.mark.parametrize("body", [{}, {"input_tokens": "5"}, {"input_tokens": -1}])
 def test_a_count_that_is_none_is_a_bad_reply(body):
     with pytest.raises(BadReply):
-        DIALECT.decode_count_tokens(body)
+        DIALECT.decode_count(body)

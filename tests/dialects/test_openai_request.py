@@ -153,10 +153,11 @@ def test_a_servers_quirks_are_data(dialect, request_fields, field, value):
     assert encode(Message("user", "x"), dialect=dialect, **request_fields)[field] == value
 
 
-def test_a_budget_of_thought_is_refused_where_only_an_effort_can_be_said():
+@pytest.mark.parametrize(("budget", "effort"), [(1024, "low"), (4096, "medium"), (32_000, "high")])
+def test_a_budget_of_thought_becomes_an_effort_where_only_that_can_be_said(budget, effort):
     strict = OpenAIChat(reasoning_param="reasoning_effort")
-    with pytest.raises(Unsupported, match="effort"):
-        encode(Message("user", "x"), dialect=strict, reasoning=ReasoningOptions(max_tokens=9))
+    body = encode(Message("user", "x"), dialect=strict, reasoning=ReasoningOptions(max_tokens=budget))
+    assert body["reasoning_effort"] == effort
 
 
 @pytest.mark.parametrize(

@@ -656,16 +656,16 @@ def test_each_event_has_its_delta(event, delta):
 
 def test_every_piece_of_a_thought_goes_where_its_first_went():
     """Else the pieces would be several thoughts, and the signature nobody's."""
-    block = {"type": "reasoning.text", "index": 0}
+    block = {"type": "reasoning.text", "index": 0, "format": "v1"}
     sent = encode(
         Start("r"),
-        ReasoningDelta("I ", extra={**block, "format": "v1", "field": "reasoning"}),
+        ReasoningDelta("I ", extra={**block, "field": "reasoning"}),
         ReasoningDelta("see", 0),
         ReasoningDelta(signature="s"),
         ReasoningDelta("elsewhere", 1),
     )
     assert [item["choices"][0]["delta"] for item in sent[1:-1]] == [
-        {"reasoning": "I ", "reasoning_details": [{**block, "format": "v1", "text": "I "}]},
+        {"reasoning": "I ", "reasoning_details": [{**block, "text": "I "}]},
         {"reasoning": "see", "reasoning_details": [{**block, "text": "see"}]},
         {"reasoning_details": [{**block, "signature": "s"}]},
         {"reasoning_content": "elsewhere"},

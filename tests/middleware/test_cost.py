@@ -383,3 +383,73 @@ def test_wrong_settings_are_refused_at_construction():
 
 def test_it_is_built_from_a_file():
     assert build("cost", {"prices": {"m": {"input": 2, "output": 10}}}) == COST
+
+
+# -- in the middle of a stream
+
+
+TWO = {**PRICES, "dear": {"input": 20, "output": 100}}
+
+
+async def test_in_mid_stream_an_attempt_that_is_over_is_priced_by_its_own_model_and_usage():
+    from llmpipe.middleware.fallback import Fallback
+
+    failing = MockProvider([ServiceUnavailable("500")], name="p", model="dear")
+    answering = MockProvider(["one two three"], name="q", model="m", usage=USAGE)
+    chain = Chain(failing, Cost(prices=TWO), Fallback(answering))
+    estimate = estimate_request(Request("dear", "hi")) * 20_000
+    async with chain.stream("hi") as reply:
+        await anext(reply)
+        under_way = reply.completion.charge
+        async for _ in reply:
+            pass
+    assert under_way is not None
+    assert under_way.total_nano - estimate <= NANO
+    assert under_way.total_nano > estimate
+    assert reply.completion.charge.total_nano == estimate + NANO == books(chain).nano
+
+
+async def test_in_mid_stream_a_reply_that_was_given_up_keeps_the_usage_it_had():
+    @layer(priority=650)
+    async def twice(call, call_next):
+        first = await call_next(call)
+        await first.aclose()
+        return await call_next(call.evolve(request=Request("m", "hi", stream=True)))
+
+    script = [["given up", Wait(1), "never"], ["one two three ", Wait(1), "four"]]
+    chain = Chain(MockProvider(script, name="p", model="dear"), Cost(prices=TWO), twice)
+    stream = chain.stream("hi")
+    async with stream as reply:
+        first = stream.call.ledger.attempts[0]
+        gone = first.usage.input_tokens * 20_000 + first.usage.output_tokens * 100_000
+        async for _ in reply:
+            here = reply.completion
+            at_least = gone + estimate_request(Request("m", "hi")) * 2_000
+            assert gone < at_least <= here.charge.total_nano < at_least + 10 * 10_000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_runs_beside_a_reply_is_not_taken_for_it(stream: bool):
+    """An attempt of the same call that is open is under way; it is priced when it is over."""
+
+    @layer(priority=650)
+    async def beside(call, call_next):
+        other = await call_next(call.evolve(request=Request("dear", "hi", stream=True)))
+        other.adopt()
+        reply = await call_next(call)
+        opened.append(other)
+        return reply
+
+    opened: list[Reply] = []
+    script = [["beside", Wait(9), "it"], "one"]
+    chain = Chain(MockProvider(script, name="p", model="m", usage=USAGE), Cost(prices=TWO), beside)
+    call = chain.new_call(Request("m", "hi", stream=stream))
+    async with await chain(call) as reply:
+        async for _ in reply:
+            charge = reply.completion.charge
+            assert charge is not None
+            assert charge.total_nano <= NANO
+        assert call.ledger.attempts[0].charge is None
+        done = reply.completion
+    assert done.charge.total_nano == NANO
+    await opened[0].aclose()

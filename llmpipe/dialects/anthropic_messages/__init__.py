@@ -3,7 +3,7 @@
 The same wire is spoken by Anthropic itself, by Google Vertex AI and Azure AI Foundry (which
 differ in their addresses, keys and error bodies only) and by many compatible servers.
 
-What the wire cannot say, and what happens to it, is told by `request.encode_request`; what
+What the wire cannot say, and what happens to it, is told by `request`; what
 changes its shape without changing its meaning on the way through us, by `server.decode_request`.
 
 Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude/streaming,
@@ -18,14 +18,16 @@ from typing import Any, ClassVar
 from attrs import frozen
 
 from llmpipe.dialects import StreamDecoder, StreamEncoder
-from llmpipe.dialects.anthropic_messages.count_tokens import decode_count_tokens, encode_count_tokens
+from llmpipe.dialects.anthropic_messages.count_tokens import decode_count, encode_count_request
 from llmpipe.dialects.anthropic_messages.encoder import MessageEncoder
 from llmpipe.dialects.anthropic_messages.errors import decode_error, encode_error
 from llmpipe.dialects.anthropic_messages.models import decode_models, encode_models
+from llmpipe.dialects.anthropic_messages.quirks import Quirks
 from llmpipe.dialects.anthropic_messages.reply import decode_reply
 from llmpipe.dialects.anthropic_messages.request import encode_request
 from llmpipe.dialects.anthropic_messages.server import decode_request, encode_reply
 from llmpipe.dialects.anthropic_messages.stream import MessageDecoder
+from llmpipe.dialects.losses import Losses
 from llmpipe.dialects.whole import WholeReplyDecoder, is_json
 from llmpipe.errors import LLMError
 from llmpipe.types import Completion, ModelInfo, Request
@@ -34,36 +36,14 @@ __all__ = ("AnthropicMessages",)
 
 
 @frozen
-class AnthropicMessages:
-    """The dialect ``anthropic.messages``. Its fields are the quirks of one server, as data.
-
-    Attributes:
-        default_max_tokens: sent where a request names no `max_tokens`, which this wire requires;
-            a thinking budget is added to it.
-        system_in_messages: whether a system message in the middle of a conversation is sent where
-            it stands. Models before Claude Opus 4.8 refuse that; False moves such messages into
-            the system prompt, as Anthropic's own OpenAI-compatible endpoint does.
-        replay_unsigned_thinking: whether reasoning without a signature is sent back as a thinking
-            block. Anthropic refuses that, so it is left out; some compatible servers sign
-            nothing and want it back.
-        max_event_bytes: the bound of one event of a stream.
-    """
-
-    default_max_tokens: int = 4096
-    system_in_messages: bool = True
-    replay_unsigned_thinking: bool = False
-    max_event_bytes: int = 8 * 1024 * 1024
+class AnthropicMessages(Quirks):
+    """The dialect ``anthropic.messages``; its fields are the quirks of one server: see `Quirks`."""
 
     name: ClassVar[str] = "anthropic.messages"
 
-    def encode_request(self, request: Request) -> dict[str, Any]:
-        """The JSON body for ``POST /v1/messages``. See `request.encode_request`."""
-        return encode_request(
-            request,
-            default_max_tokens=self.default_max_tokens,
-            system_in_messages=self.system_in_messages,
-            unsigned_thinking=self.replay_unsigned_thinking,
-        )
+    def encode_request(self, request: Request, losses: Losses | None = None) -> dict[str, Any]:
+        """The JSON body for ``POST /v1/messages``. See `request` for what becomes of each field."""
+        return encode_request(request, self, losses)
 
     def decode_reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Completion:
         """The completion in a reply's body. See `reply.decode_reply`."""
@@ -97,13 +77,13 @@ class AnthropicMessages:
         """Status, headers and JSON body of an error. See `errors.encode_error`."""
         return encode_error(error)
 
-    def encode_count_tokens(self, request: Request) -> dict[str, Any]:
+    def encode_count_request(self, request: Request, losses: Losses | None = None) -> dict[str, Any]:
         """The JSON body for ``POST /v1/messages/count_tokens``."""
-        return encode_count_tokens(self.encode_request(request))
+        return encode_count_request(self.encode_request(request, losses))
 
-    def decode_count_tokens(self, body: Mapping[str, Any]) -> int:
+    def decode_count(self, body: Mapping[str, Any]) -> int:
         """The input tokens that a reply to ``count_tokens`` tells. Raises BadReply where it does not."""
-        return decode_count_tokens(body)
+        return decode_count(body)
 
     def decode_models(self, body: object) -> tuple[ModelInfo, ...]:
         """The models of one page of ``GET /v1/models``."""

@@ -2,69 +2,105 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
 from llmpipe.dialects.anthropic_messages.fields import invalid
+from llmpipe.dialects.losses import Losses, refused
 from llmpipe.dialects.media import image_type, split_data_url
-from llmpipe.errors import Unsupported
+from llmpipe.dialects.proofs import seal
+from llmpipe.dialects.writing import Writing
 from llmpipe.types import (
+    Audio,
     Document,
     Image,
     Opaque,
     Part,
     Reasoning,
-    Refusal,
+    Role,
     Text,
     ToolCall,
     ToolResult,
 )
 
-__all__ = ("DIALECT", "content", "encode_part", "encode_parts", "is_blank", "tool_input")
+__all__ = (
+    "DIALECT",
+    "MessageWriting",
+    "content",
+    "encode_part",
+    "encode_parts",
+    "is_blank",
+    "tool_input",
+)
 
 DIALECT = "anthropic.messages"
+_TOOL_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def encode_parts(
-    parts: Iterable[Part], path: str, *, unsigned_thinking: bool = False
-) -> list[dict[str, Any]]:
-    """The blocks of `parts`, in order.
+class MessageWriting(Writing):
+    """A message on its way to a server, or as an answer to a caller.
+
+    Attributes:
+        unsigned: whether thinking without a signature is sent. To a caller, all of it is.
+        answering: whether it goes to a caller, who gives proofs of others back sealed.
+    """
+
+    __slots__ = ("answering", "unsigned")
+
+    def __init__(
+        self, written_in: str, losses: Losses, role: Role, *, unsigned: bool = False, answering: bool = False
+    ) -> None:
+        super().__init__(DIALECT, written_in, losses, role)
+        self.unsigned = unsigned or answering
+        self.answering = answering
+
+
+def encode_parts(parts: Iterable[Part], writing: MessageWriting, path: str) -> list[dict[str, Any]]:
+    """The blocks of `parts`, in order. `path` is that of `parts`.
 
     Blank text is left out beside other blocks: the API refuses text without a visible character,
     though models answer with it (a lone line break before a tool call).
     """
     blocks = []
     for position, part in enumerate(parts):
-        block = encode_part(part, f"{path}.{position}", unsigned_thinking=unsigned_thinking)
+        block = encode_part(part, writing, f"{path}[{position}]")
         if block is not None:
             blocks.append(block)
     return [block for block in blocks if not is_blank(block)] or blocks[:1]
 
 
-def encode_part(part: Part, path: str, *, unsigned_thinking: bool = False) -> dict[str, Any] | None:
-    """The block of one part; None for reasoning that nobody signed and so cannot be sent back.
+def encode_part(part: Part, writing: MessageWriting, path: str) -> dict[str, Any] | None:
+    """The block of one part; None for one that is left out.
 
-    Raises: Unsupported for audio and for another dialect's opaque parts, InvalidRequest for a part
+    Raises: Unsupported for audio and for what another dialect alone can say, InvalidRequest for a part
     that lacks what the wire needs.
     """
-    if isinstance(part, Text | Refusal):
-        return {"type": "text", "text": part.text, **part.extra}
     if isinstance(part, ToolCall):
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.args, **part.extra}
-    if isinstance(part, ToolResult):
-        return _tool_result(part, path)
+        return _tool_use(part, writing, path)
     if isinstance(part, Reasoning):
-        return _thinking(part, unsigned_thinking)
+        return _thinking(part, writing, path)
+    if isinstance(part, Opaque):
+        return writing.opaque(part, path)
+    if isinstance(part, Audio):
+        raise refused(path, "Anthropic's messages cannot carry audio")
+    extra: Mapping[str, Any] = part.extra
+    if extra:
+        extra = writing.native(extra, path)
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text, **extra}
+    if isinstance(part, ToolResult):
+        return _tool_result(part, extra, writing, path)
     if isinstance(part, Image):
-        return _image(part, path)
+        return _image(part, extra, writing, path)
     if isinstance(part, Document):
-        return _document(part, path)
-    if isinstance(part, Opaque) and part.dialect == DIALECT:
-        return dict(part.data)
-    what = "audio" if not isinstance(part, Opaque) else f"a part of {part.dialect}"
-    raise Unsupported(f"{path}: Anthropic's messages cannot carry {what}", phase="validate")
+        return _document(part, extra, writing, path)
+    if not writing.answering:
+        writing.losses.emulated(path, "a refusal is text")
+    return {"type": "text", "text": part.text, **extra}
 
 
 def content(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
@@ -94,33 +130,77 @@ def tool_input(arguments: str) -> Any:
     return value if type(value) is dict else arguments
 
 
-def _thinking(part: Reasoning, unsigned: bool) -> dict[str, Any] | None:
-    if part.signature is None and part.encrypted is not None:
-        return {"type": "redacted_thinking", "data": part.encrypted, **part.extra}
-    if part.signature is None and not unsigned:
+def _thinking(part: Reasoning, writing: MessageWriting, path: str) -> dict[str, Any] | None:
+    """A thought with its proof, where that is Anthropic's; a caller gets the proofs of others sealed."""
+    signature, encrypted = part.signature, part.encrypted
+    origin = part.origin or (writing.written_in if writing.foreign else DIALECT)
+    if writing.answering:
+        signature = None if signature is None else seal(signature, origin, DIALECT)
+        encrypted = None if encrypted is None else seal(encrypted, origin, DIALECT)
+    elif origin != DIALECT and (signature is not None or encrypted is not None):
+        if not (part.text and writing.unsigned):
+            writing.losses.dropped(path, f"the proof of a thought is for {origin} only")
+            return None
+        writing.losses.dropped(f"{path}.signature", f"the proof of a thought is for {origin} only")
+        signature = encrypted = None
+    extra = writing.native(part.extra, path)
+    if signature is None and encrypted is not None:
+        return {"type": "redacted_thinking", "data": encrypted, **extra}
+    if signature is None and not writing.unsigned:
+        writing.losses.dropped(path, "Anthropic takes signed thinking only")
         return None
-    return {"type": "thinking", "thinking": part.text, "signature": part.signature or "", **part.extra}
+    return {"type": "thinking", "thinking": part.text, "signature": signature or "", **extra}
 
 
-def _tool_result(part: ToolResult, path: str) -> dict[str, Any]:
-    block: dict[str, Any] = {"type": "tool_result", "tool_use_id": part.id}
-    if part.content:
-        block["content"] = content(encode_parts(part.content, f"{path}.content"))
+def _tool_use(call: ToolCall, writing: MessageWriting, path: str) -> dict[str, Any]:
+    """A call. What a caller is answered may have been cut; what a server is sent has to be an object."""
+    extra = writing.native(call.extra, path) if call.extra else call.extra
+    given: Any
+    if writing.answering:
+        given = tool_input(call.arguments)
+    elif writing.foreign and call.extra.get("type") == "custom":  # OpenAI's tools that take text
+        given = {"input": call.arguments}
+        writing.losses.emulated(f"{path}.arguments", "the text of a custom tool is its input")
+    else:
+        given = call.args
+    call_id = _tool_id(call.id or call.name, writing) if writing.foreign else call.id
+    return {"type": "tool_use", "id": call_id, "name": call.name, "input": given, **extra}
+
+
+def _tool_id(call_id: str, writing: MessageWriting) -> str:
+    """The id as the API takes it: Moonshot's have dots and colons, OpenAI's of 2023 are missing."""
+    if writing.answering or _TOOL_ID.fullmatch(call_id):
+        return call_id
+    return f"toolu_{hashlib.sha256(call_id.encode('utf-8', 'replace')).hexdigest()[:24]}"
+
+
+def _tool_result(
+    part: ToolResult, extra: Mapping[str, Any], writing: MessageWriting, path: str
+) -> dict[str, Any]:
+    call_id = _tool_id(part.id or part.name or "", writing) if writing.foreign else part.id
+    block: dict[str, Any] = {"type": "tool_result", "tool_use_id": call_id}
+    inner = part.content
+    if len(inner) == 1 and type(inner[0]) is Text and not inner[0].extra:  # nearly all of them
+        block["content"] = inner[0].text
+    elif inner:
+        block["content"] = content(encode_parts(inner, writing, f"{path}.content"))
     if part.is_error:
         block["is_error"] = True
-    return {**block, **part.extra}
+    return {**block, **extra}
 
 
-def _image(part: Image, path: str) -> dict[str, Any]:
+def _image(part: Image, extra: Mapping[str, Any], writing: MessageWriting, path: str) -> dict[str, Any]:
     source: dict[str, Any] = {}
     if part.data is not None:
         source = _base64(part.data, part.media_type or _sniff(part.data, path))
     elif part.url is not None:
         source = _url(part.url)
-    return _with_source("image", source, part.extra, path)
+    if part.detail is not None:
+        writing.losses.dropped(f"{path}.detail", "Anthropic has none")
+    return _with_source("image", source, extra, path)
 
 
-def _document(part: Document, path: str) -> dict[str, Any]:
+def _document(part: Document, extra: Mapping[str, Any], writing: MessageWriting, path: str) -> dict[str, Any]:
     source: dict[str, Any] = {}
     if part.data is not None:
         source = _base64(part.data, part.media_type or "application/pdf")
@@ -129,8 +209,10 @@ def _document(part: Document, path: str) -> dict[str, Any]:
     elif part.url is not None:
         source = _url(part.url)
     elif part.file_id is not None:
+        if writing.foreign:
+            raise refused(f"{path}.file_id", f"only {writing.written_in} has that file; send the file itself")
         source = {"type": "file", "file_id": part.file_id}
-    block = _with_source("document", source, part.extra, path)
+    block = _with_source("document", source, extra, path)
     if part.name is not None:
         block["title"] = part.name
     return block
@@ -142,7 +224,7 @@ def _with_source(kind: str, source: dict[str, Any], extra: Mapping[str, Any], pa
     if isinstance(more, Mapping):
         source = {**source, **more}
     if "type" not in source:
-        raise invalid(f"{path}.source", f"the {kind} has neither a url nor data")
+        raise invalid(path, f"the {kind} has neither a url nor data")
     return {"type": kind, **extra, "source": source}
 
 
@@ -159,5 +241,5 @@ def _url(url: str) -> dict[str, Any]:
 def _sniff(data: str, path: str) -> str:
     media_type = image_type(data)
     if media_type is None:
-        raise invalid(f"{path}.source.media_type", "name the picture's type, such as image/png")
+        raise invalid(f"{path}.media_type", "name the picture's type, such as image/png")
     return media_type

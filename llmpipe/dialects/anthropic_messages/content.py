@@ -8,6 +8,8 @@ from typing import Any
 from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.fields import Fields, invalid
 from llmpipe.dialects.anthropic_messages.reply import arguments
+from llmpipe.dialects.media import check_image_url
+from llmpipe.dialects.proofs import unseal
 from llmpipe.errors import BadReply
 from llmpipe.types import Document, Image, Message, Opaque, Part, Reasoning, Text, ToolCall, ToolResult
 
@@ -37,7 +39,7 @@ def decode_messages(wire: list[Any]) -> list[Message]:
         if role == "user" and any(isinstance(part, ToolResult) for part in parts):
             messages += _split(parts, fields.rest)
         else:
-            messages.append(Message(role, parts, extra=fields.rest))  # type: ignore[arg-type]  # in _ROLES
+            messages.append(Message(role, parts, None, fields.rest, DIALECT))  # type: ignore[arg-type]  # in _ROLES
     return messages
 
 
@@ -47,14 +49,14 @@ def _split(parts: list[Part], extra: dict[str, Any]) -> list[Message]:
     for part in parts:
         if isinstance(part, ToolResult):
             if others:
-                messages.append(Message("user", others, extra=extra))
+                messages.append(Message("user", others, None, extra, DIALECT))
                 others, extra = [], {}
-            messages.append(Message("tool", part, extra=extra))
+            messages.append(Message("tool", part, None, extra, DIALECT))
             extra = {}
         else:
             others.append(part)
     if others:
-        messages.append(Message("user", others, extra=extra))
+        messages.append(Message("user", others, None, extra, DIALECT))
     return messages
 
 
@@ -94,11 +96,15 @@ def _tool_result(fields: Fields) -> ToolResult:
 
 
 def _thinking(fields: Fields) -> Reasoning:
-    return Reasoning(fields.need_text("thinking"), fields.text("signature"), None, fields.rest)
+    text, signature, origin = fields.need_text("thinking"), fields.text("signature"), ""
+    if signature:
+        signature, origin = unseal(signature, DIALECT)
+    return Reasoning(text, signature, None, fields.rest, origin)
 
 
 def _redacted_thinking(fields: Fields) -> Reasoning:
-    return Reasoning("", None, fields.need_text("data"), fields.rest)
+    data, origin = unseal(fields.need_text("data"), DIALECT)
+    return Reasoning("", None, data, fields.rest, origin)
 
 
 def _image(fields: Fields) -> Image:
@@ -108,7 +114,8 @@ def _image(fields: Fields) -> Image:
         data, media_type = source.need_text("data"), source.need_text("media_type")
         return Image(data=data, media_type=media_type, extra=_extra(fields, source))
     if kind == "url":
-        return Image(source.need_text("url"), extra=_extra(fields, source))
+        url = check_image_url(source.need_text("url"), source.at("url"), code=None)
+        return Image(url, extra=_extra(fields, source))
     return Image(extra=_extra(fields, source, kind))
 
 
@@ -120,7 +127,8 @@ def _document(fields: Fields) -> Document:
         data, media_type = source.need_text("data"), source.need_text("media_type")
         return Document(data=data, media_type=media_type, name=name, extra=_extra(fields, source))
     if kind == "url":
-        return Document(source.need_text("url"), name=name, extra=_extra(fields, source))
+        url = check_image_url(source.need_text("url"), source.at("url"), code=None, what="a document's")
+        return Document(url, name=name, extra=_extra(fields, source))
     if kind == "file":
         return Document(file_id=source.need_text("file_id"), name=name, extra=_extra(fields, source))
     if kind == "text":

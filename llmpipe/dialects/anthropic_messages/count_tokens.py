@@ -7,7 +7,7 @@ from typing import Any
 
 from llmpipe.errors import BadReply
 
-__all__ = ("decode_count_tokens", "encode_count_tokens")
+__all__ = ("decode_count", "encode_count_request")
 
 # Fields of a message request that say nothing about its input; the API refuses them here.
 _OUTPUT_ONLY = frozenset(
@@ -30,12 +30,12 @@ _OUTPUT_ONLY = frozenset(
 )
 
 
-def encode_count_tokens(body: Mapping[str, Any]) -> dict[str, Any]:
+def encode_count_request(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a message request without what count_tokens does not take."""
     return {name: value for name, value in body.items() if name not in _OUTPUT_ONLY}
 
 
-def decode_count_tokens(body: Mapping[str, Any]) -> int:
+def decode_count(body: Mapping[str, Any]) -> int:
     """The count in a reply. Raises BadReply where there is none."""
     count = body.get("input_tokens")
     if type(count) is not int or count < 0:

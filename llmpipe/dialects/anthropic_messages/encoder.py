@@ -8,17 +8,18 @@ from typing import Any, Literal
 import orjson
 
 from llmpipe.dialects import sse
-from llmpipe.dialects.anthropic_messages.blocks import DIALECT, encode_part
+from llmpipe.dialects.anthropic_messages.blocks import DIALECT, MessageWriting, encode_part
 from llmpipe.dialects.anthropic_messages.errors import error_body
 from llmpipe.dialects.anthropic_messages.reply import encode_finish
 from llmpipe.dialects.anthropic_messages.usage import encode_usage
+from llmpipe.dialects.losses import Losses
+from llmpipe.dialects.proofs import seal
 from llmpipe.errors import BadReply, LLMError
 from llmpipe.types import (
     Audio,
     Event,
     Extra,
     Finish,
-    Opaque,
     Part,
     ReasoningDelta,
     RefusalDelta,
@@ -52,7 +53,7 @@ _Kind = Literal["text", "tool", "reasoning"]
 class _Block:
     """A content block that was started and not stopped; `index` is its place on the wire."""
 
-    __slots__ = ("encrypted", "extra", "index", "kind", "pieces", "signature")
+    __slots__ = ("encrypted", "extra", "index", "kind", "origin", "pieces", "signature")
 
     def __init__(self, kind: _Kind, index: int) -> None:
         self.kind = kind
@@ -60,6 +61,7 @@ class _Block:
         self.pieces: list[str] = []  # tool: of its arguments
         self.signature = ""
         self.encrypted = ""
+        self.origin = DIALECT  # of these two
         self.extra: dict[str, Any] = {}  # of encrypted reasoning
 
     def whole(self) -> bool:
@@ -82,9 +84,9 @@ class MessageEncoder:
     that the usage of the input, where it is known by then, is in it. The last usage and the
     finish go into the one `message_delta` that `close` sends.
 
-    What the wire has no form for is left out: audio, opaque parts of other dialects, `extra` of the
-    message (it has none of its own), and `extra` of a part that comes after its first event, citations
-    excepted.
+    What the wire has no form for is left out: audio, opaque parts of other dialects and what these said
+    beyond our fields, `extra` of the message (it has none of its own), and `extra` of a part that comes after
+    its first event, citations excepted.
     """
 
     __slots__ = (
@@ -98,10 +100,12 @@ class MessageEncoder:
         "_start",
         "_started",
         "_usage",
+        "_writing",
     )
 
     def __init__(self, model: str = "") -> None:
         self._model = model
+        self._writing = MessageWriting("", Losses(), "assistant", answering=True)
         self._start: Start | None = None
         self._started = False
         self._pinged = False
@@ -115,7 +119,7 @@ class MessageEncoder:
     def feed(self, event: Event) -> bytes:
         """The bytes for `event`; may be empty."""
         if isinstance(event, TextDelta):
-            return self._text(event.text, event.index, event.extra)
+            return self._text(event.text, event.index, event.extra and self._own(event.extra))
         if isinstance(event, ToolDelta):
             return self._tool(event)
         if isinstance(event, ReasoningDelta):
@@ -124,7 +128,9 @@ class MessageEncoder:
             return self._text(event.text, ~event.index, None)  # a text of its own
         if isinstance(event, Start):
             self._start = event
-            for name, value in (event.extra or {}).items():
+            if event.dialect:
+                self._writing = MessageWriting(event.dialect, Losses(), "assistant", answering=True)
+            for name, value in self._own(event.extra).items():
                 if name in _LAST or name in _BESIDE:
                     self._extra[name] = value
             return b""
@@ -133,11 +139,11 @@ class MessageEncoder:
             return b""
         if isinstance(event, Finish):
             self._finish = event
-            merge_extra(self._extra, event.extra)
+            merge_extra(self._extra, self._own(event.extra))
             return b""
         if isinstance(event, Extra):
             if event.of == "reply":
-                merge_extra(self._extra, event.data)
+                merge_extra(self._extra, self._own(event.data))
             return self._whole_part(event.part) if event.part is not None else b""
         return (self._begin() if self._start is not None else b"") + _event("ping", {})
 
@@ -155,7 +161,7 @@ class MessageEncoder:
         finish = self._finish.reason if self._finish is not None else None
         beside = {name: extra.pop(name) for name in _BESIDE if name in extra}
         delta = {"stop_reason": encode_finish(finish, told), "stop_sequence": None, **extra}
-        out.append(_event("message_delta", {"delta": delta, "usage": encode_usage(self._usage), **beside}))
+        out.append(_event("message_delta", {"delta": delta, "usage": self._told(), **beside}))
         out.append(_event("message_stop", {}))
         return b"".join(out)
 
@@ -170,7 +176,7 @@ class MessageEncoder:
         self._started = True
         start = self._start or Start()
         late = (*_LAST, *_BESIDE)
-        extra = {name: value for name, value in (start.extra or {}).items() if name not in late}
+        extra = {name: value for name, value in self._own(start.extra).items() if name not in late}
         message = {
             "model": start.model or self._model,
             "id": start.id,
@@ -179,7 +185,7 @@ class MessageEncoder:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": encode_usage(self._usage),
+            "usage": self._told(),
             **extra,
         }
         return _event("message_start", {"message": message})
@@ -211,7 +217,7 @@ class MessageEncoder:
                 return b""  # its arguments were whole; nothing but blanks can follow
             self._called.add(event.index)
             wire = {"type": "tool_use", "id": event.id or "", "name": event.name or "", "input": {}}
-            out = self._open("tool", event.index, {**wire, **(event.extra or {})})
+            out = self._open("tool", event.index, {**wire, **self._own(event.extra)})
             block = self._blocks["tool", event.index]
         if event.arguments:
             block.pieces.append(event.arguments)
@@ -224,24 +230,24 @@ class MessageEncoder:
         out = b""
         if event.encrypted is None and (key not in self._blocks or self._blocks[key].index < 0):
             wire = {"type": "thinking", "thinking": "", "signature": ""}
-            out = self._open("reasoning", event.index, {**wire, **(event.extra or {})})
+            out = self._open("reasoning", event.index, {**wire, **self._own(event.extra)})
         elif key not in self._blocks:
             out = self._begin() + self._stop_whole()
             self._blocks[key] = _Block("reasoning", -1)
         block = self._blocks[key]
         block.signature += event.signature or ""
         block.encrypted += event.encrypted or ""
+        if event.origin or self._writing.foreign:
+            block.origin = event.origin or self._writing.written_in
         if block.index < 0:
-            merge_extra(block.extra, event.extra)
+            merge_extra(block.extra, self._own(event.extra))
         if event.text:
             out += _DELTA % (block.index, _THINKING % _dumps(event.text))
         return out
 
     def _whole_part(self, part: Part) -> bytes:
         """A part that comes in one piece. Of server tools the wire streams the input, as here."""
-        if isinstance(part, Audio) or (isinstance(part, Opaque) and part.dialect != DIALECT):
-            return b""
-        wire = encode_part(part, "part")
+        wire = None if isinstance(part, Audio) else encode_part(part, self._writing, "part")
         if wire is None:
             return b""
         given = wire.get("input")
@@ -254,6 +260,13 @@ class MessageEncoder:
             out.append(_delta(index, piece))
         out.append(_event("content_block_stop", {"index": index}))
         return b"".join(out)
+
+    def _own(self, extra: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """What the wire had beyond our fields, where it was this one."""
+        return {} if extra is None or self._writing.foreign else extra
+
+    def _told(self) -> dict[str, Any]:
+        return encode_usage(self._usage, foreign=self._writing.foreign)
 
     def _open(self, kind: _Kind, index: int, wire: dict[str, Any]) -> bytes:
         """Begin the next block, after those that are whole were stopped."""
@@ -274,11 +287,21 @@ class MessageEncoder:
         out = b""
         if block.index >= 0:
             if block.signature:
-                out = _delta(block.index, {"type": "signature_delta", "signature": block.signature})
+                out = _delta(
+                    block.index,
+                    {"type": "signature_delta", "signature": seal(block.signature, block.origin, DIALECT)},
+                )
             out += _event("content_block_stop", {"index": block.index})
         if block.encrypted:
             index, self._count = self._count, self._count + 1
-            out += _block_start(index, {"type": "redacted_thinking", "data": block.encrypted, **block.extra})
+            out += _block_start(
+                index,
+                {
+                    "type": "redacted_thinking",
+                    "data": seal(block.encrypted, block.origin, DIALECT),
+                    **block.extra,
+                },
+            )
             out += _event("content_block_stop", {"index": index})
         return out
 

@@ -32,6 +32,8 @@ def decode_models(body: object) -> tuple[ModelInfo, ...]:
             owner="anthropic",
             created=_seconds(item.get("created_at")),
             extra=leftover(item, _KNOWN),
+            context_tokens=_tokens(item.get("max_input_tokens")),
+            max_output_tokens=_tokens(item.get("max_tokens")),
         )
         for item in data
         if isinstance(item, Mapping) and isinstance(item.get("id"), str)
@@ -57,6 +59,10 @@ def encode_models(models: Iterable[ModelInfo]) -> dict[str, Any]:
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }
+
+
+def _tokens(count: object) -> int | None:
+    return count if type(count) is int and count > 0 else None
 
 
 def _seconds(instant: object) -> float | None:

@@ -14,6 +14,7 @@ from llmpipe.dialects.jsonbody import json_text, leftover
 from llmpipe.dialects.problem import says_error
 from llmpipe.errors import BadReply
 from llmpipe.types import Completion, FinishReason, Message, Opaque, Part, Reasoning, Text, ToolCall
+from llmpipe.types.frozen import EMPTY
 
 __all__ = ("arguments", "decode_finish", "decode_reply", "encode_finish", "extra_of")
 
@@ -69,10 +70,11 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     finish, extra = decode_finish(body.get("stop_reason"))
     extra.update(leftover(body, _MESSAGE))
     found = headers_of_interest(headers)
+    parts = [_part(block, index, body) for index, block in enumerate(blocks)]
     return Completion(
         id=_text(body.get("id")),
         model=_text(body.get("model")),
-        message=Message("assistant", [_part(block, index, body) for index, block in enumerate(blocks)]),
+        message=Message("assistant", parts, None, EMPTY, DIALECT),
         finish_reason=finish,
         usage=decode_usage(body.get("usage")),
         request_id=request_id_in(found),
@@ -139,9 +141,9 @@ def _part(block: object, index: int, body: Mapping[str, Any]) -> Part:
             # An empty signature is none: it could not be sent back.
             signature = _need(block, "signature") if block.get("signature") else None
             text = "" if signature and block.get("thinking") is None else _need(block, "thinking")
-            return Reasoning(text, signature, None, extra_of(block))
+            return Reasoning(text, signature, None, extra_of(block), "" if signature is None else DIALECT)
         if kind == "redacted_thinking":
-            return Reasoning("", None, _need(block, "data"), extra_of(block))
+            return Reasoning("", None, _need(block, "data"), extra_of(block), DIALECT)
     except KeyError as missing:
         raise BadReply(
             f"content.{index} of the reply, {kind}, has no {missing.args[0]}", code="bad_block", phase="body"

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from llmpipe.dialects.anthropic_messages.blocks import DIALECT, encode_part, tool_input
+from llmpipe.dialects.anthropic_messages.blocks import DIALECT, MessageWriting, encode_part
 from llmpipe.dialects.anthropic_messages.content import decode_content, decode_messages
 from llmpipe.dialects.anthropic_messages.fields import Fields, invalid
 from llmpipe.dialects.anthropic_messages.reply import encode_finish
 from llmpipe.dialects.anthropic_messages.usage import encode_usage
+from llmpipe.dialects.losses import Losses
 from llmpipe.errors import BadReply
 from llmpipe.types import (
     Audio,
     Completion,
     Message,
     NamedTool,
-    Opaque,
     Part,
     Reasoning,
     ReasoningOptions,
     Request,
     ResponseFormat,
     Tool,
-    ToolCall,
 )
 
 __all__ = ("decode_request", "encode_reply")
@@ -56,7 +55,7 @@ def decode_request(body: object) -> Request:
         raise invalid("messages", "Field required")
     decoded = decode_messages(messages)
     if system not in (None, "", []):
-        decoded.insert(0, Message("system", decode_content(system, "system")))
+        decoded.insert(0, Message("system", decode_content(system, "system"), dialect=DIALECT))
     extra: dict[str, Any] = {}
     tools = tuple(_tool(tool, f"tools.{i}") for i, tool in enumerate(fields.items("tools") or ()))
     tool_choice, parallel = _tool_choice(fields, extra)
@@ -76,6 +75,7 @@ def decode_request(body: object) -> Request:
         stream=fields.flag("stream") or False,
         metadata=fields.table("metadata") or {},
         extra={**{name: value for name, value in fields.rest.items() if value is not None}, **extra},
+        dialect=DIALECT,
     )
 
 
@@ -162,16 +162,24 @@ def _stop(fields: Fields) -> tuple[str, ...]:
 def encode_reply(completion: Completion) -> dict[str, Any]:
     """The JSON body of a full reply. `extra` is merged in under the wire's own names.
 
-    What the wire has no form for is left out: audio, opaque parts of other dialects.
+    What the wire has no form for is left out: audio, opaque parts of other dialects, and what these said
+    beyond our fields.
 
     Raises: BadReply for a completion that finished with ``error``: the wire has no stop reason
         for it, and it must not look like a success.
     """
     if completion.finish_reason == "error":
         raise BadReply("the provider ended the reply with an error", partial=completion)
-    extra = dict(completion.extra)
+    said = completion.message
+    writing = MessageWriting(said.dialect, Losses(), "assistant", answering=True)
+    extra = {} if writing.foreign else dict(completion.extra)
     stop_reason = encode_finish(completion.finish_reason, extra.pop("stop_reason", None))
-    blocks = (_reply_block(part, f"content.{i}") for i, part in enumerate(completion.message.parts))
+    blocks = [
+        encode_part(piece, writing, "content")
+        for part in said.parts
+        if not isinstance(part, Audio)
+        for piece in _pieces(part)
+    ]
     return {
         "id": completion.id,
         "type": "message",
@@ -180,16 +188,14 @@ def encode_reply(completion: Completion) -> dict[str, Any]:
         "content": [block for block in blocks if block is not None],
         "stop_reason": stop_reason,
         "stop_sequence": None,
-        "usage": encode_usage(completion.usage),
+        "usage": encode_usage(completion.usage, foreign=writing.foreign),
         **extra,
     }
 
 
-def _reply_block(part: Part, path: str) -> dict[str, Any] | None:
-    if isinstance(part, ToolCall):
-        wire = {"type": "tool_use", "id": part.id, "name": part.name, "input": tool_input(part.arguments)}
-        return {**wire, **part.extra}
-    if isinstance(part, Audio) or (isinstance(part, Opaque) and part.dialect != DIALECT):
-        return None
-    # Reasoning without a signature is shown to the caller, as it is in a stream.
-    return encode_part(part, path, unsigned_thinking=isinstance(part, Reasoning))
+def _pieces(part: Part) -> tuple[Part, ...]:
+    """`part`, or what two blocks say: a thought that is shown, and its encrypted form (OpenAI's)."""
+    if isinstance(part, Reasoning) and part.text and part.encrypted is not None:
+        shown = Reasoning(part.text, part.signature, None, part.extra, part.origin)
+        return shown, Reasoning("", None, part.encrypted, {}, part.origin)
+    return (part,)

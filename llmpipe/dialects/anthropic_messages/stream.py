@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from llmpipe.dialects.anthropic_messages.blocks import DIALECT
 from llmpipe.dialects.anthropic_messages.errors import error_in_body
 from llmpipe.dialects.anthropic_messages.open_block import OpenBlock, is_json, string_of
 from llmpipe.dialects.anthropic_messages.reply import arguments, decode_finish, extra_of
@@ -230,7 +231,7 @@ class MessageDecoder:
                 block.silent = False
         elif kind == "redacted_thinking":
             extra = extra_of(wire)
-            events.append(ReasoningDelta("", index, None, string_of(wire["data"]), extra or None))
+            events.append(ReasoningDelta("", index, None, string_of(wire["data"]), extra or None, DIALECT))
             return
         else:
             block = OpenBlock("opaque", wire, index)
@@ -265,7 +266,9 @@ class MessageDecoder:
             # No delta with arguments came: they are those of the start, and mostly {}.
             events.append(ToolDelta(index, arguments=block.held))
         elif block.kind == "thinking" and (block.held or block.silent):
-            events.append(ReasoningDelta("", index, block.held or None))
+            signature = block.held or None
+            origin = "" if signature is None else DIALECT
+            events.append(ReasoningDelta("", index, signature, origin=origin))
 
     def _message_start(self, event: Mapping[str, Any], events: list[Event]) -> None:
         message = event["message"]
@@ -273,7 +276,8 @@ class MessageDecoder:
             self._started = True
             self._message_id = _text(message.get("id"))
             extra = leftover(message, _MESSAGE)
-            events.append(Start(_text(message.get("id")), _text(message.get("model")), extra=extra or None))
+            model = _text(message.get("model"))
+            events.append(Start(self._message_id, model, extra=extra or None, dialect=DIALECT))
         if merge_usage(self._usage, message.get("usage")):
             self._tell_usage(events)
         for index, block in enumerate(message.get("content") or ()):  # what is there already, and whole

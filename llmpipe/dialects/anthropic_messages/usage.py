@@ -61,20 +61,24 @@ def merge_usage(known: dict[str, Any], more: object) -> bool:
     return bool(told)
 
 
-def encode_usage(usage: Usage | None) -> dict[str, Any]:
-    """The wire's usage. Unknown usage is zeros: the wire has no word for not knowing."""
+def encode_usage(usage: Usage | None, *, foreign: bool = False) -> dict[str, Any]:
+    """The wire's usage, without its `extra` where that is `foreign`, in other words.
+
+    Unknown usage is zeros: the wire has no word for not knowing.
+    """
     if usage is None:
         return {"input_tokens": 0, "output_tokens": 0}
+    extra: Mapping[str, Any] = {} if foreign else usage.extra
     fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
     wire: dict[str, Any] = {
         "input_tokens": max(fresh, 0),
         "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cached_input_tokens,
         "output_tokens": usage.output_tokens,
-        **usage.extra,
+        **extra,
     }
     if usage.reasoning_tokens:
-        details = usage.extra.get("output_tokens_details")
+        details = extra.get("output_tokens_details")
         more = dict(details) if isinstance(details, Mapping) else {}
         wire["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens, **more}
     return wire

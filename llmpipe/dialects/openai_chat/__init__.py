@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from attrs import frozen
 
+from llmpipe.dialects.losses import Losses
 from llmpipe.dialects.openai_chat.embeddings import (
     decode_embedding_request,
     decode_embeddings,
@@ -38,9 +39,9 @@ class OpenAIChat(Quirks):
 
     name: ClassVar[str] = "openai.chat"
 
-    def encode_request(self, request: Request) -> dict[str, Any]:
-        """The JSON body a provider expects. Raises Unsupported for what the wire cannot say."""
-        return encode_request(request, self)
+    def encode_request(self, request: Request, losses: Losses | None = None) -> dict[str, Any]:
+        """The JSON body a provider expects. See `request` for what becomes of each field."""
+        return encode_request(request, self, losses)
 
     def decode_reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Completion:
         """The completion in a provider's JSON body. Raises LLMError where a 200 carries an error."""
@@ -77,9 +78,11 @@ class OpenAIChat(Quirks):
         """Status, headers and JSON body of an error."""
         return encode_error(error)
 
-    def encode_embedding_request(self, request: EmbeddingRequest) -> dict[str, Any]:
+    def encode_embedding_request(
+        self, request: EmbeddingRequest, losses: Losses | None = None
+    ) -> dict[str, Any]:
         """The JSON body of a request for vectors."""
-        return encode_embedding_request(request)
+        return encode_embedding_request(request, self, losses)
 
     def decode_embeddings(self, body: dict[str, Any], headers: Mapping[str, str]) -> Embeddings:
         """The vectors in a provider's JSON body. Raises LLMError as `decode_reply` does."""

@@ -183,7 +183,10 @@ class ChoiceDecoder:
 
     def _block(self, block: Reasoning, origin: str, events: list[Event], *, silent: bool) -> None:
         """One block of `reasoning_details`: those of one type and index are pieces of one part."""
-        key = (str(block.extra.get("type")), str(block.extra.get("index")))
+        kind = str(block.extra.get("type"))
+        key = (kind, str(block.extra.get("index")))
+        if kind == "reasoning.encrypted" and "id" in block.extra:
+            key = (kind, str(block.extra["id"]))  # each signs a call of its own, whatever their numbers
         text = "" if silent else block.text  # another string said it already
         index = self._blocks.get(key)
         extra: dict[str, Any] | None = None
@@ -192,7 +195,7 @@ class ChoiceDecoder:
             extra = {**block.extra, "field": origin} if origin else dict(block.extra)
         elif not (text or block.signature or block.encrypted):
             return
-        events.append(ReasoningDelta(text, index, block.signature, block.encrypted, extra))
+        events.append(ReasoningDelta(text, index, block.signature, block.encrypted, extra, block.origin))
 
     def _part(self, part: object, events: list[Event]) -> None:
         """One part of content that is a list, as Mistral sends it."""
@@ -204,9 +207,12 @@ class ChoiceDecoder:
             if known is None:
                 known = self._blocks["thinking", ""] = len(self._blocks)
                 extra = {name: value for name, value in decoded.extra.items() if name != "summary"}
-                events.append(ReasoningDelta(decoded.text, known, decoded.signature, extra=extra))
+                signature, whose = decoded.signature, decoded.origin
+                events.append(ReasoningDelta(decoded.text, known, signature, None, extra, whose))
             elif decoded.text or decoded.signature:
-                events.append(ReasoningDelta(decoded.text, known, decoded.signature))
+                events.append(
+                    ReasoningDelta(decoded.text, known, decoded.signature, None, None, decoded.origin)
+                )
         else:
             self._text_index += 1  # what follows stands after it
             events.append(Extra(part=decoded))

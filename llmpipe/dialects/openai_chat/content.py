@@ -10,23 +10,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmpipe.dialects.checked import Fields, invalid
-from llmpipe.dialects.media import image_type, split_data_url
-from llmpipe.errors import InvalidRequest, Unsupported
-from llmpipe.types import Audio, Document, Image, Opaque, Part, Reasoning, Refusal, Text
+from llmpipe.dialects.losses import refused
+from llmpipe.dialects.media import check_image_url, image_type, split_data_url
+from llmpipe.dialects.openai_chat.words import NAME, ChatWriting
+from llmpipe.dialects.writing import CACHE
+from llmpipe.errors import InvalidRequest
+from llmpipe.types import Audio, Document, Image, Opaque, Part, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 __all__ = ("decode_content", "decode_part", "encode_content", "encode_part", "lenient_part")
 
-NAME = "openai.chat"
 
-
-def encode_content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
+def encode_content(
+    parts: Sequence[Part], writing: ChatWriting, path: str, places: Sequence[int] | None = None
+) -> str | list[dict[str, Any]]:
     """The `content` of a message: a string where that says it all.
 
+    Args: path is that of the list that `parts` are from; places says where they stand in it.
     Raises: Unsupported for a part that this wire cannot say.
     """
     if len(parts) == 1 and type(parts[0]) is Text and not parts[0].extra:
         return parts[0].text
-    return [encode_part(part) for part in parts] if parts else ""
+    if not parts:
+        return ""
+    at = places or range(len(parts))
+    wire = [encode_part(part, writing, f"{path}[{i}]") for part, i in zip(parts, at, strict=True)]
+    found = [part for part in wire if part is not None]
+    if len(found) == 1 and found[0].keys() == {"type", "text"} and found[0]["type"] == "text":
+        return str(found[0]["text"])  # what made it more was left out
+    return found or ""
 
 
 def decode_content(value: object, path: str) -> tuple[Part, ...]:
@@ -39,43 +50,45 @@ def decode_content(value: object, path: str) -> tuple[Part, ...]:
     if isinstance(value, str):
         return (Text(value),)
     if isinstance(value, list):
-        return tuple([decode_part(item, f"{path}[{index}]") for index, item in enumerate(value)])
+        parts = tuple([decode_part(item, f"{path}[{index}]") for index, item in enumerate(value)])
+        for index, part in enumerate(parts):
+            if isinstance(part, (Image, Document)) and part.url is not None:
+                _check_url(part, part.url, f"{path}[{index}]")
+        return parts
     raise invalid(path, "a string or a list of content parts was expected", code="invalid_type")
 
 
-def encode_part(part: Part) -> dict[str, Any]:
-    """One content part.
+def encode_part(part: Part, writing: ChatWriting, path: str) -> dict[str, Any] | None:
+    """One content part; None for one that is left out.
 
     Raises: Unsupported for a part that this wire cannot say.
     """
+    if isinstance(part, Opaque):
+        return writing.opaque(part, path)
+    if isinstance(part, ToolCall | ToolResult):
+        raise refused(path, f"{NAME} cannot say a {type(part).__name__} as content")
+    extra = writing.native(part.extra, path)
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text, **part.extra}
+        return {"type": "text", "text": part.text, **extra}
     if isinstance(part, Image):
-        image = {"url": _image_url(part)}
+        image = {"url": _image_url(part, path)}
         if part.detail is not None:
             image["detail"] = part.detail
-        return _nested("image_url", image, part.extra)
+        return _nested("image_url", image, extra)
     if isinstance(part, Audio):
-        return _nested("input_audio", {"data": part.data, "format": part.format}, part.extra)
+        return _nested("input_audio", {"data": part.data, "format": part.format}, extra)
     if isinstance(part, Document):
-        return _encode_document(part)
+        return _encode_document(part, extra, writing, path)
     if isinstance(part, Refusal):
-        return {"type": "refusal", "refusal": part.text, **part.extra}
-    if isinstance(part, Reasoning) and part.extra.get("type") == "reasoning":  # Databricks
+        return {"type": "refusal", "refusal": part.text, **extra}
+    if extra.get("type") == "reasoning":  # Databricks
         summary: dict[str, Any] = {"type": "summary_text", "text": part.text}
         if part.signature is not None:
             summary["signature"] = part.signature
-        return {"type": "reasoning", "summary": [summary], **part.extra}
-    if isinstance(part, Reasoning):  # Mistral
-        thinking = {
-            "type": "thinking",
-            "thinking": [{"type": "text", "text": part.text}] if part.text else [],
-        }
-        return {**thinking, **part.extra}
-    if isinstance(part, Opaque) and part.dialect == NAME:
-        return dict(part.data)
-    what = f"a part of {part.dialect}" if isinstance(part, Opaque) else f"a {type(part).__name__}"
-    raise Unsupported(f"{NAME} cannot say {what} as content; take it out or send it to another provider")
+        return {"type": "reasoning", "summary": [summary], **extra}
+    # Mistral
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": part.text}] if part.text else []}
+    return {**thinking, **extra}
 
 
 def decode_part(value: object, path: str) -> Part:
@@ -127,13 +140,11 @@ def _with(name: str, inner: Fields, outer: Fields) -> dict[str, Any]:
     return extra
 
 
-def _image_url(image: Image) -> str:
+def _image_url(image: Image, path: str) -> str:
     if image.url is not None:
         return image.url
-    if image.data is None:
-        raise InvalidRequest(
-            "an Image needs a url or data", code="invalid_value", phase="validate", sent=False
-        )
+    if image.data is None:  # by a file's id, in another dialect's words
+        raise invalid(path, "an Image needs a url or data")
     # Most servers look at the bytes themselves, yet all insist on a media type.
     kind = image.media_type or image_type(image.data) or "image/png"
     return f"data:{kind};base64,{image.data}"
@@ -151,12 +162,28 @@ def _decode_image(fields: Fields) -> Image:
     return Image(url=url, detail=detail, extra=extra)
 
 
-def _encode_document(document: Document) -> dict[str, Any]:
+def _check_url(part: Image | Document, url: str, path: str) -> None:
+    """Make sure that a caller's address is one that anybody may look at."""
+    if isinstance(part, Image):
+        check_image_url(url, f"{path}.image_url.url")
+    else:
+        check_image_url(url, f"{path}.file.file_data", what="a file's")
+
+
+def _encode_document(
+    document: Document, extra: Mapping[str, Any], writing: ChatWriting, path: str
+) -> dict[str, Any]:
     """A file. Text has no place in OpenAI's file part, so a document of text becomes text."""
     if document.text is not None:
-        return {"type": "text", "text": document.text}
+        writing.losses.emulated(path, "a document of text is text")
+        if document.name is not None:
+            writing.losses.dropped(f"{path}.name", "text has none")
+        kept = {name: value for name, value in extra.items() if name in CACHE}
+        return {"type": "text", "text": document.text, **kept}
     file: dict[str, Any] = {}
     if document.file_id is not None:
+        if writing.foreign:
+            raise refused(f"{path}.file_id", f"only {writing.written_in} has that file; send the file itself")
         file["file_id"] = document.file_id
     if document.name is not None:
         file["filename"] = document.name
@@ -164,8 +191,12 @@ def _encode_document(document: Document) -> dict[str, Any]:
         kind = document.media_type
         file["file_data"] = f"data:{kind};base64,{document.data}" if kind else document.data
     elif document.url is not None:
+        if not writing.quirks.file_urls:
+            raise refused(f"{path}.url", "this server fetches no files; send the file itself")
         file["file_data"] = document.url  # OpenRouter takes addresses here
-    return _nested("file", file, document.extra)
+    if writing.foreign and file.keys() <= {"filename"}:
+        raise refused(path, f"{NAME} cannot say where this document is")
+    return _nested("file", file, extra)
 
 
 def _decode_document(fields: Fields) -> Document:
@@ -212,4 +243,5 @@ def _decode_summary(fields: Fields) -> Reasoning:
     extra: dict[str, Any] = {"type": "reasoning", **fields.unknown()}
     if len(summary) != 1 or len(texts) != 1 or set(pieces[0]) - {"type", "text", "signature"}:
         extra["summary"] = summary
-    return Reasoning("".join(texts), "".join(signatures) or None, extra=extra)
+    signature = "".join(signatures) or None
+    return Reasoning("".join(texts), signature, None, extra, NAME if signature is not None else "")

@@ -6,15 +6,20 @@ import sys
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.headers import headers_of_interest, request_id_in
 from llmpipe.dialects.jsonbody import leftover
+from llmpipe.dialects.losses import Losses, native
 from llmpipe.dialects.openai_chat.errors import error_in
 from llmpipe.dialects.openai_chat.usage import decode_usage
+from llmpipe.dialects.openai_chat.words import NAME
 from llmpipe.errors import BadReply
 from llmpipe.types import EmbeddingRequest, Embeddings, Usage
+
+if TYPE_CHECKING:
+    from llmpipe.dialects.openai_chat.quirks import Quirks
 
 __all__ = (
     "decode_embedding_request",
@@ -24,13 +29,27 @@ __all__ = (
 )
 
 
-def encode_embedding_request(request: EmbeddingRequest) -> dict[str, Any]:
-    """The JSON body of a request for vectors: always a list of inputs."""
+def encode_embedding_request(
+    request: EmbeddingRequest, quirks: Quirks, losses: Losses | None = None
+) -> dict[str, Any]:
+    """The JSON body of a request for vectors: always a list of inputs.
+
+    Left out are metadata, which OpenAI has for chats only, and what the vectors are for, where the server
+    has no field for that.
+    """
+    losses = Losses() if losses is None else losses
     body: dict[str, Any] = {"model": request.model} if request.model else {}
     body["input"] = [item if isinstance(item, str) else list(item) for item in request.inputs]
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
-    return {**body, **request.extra}
+    if request.input_type is not None:
+        if quirks.input_type_field is None:
+            losses.dropped("input_type", "this server makes one kind of vectors")
+        else:
+            body[quirks.input_type_field] = quirks.input_types.get(request.input_type, request.input_type)
+    if request.metadata:
+        losses.dropped("metadata", "requests for vectors have none")
+    return {**body, **native(request.extra, request.dialect, NAME, "", losses, keeps=("user",))}
 
 
 def decode_embedding_request(body: dict[str, Any]) -> EmbeddingRequest:
@@ -44,6 +63,7 @@ def decode_embedding_request(body: dict[str, Any]) -> EmbeddingRequest:
         inputs=tuple(_inputs(fields.need("input").take("input"))),
         dimensions=fields.whole("dimensions", 1),
         extra=dict(fields.rest),
+        dialect=NAME,
     )
 
 
@@ -78,7 +98,8 @@ def decode_embeddings(body: Mapping[str, Any], headers: Mapping[str, str]) -> Em
 
 def encode_embeddings(embeddings: Embeddings, request: EmbeddingRequest | None = None) -> dict[str, Any]:
     """The JSON body of a reply; base64 of little-endian 32-bit floats where `request` asks for it."""
-    as_base64 = request is not None and request.extra.get("encoding_format") == "base64"
+    told = request.extra if request is not None and request.dialect in ("", NAME) else {}
+    as_base64 = told.get("encoding_format") == "base64"
     usage = embeddings.usage or Usage()
     body: dict[str, Any] = {
         "object": "list",

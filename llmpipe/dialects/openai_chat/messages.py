@@ -8,15 +8,30 @@ results becomes one message each, as this wire has it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.jsonbody import json_text
-from llmpipe.dialects.openai_chat.content import decode_content, encode_content
+from llmpipe.dialects.losses import Losses, refused
+from llmpipe.dialects.openai_chat.content import decode_content, encode_content, encode_part
 from llmpipe.dialects.openai_chat.reasoning import IN_CONTENT, decode_reasoning, encode_reasoning
-from llmpipe.errors import BadReply, Unsupported
-from llmpipe.types import Message, Part, Reasoning, Refusal, Role, Text, ToolCall, ToolResult
+from llmpipe.dialects.openai_chat.thoughts import for_caller, for_server, in_order, unsealed
+from llmpipe.dialects.openai_chat.words import NAME, ChatWriting
+from llmpipe.errors import BadReply
+from llmpipe.types import (
+    Audio,
+    Document,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 
 if TYPE_CHECKING:
     from llmpipe.dialects.openai_chat.quirks import Quirks
@@ -33,91 +48,156 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def encode_messages(messages: Iterable[Message], quirks: Quirks) -> list[dict[str, Any]]:
+def encode_messages(messages: Iterable[Message], quirks: Quirks, losses: Losses) -> list[dict[str, Any]]:
     """The wire's messages for ours: for each of ours one, and one for each tool result in it.
 
     Raises: Unsupported for a part that this wire cannot say.
     """
     wire: list[dict[str, Any]] = []
-    for message in messages:
-        parts = message.parts
+    writing = ChatWriting("", losses, "user", quirks)
+    media: list[dict[str, Any]] = []  # of tools, for servers that take text only from these
+    for position, message in enumerate(messages):
+        parts, role = message.parts, message.role
+        if media and role != "tool":
+            wire.append({"role": "user", "content": media})
+            media = []
+        if len(parts) == 1 and message.name is None and not message.extra:  # nearly all of them
+            only = parts[0]
+            if type(only) is Text and not only.extra:
+                wire.append({"role": quirks.system_role if role == "system" else role, "content": only.text})
+                continue
+        writing.turn_to(message)
+        path = f"messages[{position}]"
         if ToolResult in map(type, parts):
-            extra = message.extra if message.role == "tool" else {}
-            results = [part for part in parts if type(part) is ToolResult]
-            wire += [_encode_tool_result(result, extra, quirks) for result in results]
+            extra = message.extra if role == "tool" else {}
+            for index, part in enumerate(parts):
+                if type(part) is ToolResult:
+                    wire.append(_encode_tool_result(part, extra, writing, f"{path}.parts[{index}]", media))
             parts = tuple([part for part in parts if type(part) is not ToolResult])
             if not parts:
                 continue
-        wire.append(_encode_message(message, parts, quirks))
+        wire.append(_encode_message(message, parts, writing, path))
+    if media:
+        wire.append({"role": "user", "content": media})
     return wire
 
 
-def _encode_message(message: Message, parts: tuple[Part, ...], quirks: Quirks) -> dict[str, Any]:
+def _encode_message(
+    message: Message, parts: tuple[Part, ...], writing: ChatWriting, path: str
+) -> dict[str, Any]:
     """One message, of which only `parts` are left to be said."""
+    quirks = writing.quirks
     if message.role == "assistant":
-        wire = encode_assistant(parts, quirks)
+        wire = encode_assistant(parts, writing, f"{path}.parts")
     elif ToolCall in map(type, parts):
-        raise Unsupported(f"a {message.role} message cannot hold a tool call; only the assistant makes them")
+        raise refused(
+            path, f"a {message.role} message cannot hold a tool call; only the assistant makes them"
+        )
     else:
         role = quirks.system_role if message.role == "system" else message.role
-        wire = {"role": role, "content": encode_content(parts)}
+        wire = {"role": role, "content": encode_content(parts, writing, f"{path}.parts")}
     if message.name is not None:
-        wire["name"] = message.name
-    return {**wire, **message.extra}
+        if "messages.name" in quirks.lacks:
+            writing.losses.dropped(f"{path}.name", "this server does not take it")
+        else:
+            wire["name"] = message.name
+    return {**wire, **writing.native(message.extra, path)} if message.extra else wire
 
 
-def encode_assistant(parts: Sequence[Part], quirks: Quirks, *, lossless: bool = False) -> dict[str, Any]:
+def encode_assistant(
+    parts: Sequence[Part], writing: ChatWriting, path: str, *, lossless: bool = False
+) -> dict[str, Any]:
     """An assistant message: content, reasoning, refusal and tool calls, each in its own field.
 
-    Args: with `lossless`, nothing is left out for the sake of strict servers: this is a reply, or
-        reasoning that is to survive.
+    Args: path is that of `parts`; with `lossless`, nothing is left out for the sake of strict servers: this
+        is a reply, which a caller may give back.
     """
+    quirks = writing.quirks
     content: list[Part] = []
+    places: list[int] = []  # of `content`, in `parts`
     thoughts: list[Reasoning] = []
     calls: list[ToolCall] = []
     refusals: list[str] = []
-    for part in parts:
+    for index, part in enumerate(parts):
         if type(part) is ToolCall:
             calls.append(part)
         elif type(part) is Reasoning:
-            (content if part.extra.get("type") in IN_CONTENT else thoughts).append(part)
-        elif type(part) is Refusal and not part.extra:
+            following = parts[index + 1] if index + 1 < len(parts) else None
+            thought = _thought(
+                part, following, writing, f"{path}[{index}]", number=len(thoughts), lossless=lossless
+            )
+            if thought is not None and thought.extra.get("type") in IN_CONTENT:
+                content.append(thought)
+                places.append(index)
+            elif thought is not None:
+                thoughts.append(thought)
+        elif type(part) is Refusal and (writing.foreign or not part.extra):
             refusals.append(part.text)
         else:
             content.append(part)
-    field = quirks.reasoning_field
-    if field is None and not lossless:
-        thoughts, content = [], [part for part in content if type(part) is not Reasoning]
-    wire: dict[str, Any] = {"role": "assistant", "content": encode_content(content) if content else None}
+            places.append(index)
+    said = encode_content(content, writing, path, places) if content else None
+    wire: dict[str, Any] = {"role": "assistant", "content": said}
     if thoughts:
-        wire.update(encode_reasoning(thoughts, field or "reasoning_content", lossless=lossless))
+        field = quirks.reasoning_field or "reasoning_content"
+        wire.update(encode_reasoning(thoughts, field, lossless=lossless))
     if refusals:
         wire["refusal"] = "".join(refusals)
-    tool_calls = []
-    for call in calls:
-        if call.extra.get("type") == "function_call":
-            wire["function_call"] = {"name": call.name, "arguments": call.arguments}
-        else:
-            tool_calls.append(encode_tool_call(call, quirks))
-    if tool_calls:
-        wire["tool_calls"] = tool_calls
-    if wire["content"] is None:
+    if calls:
+        wire.update(_encode_calls(calls, parts, writing, path))
+    if said is None:
         # OpenAI takes a message without content only where it has something else to say.
         wire["content"] = quirks.empty_content if calls or refusals or lossless else ""
     return wire
 
 
-def encode_tool_call(call: ToolCall, quirks: Quirks) -> dict[str, Any]:
+def _encode_calls(
+    calls: Sequence[ToolCall], parts: Sequence[Part], writing: ChatWriting, path: str
+) -> dict[str, Any]:
+    """The fields of a message that hold its `calls`: tools', and OpenAI's function of 2023."""
+    fields: dict[str, Any] = {}
+    tool_calls = []
+    for call in calls:
+        if not call.extra:
+            tool_calls.append(encode_tool_call(call, writing, path))
+        elif call.extra.get("type") == "function_call" and not writing.foreign:
+            fields["function_call"] = {"name": call.name, "arguments": call.arguments}
+        else:
+            tool_calls.append(encode_tool_call(call, writing, f"{path}[{parts.index(call)}]"))
+    if tool_calls:
+        fields["tool_calls"] = tool_calls
+    return fields
+
+
+def _thought(
+    part: Reasoning, following: Part | None, writing: ChatWriting, path: str, *, number: int, lossless: bool
+) -> Reasoning | None:
+    """What of `part` is sent."""
+    if lossless:
+        return for_caller(part, following, foreign=writing.foreign, number=number)
+    field = writing.quirks.reasoning_field
+    if field is None:
+        writing.losses.dropped(path, "this server takes no reasoning back")
+        return None
+    details = field == "reasoning_details"
+    return for_server(part, following, writing, path, details=details, number=number)
+
+
+def encode_tool_call(call: ToolCall, writing: ChatWriting, path: str) -> dict[str, Any]:
     """One entry of `tool_calls`. OpenAI's custom tools take text where functions take JSON.
 
     Other types, such as Moonshot's ``builtin_function``, have a ``function`` like all.
     """
-    extra = dict(call.extra)
+    inner: dict[str, Any] = {"name": call.name}
+    if not call.extra:
+        inner["arguments"] = call.arguments
+        return {"id": _tool_id(call.id, writing), "type": "function", "function": inner}
+    extra = dict(writing.native(call.extra, path))
     kind = extra.pop("type", "function")
     place = "custom" if kind == "custom" else "function"
-    inner: dict[str, Any] = {"name": call.name}
     inner["input" if kind == "custom" else "arguments"] = call.arguments
-    return {"id": _tool_id(call.id, quirks), "type": kind, place: {**inner, **extra.pop(place, {})}, **extra}
+    more = extra.pop(place, {})
+    return {"id": _tool_id(call.id, writing), "type": kind, place: {**inner, **more}, **extra}
 
 
 def decode_message(value: object, path: str) -> Message:
@@ -133,32 +213,34 @@ def decode_message(value: object, path: str) -> Message:
     original = {} if role in (kind, "function") else {"role": role}
     if kind == "assistant":
         parts = tuple(_decode_assistant(fields))
-        return Message(kind, parts, name, fields.unknown())
+        return Message(kind, parts, name, fields.unknown(), NAME)
     content = decode_content(fields.take("content"), fields.at("content"))
     if kind == "tool":
         call_id = fields.text("tool_call_id") or ""
         legacy = {"role": role} if role == "function" else {}
-        return Message(kind, (ToolResult(call_id, content, name=name, extra=legacy),), extra=fields.unknown())
+        result = ToolResult(call_id, content, name=name, extra=legacy)
+        return Message(kind, (result,), None, fields.unknown(), NAME)
     _drop_empty(fields, "tool_calls")
-    return Message(kind, content, name, {**original, **fields.unknown()})
+    return Message(kind, content, name, {**original, **fields.unknown()}, NAME)
 
 
-def _decode_assistant(fields: Fields) -> Iterator[Part]:
+def _decode_assistant(fields: Fields) -> list[Part]:
     content = decode_content(fields.take("content"), fields.at("content"))
-    yield from decode_reasoning(fields.rest)
-    for part in content:
-        if type(part) is not Text or part.text or part.extra:
-            yield part
+    thoughts = [unsealed(part) for part in decode_reasoning(fields.rest)]
+    said = [part for part in content if type(part) is not Text or part.text or part.extra]
     refusal = fields.text("refusal")
     if refusal:
-        yield Refusal(refusal)
-    for index, call in enumerate(fields.items("tool_calls") or []):
-        yield _decode_tool_call(Fields(call, f"{fields.at('tool_calls')}[{index}]"))
+        said.append(Refusal(refusal))
+    calls = [
+        _decode_tool_call(Fields(call, f"{fields.at('tool_calls')}[{index}]"))
+        for index, call in enumerate(fields.items("tool_calls") or [])
+    ]
     legacy = fields.table("function_call")
     if legacy is not None:
         function = Fields(legacy, fields.at("function_call"))
         name = function.need_text("name")
-        yield ToolCall("", name, function.text("arguments") or "", {"type": "function_call"})
+        calls.append(ToolCall("", name, function.text("arguments") or "", {"type": "function_call"}))
+    return in_order(thoughts, said, calls)
 
 
 def _decode_tool_call(fields: Fields) -> ToolCall:
@@ -183,25 +265,57 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
     return ToolCall(call_id, name, arguments or "", {**extra, **fields.unknown()})
 
 
-def _encode_tool_result(result: ToolResult, extra: Mapping[str, Any], quirks: Quirks) -> dict[str, Any]:
+def _encode_tool_result(
+    result: ToolResult,
+    extra: Mapping[str, Any],
+    writing: ChatWriting,
+    where: str,
+    media: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The message of one result. Pictures and files that it may not hold go into `media`."""
     wire: dict[str, Any] = {"role": "tool"}
     if result.id:
-        wire["tool_call_id"] = _tool_id(result.id, quirks)
+        wire["tool_call_id"] = _tool_id(result.id, writing)
     if result.name is not None:
         wire["name"] = result.name
-    # There is no field for is_error: the text has to say it, and tools' own texts do.
-    wire["content"] = encode_content(result.content)
-    return {**wire, **result.extra, **extra}
+    if result.is_error:
+        writing.losses.dropped(f"{where}.is_error", "there is no such field; the text has to say it")
+    content: Sequence[Part] = result.content
+    if not writing.quirks.tool_media and any(map(_is_medium, content)):
+        writing.losses.emulated(f"{where}.content", "media of a tool are shown in a user message after it")
+        media.append({"type": "text", "text": f"Output of tool call {wire.get('tool_call_id', '')}:"})
+        for place, part in enumerate(content):
+            if _is_medium(part) and (shown := encode_part(part, writing, f"{where}.content[{place}]")):
+                media.append(shown)
+        content = [part for part in content if not _is_medium(part)] or [Text(_SHOWN_BELOW)]
+    wire["content"] = encode_content(content, writing, f"{where}.content")
+    if result.extra:
+        wire.update(writing.native(result.extra, where))
+    if extra:
+        wire.update(writing.native(extra, where.rpartition(".parts")[0]))
+    return wire
 
 
-def _tool_id(call_id: str, quirks: Quirks) -> str:
+_SHOWN_BELOW = "The output is shown in the next message of the user."
+
+
+def _is_medium(part: Part) -> bool:
+    return isinstance(part, (Image, Audio)) or (isinstance(part, Document) and part.text is None)
+
+
+def _tool_id(call_id: str, writing: ChatWriting) -> str:
     """The id as the server takes it; the same for a call and its result.
 
-    Mistral refuses all ids that are not nine letters and digits, so those that another provider
-    gave are hashed to that.
+    Mistral refuses all ids that are not nine letters and digits, and OpenAI those of more than 40
+    characters, so those that another provider gave are hashed to that.
     """
+    quirks = writing.quirks
     size = quirks.tool_id_chars
-    if size is None or (len(call_id) == size and call_id.isalnum() and call_id.isascii()):
+    if size is None:
+        size = quirks.max_tool_id
+        if size is None or len(call_id) <= size:
+            return call_id
+    elif len(call_id) == size and call_id.isalnum() and call_id.isascii():
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:size]
 

@@ -6,7 +6,7 @@ Ollama, OpenRouter) are strings, and so is ``thinking`` where a server has it.
 signatures and encrypted thoughts and must be sent back as they were; the
 string, where it stands beside them, repeats their text.
 
-A part remembers its origin in `extra`, under the wire's own names: the fields of its block, and
+A part remembers where it stood in `extra`, under the wire's own names: the fields of its block, and
 ``field`` for the string fields it stood in (joined by ``+``), where that is not
 ``reasoning_content`` alone.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 from attrs import evolve
 
+from llmpipe.dialects.openai_chat.thoughts import origin_of
 from llmpipe.types import Reasoning
 
 __all__ = ("IN_CONTENT", "block_of", "decode_reasoning", "encode_reasoning", "is_block", "take_string")
@@ -111,12 +112,14 @@ def block_of(item: Mapping[str, Any]) -> Reasoning:
     if not isinstance(text, str):
         text = extra.pop("summary", None)
     signature, encrypted = extra.pop("signature", None), extra.pop("data", None)
-    return Reasoning(
-        text if isinstance(text, str) else "",
-        signature if isinstance(signature, str) else None,
-        encrypted if isinstance(encrypted, str) else None,
-        extra,
-    )
+    signature = signature if isinstance(signature, str) else None
+    encrypted = encrypted if isinstance(encrypted, str) else None
+    if signature is None and encrypted is None:
+        return Reasoning(text if isinstance(text, str) else "", extra=extra)
+    origin = origin_of(extra)
+    if signature is None and _is_googles(extra):
+        signature, encrypted = encrypted, None
+    return Reasoning(text if isinstance(text, str) else "", signature, encrypted, extra, origin)
 
 
 def is_block(part: Reasoning) -> bool:
@@ -127,10 +130,18 @@ def is_block(part: Reasoning) -> bool:
 def _encode_block(part: Reasoning) -> dict[str, Any]:
     block = {key: value for key, value in part.extra.items() if key != "field"}
     kind = block.setdefault("type", "reasoning.encrypted" if part.encrypted else "reasoning.text")
+    signature, encrypted = part.signature, part.encrypted
+    if encrypted is None and _is_googles(block):
+        signature, encrypted = None, signature
     if part.text:
         block["summary" if kind == "reasoning.summary" else "text"] = part.text
-    if part.encrypted is not None:
-        block["data"] = part.encrypted
-    if part.signature is not None:
-        block["signature"] = part.signature
+    if encrypted is not None:
+        block["data"] = encrypted
+    if signature is not None:
+        block["signature"] = signature
     return block
+
+
+def _is_googles(block: Mapping[str, Any]) -> bool:
+    """Whether the data of a block is a signature of what follows it, as Gemini's is."""
+    return block.get("format") == "google-gemini-v1" and block.get("type") == "reasoning.encrypted"

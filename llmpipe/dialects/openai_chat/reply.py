@@ -11,7 +11,9 @@ from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.openai_chat.content import lenient_part
 from llmpipe.dialects.openai_chat.errors import error_in
 from llmpipe.dialects.openai_chat.reasoning import decode_reasoning
+from llmpipe.dialects.openai_chat.thoughts import in_order
 from llmpipe.dialects.openai_chat.usage import decode_usage
+from llmpipe.dialects.openai_chat.words import NAME
 from llmpipe.dialects.problem import says_error
 from llmpipe.errors import BadReply, LLMError
 from llmpipe.types import Completion, FinishReason, Message, Part, Refusal, Text, ToolCall
@@ -119,8 +121,13 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     message = first.get("message") or first.get("delta") or first.get("text")
     message = dict(message) if isinstance(message, dict) else {"content": message} if message else {}
     reply_id = _text(body.get("id"))
+    thoughts = decode_reasoning(message)
     parts = _message_parts(message)
     calls = _calls(message, reply_id)
+    if calls and thoughts:
+        parts = in_order(thoughts, parts, calls)
+    elif calls or thoughts:
+        parts = [*thoughts, *parts, *calls]
     for name, value in first.items():
         if name not in MODELLED_OF_CHOICE and value not in NOTHING:
             put_choice_field(extra, name, value)
@@ -136,7 +143,7 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     return Completion(
         id=reply_id,
         model=_text(body.get("model")),
-        message=Message("assistant", (*parts, *calls), extra=_unmodelled(message) if message else EMPTY),
+        message=Message("assistant", parts, None, _unmodelled(message) if message else EMPTY, NAME),
         finish_reason=reason,
         usage=decode_usage(usage),
         created=created_at(body.get("created")),
@@ -222,9 +229,9 @@ def _first(choices: list[Any]) -> dict[str, Any] | None:
 
 
 def _message_parts(message: dict[str, Any]) -> list[Part]:
-    """The parts of a provider's message but its calls; what is understood is taken out of `message`."""
+    """What a provider's message says, taken out of `message`: all its parts but thoughts and calls."""
     message.pop("role", None)
-    parts: list[Part] = [*decode_reasoning(message)]
+    parts: list[Part] = []
     content = message.pop("content", None)
     if isinstance(content, str):
         if content:

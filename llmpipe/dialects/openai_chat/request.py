@@ -1,12 +1,40 @@
-"""A chat request, from ours to the wire's."""
+"""A chat request, from ours to the wire's.
+
+What this wire, or this server, cannot say:
+
+======================================  ===========================================================
+`response_format` (quirk `json`)        emulated: asked for in the system prompt
+`reasoning.max_tokens`                  emulated: the effort it amounts to, where that is all there is
+`stop` beyond quirk `max_stop`          refused
+`metadata.user_id`, Anthropic's         said: as `user`
+`extra` of another dialect              dropped, but for `user`, and what OpenAI's other wire has alike;
+                                        refused where it says what is asked (``mcp_servers``)
+`tools` that another provider runs      refused
+`cache_control`, `top_k`, `lacks`       dropped, where the quirk says so
+`messages[].name`, `tools[].strict`     dropped, where `lacks` has them
+text, pictures, sound, files            said; a document of text is text (emulated), without its name
+files by address (quirk `file_urls`)    refused
+media of tools (quirk `tool_media`)     emulated: in a user message after the tools'
+`is_error` of a tool result             dropped
+reasoning                               said in the server's field, without proofs for others (dropped);
+                                        dropped where the server takes none back
+opaque parts of another dialect         dropped from an assistant's messages, else refused
+======================================  ===========================================================
+
+All else is said. Dropped and emulated is told to `losses`; refused is Unsupported, with the path.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmpipe.dialects.openai_chat.content import NAME
+from llmpipe.dialects.json_mode import instructed
+from llmpipe.dialects.losses import Losses, function_only, native, refused
 from llmpipe.dialects.openai_chat.messages import encode_messages
-from llmpipe.errors import Unsupported
+from llmpipe.dialects.openai_chat.words import NAME
+from llmpipe.dialects.writing import CACHE, request_extra
 from llmpipe.types import NamedTool, ReasoningOptions, Request, ResponseFormat, Tool
 
 if TYPE_CHECKING:
@@ -14,36 +42,62 @@ if TYPE_CHECKING:
 
 __all__ = ("encode_request",)
 
+# Words of requests that other dialects spell and mean alike.
+_ALIKE: Mapping[str, frozenset[str]] = {
+    "openai.responses": frozenset(
+        ("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user")
+    ),
+}
+_USER = frozenset(("user",))
+_MEANINGFUL = {
+    "functions": (),
+    "n": (1,),
+    "response_format": (),
+    "stop": (),
+    "tool_choice": ("auto",),
+    "tools": (),
+}
+"""What a server may lack without harm at these values only: another answer would come."""
 
-def encode_request(request: Request, quirks: Quirks) -> dict[str, Any]:
+
+def encode_request(request: Request, quirks: Quirks, losses: Losses | None = None) -> dict[str, Any]:
     """The JSON body of a chat request. What is None or empty is not sent; `extra` goes in beside it.
 
     A stream is asked for together with its usage, which OpenAI does not send unasked.
 
-    Raises: Unsupported for what this wire cannot say.
+    Raises: Unsupported, with the path, for what this wire cannot say and must not leave out.
     """
+    if losses is None:
+        losses = Losses()
+    if request.response_format is not None and quirks.json != "both":
+        request = _with_json(request, quirks.json, losses)
     body: dict[str, Any] = {"model": request.model} if request.model else {}
-    body["messages"] = encode_messages(request.messages, quirks)
+    body["messages"] = encode_messages(request.messages, quirks, losses)
     if request.tools:
-        body["tools"] = [_encode_tool(tool) for tool in request.tools]
+        body["tools"] = [
+            _encode_tool(tool, at, request, quirks, losses) for at, tool in enumerate(request.tools)
+        ]
     if request.tool_choice is not None:
         body["tool_choice"] = _encode_tool_choice(request.tool_choice)
     _encode_plain(request, quirks, body)
     if request.stop:
-        body["stop"] = list(request.stop)
+        body["stop"] = _stop(request.stop, quirks)
     if request.response_format is not None:
-        body["response_format"] = _encode_response_format(request.response_format)
+        body["response_format"] = _encode_response_format(request.response_format, request, losses)
     if request.reasoning is not None:
-        body.update(_encode_reasoning_options(request.reasoning, quirks))
+        body.update(_encode_reasoning_options(request.reasoning, request, quirks, losses))
     if request.metadata:
-        body["metadata"] = dict(request.metadata)
-    # A field we model is never overridden: budgets and limits were checked on what the request says.
-    body = {**request.extra, **body}
+        _encode_metadata(request, body, losses)
+    if request.extra:
+        # A field we model is never overridden: budgets and limits were checked on what the request says.
+        body = {**_extra(request, quirks, losses), **body}
     options = body.pop("stream_options", None) or {}
     if request.stream:
         body["stream"] = True
         if quirks.stream_usage:
             body["stream_options"] = {**options, "include_usage": True}
+    if quirks.lacks:
+        _leave_out(body, quirks, losses)
     return body
 
 
@@ -65,17 +119,37 @@ def _encode_plain(request: Request, quirks: Quirks, body: dict[str, Any]) -> Non
         body[quirks.seed_field] = request.seed
 
 
-def _encode_tool(tool: Tool) -> dict[str, Any]:
+def _with_json(request: Request, has: str, losses: Losses) -> Request:
+    """The request to a server that has not both kinds of JSON."""
+    wanted = request.response_format
+    assert wanted is not None
+    if wanted.type == "text" or (wanted.type == "json_schema" and has == "schema"):
+        return request
+    if wanted.type == "json":
+        return request if has == "object" else instructed(request, losses)
+    return instructed(request, losses, rest=ResponseFormat("json") if has == "object" else None)
+
+
+def _encode_tool(tool: Tool, at: int, request: Request, quirks: Quirks, losses: Losses) -> dict[str, Any]:
     """A function; or, where `extra` names another type, a server's own tool exactly as it is there."""
-    if tool.extra.get("type", "function") != "function":
-        return dict(tool.extra)
+    extra = dict(tool.extra)
+    if extra and request.dialect not in ("", NAME):
+        function_only(tool, request.dialect, f"tools[{at}]")
+        extra = dict(native(extra, request.dialect, NAME, f"tools[{at}]", losses, keeps=CACHE))
+    if extra and "cache_control" in extra and not quirks.cache_control:
+        del extra["cache_control"]
+        losses.dropped(f"tools[{at}].cache_control", "this server does not take it")
+    if extra.get("type", "function") != "function":
+        return extra
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
     function["parameters"] = dict(tool.parameters)
     if tool.strict is not None:
-        function["strict"] = tool.strict
-    extra = dict(tool.extra)
+        if "tools.strict" in quirks.lacks:
+            losses.dropped(f"tools[{at}].strict", "this server does not take it")
+        else:
+            function["strict"] = tool.strict
     return {"type": "function", "function": {**function, **extra.pop("function", {})}, **extra}
 
 
@@ -85,8 +159,14 @@ def _encode_tool_choice(choice: str | NamedTool) -> str | dict[str, Any]:
     return choice
 
 
-def _encode_response_format(form: ResponseFormat) -> dict[str, Any]:
-    extra = dict(form.extra)
+def _stop(stop: tuple[str, ...], quirks: Quirks) -> list[str]:
+    if quirks.max_stop is not None and len(stop) > quirks.max_stop:
+        raise refused("stop", f"this server takes at most {quirks.max_stop} sequences, not {len(stop)}")
+    return list(stop)
+
+
+def _encode_response_format(form: ResponseFormat, request: Request, losses: Losses) -> dict[str, Any]:
+    extra = dict(native(form.extra, request.dialect, NAME, "response_format", losses))
     if form.type == "text":
         return {"type": "text", **extra}
     if form.type == "json":
@@ -99,21 +179,27 @@ def _encode_response_format(form: ResponseFormat) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {**schema, **extra.pop("json_schema", {})}, **extra}
 
 
-def _encode_reasoning_options(options: ReasoningOptions, quirks: Quirks) -> dict[str, Any]:
-    """OpenAI's ``reasoning_effort`` where that says it all, else OpenRouter's ``reasoning`` object.
-
-    Raises: Unsupported if the server takes an effort only, and more was asked.
-    """
+def _encode_reasoning_options(
+    options: ReasoningOptions, request: Request, quirks: Quirks, losses: Losses
+) -> dict[str, Any]:
+    """OpenAI's ``reasoning_effort`` where that says it all, else OpenRouter's ``reasoning`` object."""
     effort = options.effort
+    extra = native(options.extra, request.dialect, NAME, "reasoning", losses)
     if quirks.reasoning_param == "reasoning_effort":
-        if options.max_tokens is not None or options.extra:
-            raise Unsupported(
-                f"{NAME} takes a reasoning effort here, no budget of tokens; set effort instead"
-            )
+        for name in extra:
+            losses.dropped(f"reasoning.{name}", "this server takes an effort and nothing else")
         if options.enabled is False:
             effort = "none"
+        elif options.max_tokens is not None:
+            if effort is None:
+                effort = _effort_of(options.max_tokens)
+                losses.emulated("reasoning.max_tokens", f"as effort {effort!r}")
+            else:
+                losses.dropped("reasoning.max_tokens", "this server takes an effort and nothing else")
+        elif options.enabled and effort is None:
+            losses.dropped("reasoning.enabled", "this server takes an effort and nothing else")
         return {} if effort is None else {"reasoning_effort": effort}
-    only_effort = options.max_tokens is None and options.enabled is None and not options.extra
+    only_effort = options.max_tokens is None and options.enabled is None and not extra
     if only_effort and quirks.reasoning_param == "auto":
         return {} if effort is None else {"reasoning_effort": effort}
     wire: dict[str, Any] = {}
@@ -121,4 +207,56 @@ def _encode_reasoning_options(options: ReasoningOptions, quirks: Quirks) -> dict
         value = getattr(options, name)
         if value is not None:
             wire[name] = value
-    return {"reasoning": {**wire, **options.extra}}
+    return {"reasoning": {**wire, **extra}}
+
+
+def _effort_of(budget: int) -> str:
+    """The effort that a budget of tokens amounts to: what models spend on each, about."""
+    return "low" if budget < 4096 else "medium" if budget < 16384 else "high"
+
+
+def _encode_metadata(request: Request, body: dict[str, Any], losses: Losses) -> None:
+    """Metadata; of Anthropic's, the one field it has is OpenAI's `user`."""
+    metadata = dict(request.metadata)
+    if request.dialect == "anthropic.messages":
+        user = metadata.pop("user_id", None)
+        if isinstance(user, str) and user:
+            # OpenAI takes 64 characters; those of Claude Code are three times that.
+            short = len(user) <= 64
+            body["user"] = user if short else hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
+            if not short:
+                losses.emulated("metadata.user_id", "as user, by its hash")
+    if metadata:
+        body["metadata"] = metadata
+
+
+def _extra(request: Request, quirks: Quirks, losses: Losses) -> Mapping[str, Any]:
+    """Of the request's `extra`, what this server understands."""
+    keeps = _ALIKE.get(request.dialect, _USER) | CACHE
+    if quirks.top_k:
+        keeps |= {"top_k"}
+    extra = request_extra(request, NAME, losses, keeps=keeps)
+    if "cache_control" in extra and not quirks.cache_control:
+        losses.dropped("cache_control", "this server does not take it")
+        extra = {name: value for name, value in extra.items() if name != "cache_control"}
+    return extra
+
+
+def _leave_out(body: dict[str, Any], quirks: Quirks, losses: Losses) -> None:
+    """Take out of `body` what the server refuses.
+
+    Raises: Unsupported where that would change the answer.
+    """
+    for name in quirks.lacks:
+        if name not in body:
+            continue
+        ours = _OURS.get(name) or ("seed" if name == quirks.seed_field else name)
+        harmless = _MEANINGFUL.get(name)
+        if harmless is None:
+            losses.dropped(ours, "this server does not take it")
+        elif body[name] not in harmless:
+            raise refused(ours, "this server does not take it")
+        del body[name]
+
+
+_OURS = {"reasoning_effort": "reasoning.effort", "max_completion_tokens": "max_tokens"}

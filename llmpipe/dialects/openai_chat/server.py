@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import evolve
 
 from llmpipe.dialects.checked import Fields, invalid
+from llmpipe.dialects.losses import Losses
 from llmpipe.dialects.openai_chat.messages import decode_message, encode_assistant
 from llmpipe.dialects.openai_chat.reasoning import IN_CONTENT
 from llmpipe.dialects.openai_chat.reply import CHOICE_FIELDS
 from llmpipe.dialects.openai_chat.usage import encode_usage
+from llmpipe.dialects.openai_chat.words import NAME, ChatWriting
 from llmpipe.types import (
     Completion,
     FinishReason,
@@ -34,9 +36,9 @@ from llmpipe.types import (
 if TYPE_CHECKING:
     from llmpipe.dialects.openai_chat.quirks import Quirks
 
-__all__ = ("FINISH_WORDS", "decode_request", "encode_choice", "encode_reply", "split_extra")
+__all__ = ("decode_request", "encode_choice", "encode_reply", "finish_word", "split_extra")
 
-FINISH_WORDS: dict[FinishReason | None, str | None] = {
+_FINISH_WORDS: dict[FinishReason | None, str | None] = {
     "stop": "stop",
     "length": "length",
     "tool_calls": "tool_calls",
@@ -90,12 +92,13 @@ def decode_request(body: object, quirks: Quirks) -> Request:
     choices = Fields({"n": fields.rest.get("n")}).whole("n", 1, 128)
     if choices is None:
         fields.rest.pop("n", None)
-    return evolve(request, extra={**extra, **fields.rest})
+    return evolve(request, extra={**extra, **fields.rest}, dialect=NAME)
 
 
 def encode_reply(completion: Completion, quirks: Quirks) -> dict[str, Any]:
-    """The JSON body of a full reply."""
-    top, choice, others = split_extra(completion.extra)
+    """The JSON body of a full reply. What another dialect said beyond our fields is not shown."""
+    foreign = completion.message.dialect not in ("", NAME)
+    top, choice, others = split_extra({} if foreign else completion.extra)
     wire = {**encode_choice(completion, quirks), **choice}
     body: dict[str, Any] = {
         "id": completion.id,
@@ -105,30 +108,41 @@ def encode_reply(completion: Completion, quirks: Quirks) -> dict[str, Any]:
         "choices": [wire, *others],
     }
     if completion.usage is not None:
-        body["usage"] = encode_usage(completion.usage)
+        body["usage"] = encode_usage(completion.usage, foreign=foreign)
     return {**body, **top}
 
 
 def encode_choice(completion: Completion, quirks: Quirks, index: int = 0) -> dict[str, Any]:
     """One choice. Its content is one string, whatever it was: clients take nothing else."""
+    said = completion.message
+    writing = ChatWriting(said.dialect, Losses(), "assistant", quirks)
     parts: list[Part] = []
-    for part in completion.message.parts:
+    for part in said.parts:
         if type(part) is Reasoning and part.extra.get("type") in IN_CONTENT:  # out of a list
-            parts.append(Reasoning(part.text, part.signature, part.encrypted))
+            parts.append(Reasoning(part.text, part.signature, part.encrypted, {}, part.origin))
         elif isinstance(part, (Reasoning, ToolCall)):
             parts.append(part)
     if refusal := completion.refusal:
         parts.append(Refusal(refusal))
     if text := completion.text:
         parts.append(Text(text))
-    message = encode_assistant(parts, quirks, lossless=True)
+    message = encode_assistant(parts, writing, "parts", lossless=True)
     message.setdefault("refusal", None)
     return {
         "index": index,
-        "message": {**message, **completion.message.extra},
+        "message": message if writing.foreign else {**message, **said.extra},
         "logprobs": None,
-        "finish_reason": FINISH_WORDS[completion.finish_reason],
+        "finish_reason": finish_word(completion.finish_reason, refused=bool(completion.refusal)),
     }
+
+
+def finish_word(reason: FinishReason | None, *, refused: bool) -> str | None:
+    """The wire's word; `refused` says whether the reply holds the refusal itself.
+
+    One that does ends with ``stop`` at OpenAI: whoever parses a reply that ends with ``content_filter``
+    gets an error from OpenAI's SDK in its place, and never sees the refusal.
+    """
+    return "stop" if refused and reason == "refusal" else _FINISH_WORDS[reason]
 
 
 def split_extra(

@@ -13,6 +13,7 @@ from llmpipe.dialects.openai_chat.reply import created_at, usage_elsewhere
 from llmpipe.dialects.openai_chat.server import encode_choice, split_extra
 from llmpipe.dialects.openai_chat.template import Template
 from llmpipe.dialects.openai_chat.usage import decode_usage
+from llmpipe.dialects.openai_chat.words import NAME
 from llmpipe.dialects.problem import says_error, stray_error
 from llmpipe.dialects.sse import ServerSentEvent, SSEParser
 from llmpipe.errors import BadReply, LLMError, StreamBroken
@@ -268,6 +269,7 @@ class ChatDecoder:
                 model=str(chunk.get("model") or ""),
                 created=created_at(chunk.get("created")),
                 extra=dict(self._extra) or None,
+                dialect=NAME,
             )
         )
 

@@ -68,9 +68,9 @@ def decode_usage(wire: object) -> Usage | None:
     )
 
 
-def encode_usage(usage: Usage) -> dict[str, Any]:
-    """The `usage` object OpenAI would send."""
-    extra = dict(usage.extra)
+def encode_usage(usage: Usage, *, foreign: bool = False) -> dict[str, Any]:
+    """The `usage` object OpenAI would send; without its `extra` where that is `foreign`, in other words."""
+    extra = {} if foreign else dict(usage.extra)
     inputs, outputs = _details(extra.pop(_INPUTS, None)), _details(extra.pop(_OUTPUTS, None))
     inputs["cached_tokens"] = usage.cached_input_tokens
     if usage.cache_write_tokens:
