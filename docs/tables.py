@@ -10,6 +10,8 @@ from inspect import getdoc
 from pathlib import Path
 
 import llmpipe.middleware
+import llmpipe.routing
+import llmpipe.tools
 from llmpipe import errors
 from llmpipe.pipeline.registry import BUILT_IN
 
@@ -62,11 +64,12 @@ def error_table() -> str:
 
 
 def note_kinds() -> dict[str, list[tuple[str, str]]]:
-    """For each middleware's module, the notes that its docstring's table names: kind, and detail."""
+    """For each module that writes notes, those that its docstring's table names: kind, and detail."""
     found = {}
-    for module in pkgutil.walk_packages(llmpipe.middleware.__path__, "llmpipe.middleware."):
-        if rows := list(_rows(importlib.import_module(module.name).__doc__ or "")):
-            found[module.name] = rows
+    for package in (llmpipe.middleware, llmpipe.routing, llmpipe.tools):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if rows := list(_rows(importlib.import_module(module.name).__doc__ or "")):
+                found[module.name] = rows
     return found
 
 
@@ -113,6 +116,7 @@ GROUPS = (
     ("The pipeline", r"llmpipe\.(pipeline|runtime)\b"),
     ("Middlewares", "|".join(rf"{re.escape(place.partition(':')[0])}\Z" for place in BUILT_IN.values())),
     ("What middlewares are made of", r"llmpipe\.(middleware|state|pricing)\b"),
+    ("Routing and tools", r"llmpipe\.(routing|tools)\b"),
     ("Providers and dialects", r"llmpipe\.(providers|dialects)\b"),
     ("Configuration and command line", r"llmpipe\.(config|cli)\b"),
     ("Testing", r"llmpipe\.testing\b"),

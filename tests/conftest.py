@@ -13,7 +13,12 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("LLM_", "LLMPIPE_", "OPENAI_", "ANTHROPIC_", "AZURE_", "GOOGLE_", "GEMINI_", "COHERE_", "MISTRAL_")
+# All that a provider's key, or its cloud, could be found by.
+OUTSIDE = (
+    "ANTHROPIC_", "AWS_", "AZURE_", "CEREBRAS_", "COHERE_", "CO_API_", "DEEPSEEK_", "FIREWORKS_", "GEMINI_",
+    "GOOGLE_", "GROQ_", "LLAMA_", "LLMPIPE_", "LLM_", "MISTRAL_", "OLLAMA_", "OPENAI_", "OPENROUTER_",
+    "PERPLEXITY_", "TOGETHER_", "VLLM_", "XAI_",
+)  # fmt: skip
 
 # A slow machine is no failure. In CI the examples are the same in each run.
 hypothesis.settings.register_profile(

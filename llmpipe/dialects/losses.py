@@ -17,7 +17,7 @@ from llmpipe.types import Tool
 __all__ = ("Losses", "function_only", "native", "refused")
 
 # What the dialects note in `extra` to give a part back as it came. Others miss nothing without it.
-_MARKS = frozenset(("field", "index", "object", "role", "status", "type"))
+_MARKS = frozenset(("field", "index", "item", "object", "role", "status", "type"))
 
 
 class Losses:
