@@ -56,9 +56,9 @@ __all__ = ("HTTPProvider",)
 
 _Done = TypeVar("_Done")
 _Decode: TypeAlias = Callable[[dict[str, Any], Mapping[str, str]], _Done]
-# What a provider either has or cannot do. JSON that it lacks is emulated by its dialect, and a stream is made
-# of the whole reply.
-_CHECKED = ("tools", "vision", "documents", "audio", "reasoning", "embeddings", "rerank")
+# What of a chat a provider either has or cannot do. JSON that it lacks is emulated by its dialect, and a
+# stream is made of the whole reply.
+_CHECKED = ("tools", "vision", "documents", "audio", "reasoning")
 
 
 class HTTPProvider:
