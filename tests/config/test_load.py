@@ -317,7 +317,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path):
 def test_a_key_in_a_setting_is_in_no_error():
     for data in (
         {"provider": {"use": "openai", "api_key": SECRET, "modle": "m"}},
-        {"provider": {"use": "openai", "api_key": [SECRET]}},
+        {"provider": {"use": "openai", "api_key": [SECRET, SECRET]}},
         {"provider": {"use": "openai", "api_key": SECRET, "base_url": f"https://u:{SECRET}@host"}},
         {"provider": {"use": "openai", "api_key": SECRET, "wire": 7}},
         {"provider": {"use": "mock", "api_key": SECRET}},

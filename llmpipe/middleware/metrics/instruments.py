@@ -97,7 +97,7 @@ class Histogram:
         below, low = 0, 0.0
         for bound, count in zip(self.bounds, counts, strict=False):
             if below + count >= rank:
-                return low + (bound - low) * (rank - below) / count
+                return min(bound, low + (bound - low) * (rank - below) / count)  # it may be rounded up
             below, low = below + count, bound
         return self.bounds[-1]
 

@@ -6,7 +6,7 @@ import re
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmpipe.errors import ConfigError
@@ -111,6 +111,7 @@ def test_quantiles_lie_within_the_bucket_that_holds_them():
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1), st.floats(0.01, 1))
+@example([0.0, 0.0, 0.0], 1.0)
 def test_a_quantile_is_in_the_bucket_of_the_true_one(values: list[float], q: float):
     bounds = (0.1, 1.0, 10.0, 100.0)
     histogram = Histogram(bounds)
