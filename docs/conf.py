@@ -94,7 +94,7 @@ def fill_in_tables(app: Any, docname: str, source: list[str]) -> None:
 
 def with_tables(*about: Any) -> list[str]:
     """Pages that are built each time, since what they show is in no page."""
-    return ["reference/index", "reference/errors", "reference/notes"]
+    return ["reference/index", "reference/errors", "reference/notes", "reference/providers"]
 
 
 def join_shared_entries(*about: Any) -> None:

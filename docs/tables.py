@@ -1,4 +1,4 @@
-"""What pages say that is made from the code, so that it cannot go stale: errors, notes, modules."""
+"""What pages say that is made from the code, so that it is never stale: errors, notes, providers, modules."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ import llmpipe.routing
 import llmpipe.tools
 from llmpipe import errors
 from llmpipe.pipeline.registry import BUILT_IN
+from llmpipe.providers.options import speaking
+from llmpipe.providers.profiles import PROFILES
 
-__all__ = ("error_table", "error_tree", "module_lists", "name_tables", "note_kinds", "note_table")
+__all__ = (
+    "capability_table",
+    "error_table",
+    "error_tree",
+    "module_lists",
+    "name_tables",
+    "note_kinds",
+    "note_table",
+    "provider_table",
+)
 
 
 # -- errors
@@ -105,6 +116,54 @@ def note_table() -> str:
             shown = re.sub(r"``?([^`]+)``?", r"`\1`", detail).replace("|", "\\|")
             rows.append(f"| `{kind}` | {shown} | `{module}` |")
     return "\n".join([*rows[:2], *sorted(rows[2:])])
+
+
+# -- providers
+
+CAPABILITIES = {
+    "tools": "tools",
+    "vision": "pictures",
+    "documents": "documents",
+    "audio": "sound",
+    "json_mode": "JSON",
+    "json_schema": "schema",
+    "reasoning": "reasoning",
+    "prefill": "prefill",
+    "embeddings": "vectors",
+    "rerank": "ranking",
+    "count_tokens": "counts",
+}
+"""The headings of what some have and others lack; all stream, and limits of tokens are the models'."""
+
+
+def provider_table() -> str:
+    """A row for each kind: what it needs to be told, where it is and what it speaks."""
+    rows = ["| kind | key from | settings | address | dialects |", "| --- | --- | --- | --- | --- |"]
+    for profile in PROFILES.values():
+        key = f"`{profile.key_env}`" if profile.key_env else "Google Cloud"
+        if not profile.key_required:
+            key += ", if it needs one"
+        settings = [
+            f"`{name}`" if default is None else f"`{name}` (`{default}`)"
+            for name, default in profile.settings.items()
+        ]
+        spoken = ", ".join(f"`{name}`" for name in (profile.dialect, *profile.also))
+        where = f"`{profile.base_url}`" if profile.base_url else "`base_url` says"
+        rows.append(f"| `{profile.name}` | {key} | {', '.join(settings)} | {where} | {spoken} |")
+    return "\n".join(rows)
+
+
+def capability_table() -> str:
+    """A row for each kind and dialect: what there is, with the right model."""
+    head = f"| kind | {' | '.join(CAPABILITIES.values())} |"
+    rows = [head, "| --- " * head.count(" |") + "|"]
+    for profile in PROFILES.values():
+        for dialect in (profile.dialect, *profile.also):
+            can = speaking(profile, dialect).capabilities
+            name = f"`{profile.name}`" + (f" as `{dialect}`" if dialect != profile.dialect else "")
+            cells = ["yes" if getattr(can, field) else "" for field in CAPABILITIES]
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 # -- modules

@@ -10,12 +10,14 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 from attrs import frozen
 from rich.console import Console
 from rich.markup import escape
 
 from llmpipe import dialects
+from llmpipe.cli.pick import untold
 from llmpipe.config import presets
 from llmpipe.errors import LLMError
 from llmpipe.pipeline.chain import Chain
@@ -89,11 +91,25 @@ def _plugins() -> Iterator[Check]:
 
 
 def _keys() -> Iterator[Check]:
+    """A line for each variable that is set, and one for all others that a provider cannot do without."""
+    wanted: dict[str, list[str]] = {}
     for profile in PROFILES.values():
-        if not profile.key_env:
-            continue
-        state = "is set" if os.environ.get(profile.key_env) else "is not set"
-        yield Check("ok" if state == "is set" else "note", f"{profile.key_env} {state} ({profile.name})")
+        variable = profile.key_env or ("GOOGLE_CLOUD_PROJECT" if "project" in profile.settings else "")
+        if variable:
+            wanted.setdefault(variable, []).append(profile.name)
+    missing = []
+    for variable, kinds in wanted.items():
+        named = f"({', '.join(kinds)})"
+        if os.environ.get(variable):
+            yield Check("ok", f"{variable} is set {named}")
+        elif any(PROFILES[kind].key_required for kind in kinds):
+            missing.append(f"{variable} {named}")
+    if missing:
+        yield Check("note", f"not set, of which one is enough: {', '.join(missing)}")
+    if os.environ.get("GOOGLE_CLOUD_PROJECT") and find_spec("google.auth") is None:
+        yield Check(
+            "note", "google-auth, which vertex needs, is not installed: pip install 'llmpipe[vertex]'"
+        )
 
 
 async def _a_call() -> Check:
@@ -109,6 +125,9 @@ async def _online() -> list[Check]:
     checks = []
     for name, profile in PROFILES.items():
         if not os.environ.get(profile.key_env) or profile.base_url is None:
+            continue
+        if missing := untold(profile):
+            checks.append(Check("note", f"{name} cannot be asked here: it needs {', '.join(missing)}=…"))
             continue
         core = provider(name)
         try:

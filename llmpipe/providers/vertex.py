@@ -15,6 +15,9 @@ from llmpipe.providers.profile import Profile
 
 __all__ = ("vertex",)
 
+# Locations that are no single region have hosts of their own. Source: the SDKs google-genai and anthropic.
+_HOSTS = {"eu": "aiplatform.eu.rep", "global": "aiplatform", "us": "aiplatform.us.rep"}
+
 
 def vertex(
     profile: Profile,
@@ -30,8 +33,8 @@ def vertex(
 
     Args:
         project: by default what the environment variable GOOGLE_CLOUD_PROJECT says.
-        location: such as ``"europe-west1"`` or ``"global"``; by default GOOGLE_CLOUD_LOCATION, else the
-            profile's.
+        location: such as ``"europe-west1"``, ``"eu"``, ``"us"`` or ``"global"``; by default
+            GOOGLE_CLOUD_LOCATION, else ``"global"``.
         credentials: see `GoogleAuth`; not used where `api_key` or `auth` is given.
         options: the keywords of `HTTPProvider`.
 
@@ -43,10 +46,11 @@ def vertex(
     location = location or os.environ.get("GOOGLE_CLOUD_LOCATION") or profile.settings["location"]
     if base_url is not None:
         profile = evolve(profile, base_url=base_url)
-    elif location == "global" and profile.base_url is not None:  # the one whose host has no location
-        profile = evolve(profile, base_url=profile.base_url.replace("{location}-aiplatform", "aiplatform"))
     elif project is None:
         raise ConfigError(f"provider {profile.name!r} needs project=…, or GOOGLE_CLOUD_PROJECT")
+    elif location in _HOSTS and profile.base_url is not None:
+        host = _HOSTS[location]
+        profile = evolve(profile, base_url=profile.base_url.replace("{location}-aiplatform", host))
     profile = filled(profile, {"project": project, "location": location})
     if options.get("api_key") is None and options.get("auth") is None:
         options["auth"] = GoogleAuth(credentials)

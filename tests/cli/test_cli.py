@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from llmpipe.cli import main
 from llmpipe.cli.pick import found_in
-from llmpipe.cli.simulate import rules_from
+from llmpipe.cli.simulate import SERVED, rules_from
 from llmpipe.errors import ConfigError
 from llmpipe.testing.simulator import Fault, Rule, Simulator
+from llmpipe.testing.simulator.doors import DOORS
 
 pytest.importorskip("rich")
 
@@ -275,6 +277,10 @@ def test_what_a_model_says_does_not_command_the_terminal(monkeypatch, capsys):
         ),
         ({}, ["--base-url", "ftp://x", "--model", "m"], "base_url must be http(s)://host/…"),
         ({"LLM_BASE_URL": "http://127.0.0.1:1/v1"}, [], "has no default model; pass --model"),
+        ({}, ["--provider", "ollama", "--base-url", "http://127.0.0.1:1"], "models, it failed: "),
+        ({}, ["--provider", "azure"], "--base-url, such as https://my-resource.openai.azure.com/openai/v1"),
+        ({}, ["--provider", "vertex"], "needs project=…, or GOOGLE_CLOUD_PROJECT"),
+        ({}, ["--provider", "xai"], "needs an API key: pass api_key=… or set XAI_API_KEY"),
         ({"OPENAI_API_KEY": "sk-“x”"}, [], "an API key must be printable ASCII"),
     ],
 )
@@ -288,12 +294,37 @@ def test_chat_ends_with_2_where_it_cannot_know_whom_to_ask(monkeypatch, capsys, 
     assert says in err
 
 
+@pytest.mark.parametrize(
+    ("models", "status", "says"),
+    [
+        (["gpt-only"], 0, "talking to ollama, model gpt-only"),
+        (["b", "a"], 2, "set LLM_DEFAULT_MODEL; it offers a, b\n"),
+        (list("ihgfedcba"), 2, "it offers a, b, c, d, e, f, g, h, …\n"),
+    ],
+)
+def test_chat_takes_the_only_model_of_a_server_or_names_those_it_has(
+    models, status, says, monkeypatch, capsys
+):
+    async def get_models(self: Any) -> Any:
+        from llmpipe.types import ModelInfo
+
+        return tuple(ModelInfo(name) for name in models)
+
+    monkeypatch.setattr("llmpipe.providers.http.HTTPProvider.get_models", get_models)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["chat", "--provider", "ollama"]) == status
+    assert says in told(capsys)[1]
+
+
 def test_the_provider_is_what_there_is_a_key_for():
     assert found_in({}) is None
     assert found_in({"ANTHROPIC_API_KEY": "x"}) == "anthropic"
     assert found_in({"ANTHROPIC_API_KEY": "x", "OPENAI_API_KEY": "x"}) == "openai"
     assert found_in({"OPENAI_API_KEY": ""}) is None
     assert found_in({"LLM_API_KEY": "x"}) is None  # a key for nobody knows which server
+    assert found_in({"AZURE_OPENAI_API_KEY": "x"}) is None  # nor which resource
+    assert found_in({"GOOGLE_API_KEY": "x", "OLLAMA_API_KEY": "x"}) is None
+    assert found_in({"XAI_API_KEY": "x", "MISTRAL_API_KEY": "x"}) == "mistral"
     assert found_in({"LLM_BASE_URL": "http://localhost:1/v1", "OPENAI_API_KEY": "x"}) == "openai-compatible"
 
 
@@ -305,9 +336,12 @@ def test_doctor_examines_the_installation(capsys, monkeypatch):
     assert main(["doctor"]) == 0
     out, _ = told(capsys)
     assert "ok   Python 3." in out
-    assert "ok   dialects: anthropic.messages, openai.chat" in out
+    assert re.search(r"^ok   dialects: anthropic\.messages, .*openai\.chat", out, re.MULTILINE)
     assert "ok   OPENAI_API_KEY is set (openai)" in out
-    assert "note ANTHROPIC_API_KEY is not set (anthropic)" in out
+    [missing] = [line for line in out.splitlines() if line.startswith("note not set")]
+    assert "ANTHROPIC_API_KEY (anthropic), AZURE_OPENAI_API_KEY (azure, azure-deployments)" in missing
+    assert "OPENAI_API_KEY (openai)" not in missing
+    assert "VLLM_API_KEY" not in missing  # it needs none
     assert "ok   a call through the standard chain over the mock provider" in out
     assert "canary" not in out
 
@@ -331,6 +365,26 @@ async def test_doctor_asks_providers_whether_their_keys_are_good(capsys, monkeyp
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert await asyncio.to_thread(main, ["doctor", "--online"]) == 1
     assert "bad  openai cannot be asked: " in told(capsys)[0]
+
+
+def test_doctor_asks_nobody_whose_address_it_does_not_know(capsys, monkeypatch):
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "sk-canary-0123456789")
+    assert main(["doctor", "--online"]) == 0
+    out, _ = told(capsys)
+    assert "ok   AZURE_OPENAI_API_KEY is set (azure, azure-deployments)" in out
+    assert "note azure cannot be asked here: it needs resource=…" in out
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_doctor_says_what_vertex_needs(there, capsys, monkeypatch):
+    from llmpipe.cli import doctor
+
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p-1")
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object() if there else None)
+    assert main(["doctor"]) == 0
+    out, _ = told(capsys)
+    assert "ok   GOOGLE_CLOUD_PROJECT is set (vertex-anthropic, vertex)" in out
+    assert ("pip install 'llmpipe[vertex]'" in out) is not there
 
 
 def test_doctor_tells_of_a_plugin_that_does_not_load(capsys, monkeypatch):
@@ -405,6 +459,27 @@ def test_simulate_provider_answers_until_it_is_stopped_and_prints_its_books(caps
         assert running.process.returncode == 0
 
 
+@pytest.mark.real_time
+async def test_simulate_provider_serves_what_it_says():
+    """Each path that is printed is of the dialect beside it, and each door is printed."""
+    async with Simulator() as simulator, ClientSession() as session:
+        for dialect, paths in SERVED.items():
+            for path in paths:
+                async with session.post(f"{simulator.url}{path}", json={}) as response:
+                    assert response.status != 404, path
+                assert simulator.book.entries[-1].dialect == dialect, path
+    printed = [path for paths in SERVED.values() for path in paths]
+    for door in DOORS:
+        end = re.escape(door.rpartition("}")[2] or "Content")
+        assert any(re.search(f"{end}$", path) for path in printed), door
+
+
+def test_simulate_provider_prints_what_it_serves(capsys):
+    assert main(["simulate-provider", "--port", "0", "--seconds", "0.1"]) == 0
+    out, _ = told(capsys)
+    assert all(path in out for paths in SERVED.values() for path in paths)
+
+
 def test_simulate_provider_fails_as_it_is_told(capsys, tmp_path):
     rules = tmp_path / "rules.toml"
     rules.write_text('[[rule]]\nlast = 1\n[rule.fault]\nstatus = 400\nbody = "not today"\n')
@@ -418,7 +493,7 @@ def test_simulate_provider_fails_as_it_is_told(capsys, tmp_path):
 def test_simulate_provider_ends_by_itself():
     with Running("--seconds", "0.1", "--fail-rate", "1") as running:
         out, _ = running.process.communicate(timeout=20)
-        assert out.startswith("0 requests")
+        assert out.splitlines()[-1].startswith("0 requests")
         assert running.process.returncode == 0
 
 
@@ -495,31 +570,3 @@ def test_a_mock_has_the_model_that_was_asked_for(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["chat", "--provider", "mock", "--model", "small"]) == 0
     assert "talking to mock, model small" in told(capsys)[1]
-
-
-# -- demo
-
-
-def test_the_demo_keeps_its_promises_and_counts_what_it_shows(capsys):
-    assert main(["demo", "--calls", "60"]) == 0
-    out, _ = told(capsys)
-    counts = dict(re.findall(r"│ +([a-z:, ]+?) +│ +(\d+) │", out))
-    private = re.search(r"private +│ +(\d+)", out)
-    assert private
-    assert int(private[1]) > 0
-    # Repetitions aside, for they have no personal data in them, each of these was masked once.
-    assert counts["requests with personal data masked"] == private[1]
-    assert "promises kept" in out
-
-
-def test_every_kind_of_note_that_the_demo_counts_is_one_that_exists():
-    """A renamed note would be counted as 0 times, which looks like good news."""
-    source = (ROOT / "llmpipe/cli/demo/report.py").read_text() + (
-        ROOT / "llmpipe/cli/demo/promises.py"
-    ).read_text()
-    documented = "".join(path.read_text() for path in (ROOT / "llmpipe/middleware").rglob("*.py"))
-    kinds = set(
-        re.findall(r"\"((?:retry|fallback|breaker|cache|coalesce|redact|rate_limit)\.[a-z_]+)\"", source)
-    )
-    assert len(kinds) >= 8
-    assert [kind for kind in sorted(kinds) if f"``{kind}``" not in documented] == []

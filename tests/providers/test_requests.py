@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from llmpipe import Capabilities, Chain, EmbeddingRequest, Image, Message, Request, Tool
+from llmpipe import Capabilities, Chain, EmbeddingRequest, Message, Request, Tool
 from llmpipe.errors import ConfigError, InvalidRequest, LLMError, Unsupported
 from llmpipe.providers.factory import provider
 from llmpipe.providers.http import HTTPProvider
@@ -84,7 +84,7 @@ async def test_a_provider_speaks_its_other_dialects(kind):
         async with desk() as server:
             core = provider(kind, api_key="sk-the-key", base_url=server.url, dialect=name)
             line, _, _ = await asked(core, server, Request("m", "hi"))
-            assert line == f"POST /v1{changes['chat_path']}".format(api_version="2024-10-21")
+            assert line == f"POST /v1{changes['chat_path']}".format(api_version="2025-04-01-preview")
             assert core.dialect.name == name
             await core.aclose()
     with pytest.raises(ConfigError, match=r"speaks .*, not .gemini\.generate."):
@@ -116,8 +116,13 @@ async def test_anthropic_on_vertex_names_its_version_in_the_body():
         ),
         (
             "vertex-anthropic",
-            {"project": "p-1", "location": "global"},
+            {"project": "p-1"},
             "https://aiplatform.googleapis.com/v1/projects/p-1/locations/global",
+        ),
+        (
+            "vertex",
+            {"project": "p-1", "location": "eu"},
+            "https://aiplatform.eu.rep.googleapis.com/v1/projects/p-1/locations/eu",
         ),
     ],
 )
@@ -185,8 +190,8 @@ async def test_routes_of_ever_new_models_are_not_kept_for_ever():
         ("perplexity", Request("m", "hi", tools=[Tool("look")]), "no tools, which tools asks for"),
         (
             "cerebras",
-            Request("m", [Message("user", ["a", Image(url="https://x.example/a.png")])]),
-            r"no vision, which messages\[0\]\.parts\[1\] asks for",
+            Request("m", [Message("user", ["a", Audio("QQ==")])]),
+            r"no audio, which messages\[0\]\.parts\[1\] asks for",
         ),
         (
             "groq",

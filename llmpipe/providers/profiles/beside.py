@@ -1,0 +1,56 @@
+"""The dialects that many providers speak beside their first: OpenAI's Responses and Anthropic's Messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+
+from llmpipe.pipeline.provider import Capabilities
+
+__all__ = ("STATELESS", "VERSION", "messages", "responses")
+
+VERSION = {"anthropic-version": "2023-06-01"}
+
+STATELESS = {"encrypted_reasoning": False, "replay_plain_reasoning": True}
+"""Quirks of Responses where open models think: in plain text, which goes back as plain text."""
+
+
+def responses(can: Capabilities, **changes: Any) -> dict[str, dict[str, Any]]:
+    """For `Profile.also`: OpenAI's Responses at a provider that `can` that much in its first dialect."""
+    able = evolve(can, audio=False, prefill=False, embeddings=False, rerank=False)
+    return {
+        "openai.responses": {
+            "chat_path": "/responses",
+            "embeddings_path": "",
+            "rerank_path": "",
+            "capabilities": able,
+            **changes,
+        }
+    }
+
+
+def messages(can: Capabilities, **changes: Any) -> dict[str, dict[str, Any]]:
+    """For `Profile.also`: Anthropic's Messages, of open models unless `changes` say something else.
+
+    These sign no thought and want it back, and none is held to a schema.
+    """
+    able = evolve(
+        can, audio=False, documents=False, embeddings=False, rerank=False, json_mode=False, json_schema=False
+    )
+    return {
+        "anthropic.messages": {
+            "chat_path": "/messages",
+            "embeddings_path": "",
+            "rerank_path": "",
+            "headers": VERSION,
+            "capabilities": evolve(able, count_tokens="count_path" in changes),
+            "quirks": {
+                "json_schema": False,
+                "max_temperature": None,
+                "replay_unsigned_thinking": True,
+                "system_in_messages": False,
+            },
+            **changes,
+        }
+    }
