@@ -122,10 +122,15 @@ def _uses(request: Request) -> Iterator[_Use]:
 def _parts(parts: Iterable[Part], where: _Use) -> Iterator[_Use]:
     for place, part in enumerate(parts):
         used = _PARTS.get(type(part))
-        if used is not None:
+        if used is not None and not _is_text(part):
             yield used, *where, place
         if isinstance(part, ToolResult):
             yield from _parts(part.content, (*where, place))
+
+
+def _is_text(part: Part) -> bool:
+    """Whether it is a document of plain text, which every wire can carry as such."""
+    return isinstance(part, Document) and part.text is not None
 
 
 _PARTS: Mapping[type, str] = {

@@ -42,7 +42,7 @@ def test_plain_text_asks_nothing_and_makes_nothing():
         (said(ToolCall("1", "f"), role="assistant"), "tools", "messages[1].parts[0]"),
         (said(ToolResult("1", "4"), role="tool"), "tools", "messages[1].parts[0]"),
         (said("look", Image(url="https://x/y.png")), "vision", "messages[1].parts[1]"),
-        (said(Document(text="…")), "documents", "messages[1].parts[0]"),
+        (said(Document(data="QQ==")), "documents", "messages[1].parts[0]"),
         (said(Audio("UklG")), "audio", "messages[1].parts[0]"),
         (evolve(PLAIN, response_format=ResponseFormat("json")), "json_mode", "response_format"),
         (evolve(PLAIN, response_format=ResponseFormat("json_schema", {})), "json_schema", "response_format"),
@@ -89,3 +89,8 @@ def test_every_word_is_a_field_of_capabilities():
     assert names >= EMULATED
     assert in_words("vision") == "images"
     assert all(in_words(name) for name in names)
+
+
+def test_a_document_of_text_asks_for_nothing():
+    assert asked_of(Request("m", [Message("user", [Document(text="plain")])])) == frozenset()
+    assert asked_of(Request("m", [Message("user", [Document(data="QQ==")])])) == {"documents"}
