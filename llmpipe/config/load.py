@@ -15,6 +15,8 @@
     use = "fallback"
     providers = [{ use = "anthropic", model = "claude-haiku-4-5" }]
 
+Targets stand in ``[providers]`` by name, or where they are used; see `llmpipe.config.targets`.
+
 ``preset = "production"`` at the top starts from the standard middlewares, which the listed ones
 replace by name; ``without = ["cache"]`` leaves some of them out.
 """
@@ -32,17 +34,20 @@ from typing import Any
 import orjson
 
 from llmpipe.config import presets
+from llmpipe.config.leading import LEADING
+from llmpipe.config.targets import Targets, listed
 from llmpipe.errors import ConfigError
+from llmpipe.pipeline import registry
 from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.checks import nearest
 from llmpipe.pipeline.linker import Middleware
-from llmpipe.pipeline.registry import build
-from llmpipe.providers.factory import provider
 
 __all__ = ("chain_from", "load_chain", "read_file")
 
 _MAX_BYTES = 1_000_000
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_TOP = ("middleware", "preset", "provider", "without")
+_TOP = ("middleware", "preset", "provider", "providers", "without")
+_WITHIN = ("middleware", "preset", "provider", "without")
 
 
 def load_chain(path: str | Path, environ: Mapping[str, str] = os.environ) -> Chain:
@@ -147,83 +152,75 @@ def chain_from(data: Mapping[str, Any], where: str = "chain") -> Chain:
     Raises: ConfigError that says of everything wrong with it where it is and what would be right.
     """
     problems: list[str] = []
+    targets = Targets(data.get("providers", {}), where, problems, chain=_inner, layer=_middleware)
+    chain = _chain(data, where, f"{where}: ", _TOP, targets)
+    if chain is None:
+        raise ConfigError("\n".join(problems))
+    return chain
+
+
+def _inner(data: Mapping[str, Any], where: str, targets: Targets) -> Chain | None:
+    """A chain that is a target."""
+    return _chain(data, where, f"{where}.", _WITHIN, targets)
+
+
+def _chain(
+    data: Mapping[str, Any], where: str, inside: str, known: tuple[str, ...], targets: Targets
+) -> Chain | None:
+    """The chain; None where something is wrong, which is taken down. `inside` stands before its parts."""
+    problems = targets.problems
+    before = 0 if known is _TOP else len(problems)
     for name in data:
-        if str(name) not in _TOP:
-            near = get_close_matches(str(name), _TOP, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(_TOP)}"
+        if str(name) not in known:
+            near = get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
             problems.append(f"{where}: unknown {name!r}; {hint}")
-    core = _provider(data.get("provider", {"use": "mock", "default": "mock"}), f"{where}: provider", problems)
-    listed = [
-        _middleware(item, f"{where}: middleware[{i}]", problems)
-        for i, item in enumerate(_list(data, "middleware", where, problems))
+    core = targets.target(data.get("provider", {"use": "mock", "default": "mock"}), f"{inside}provider")
+    made = [
+        _middleware(item, f"{inside}middleware[{i}]", targets)
+        for i, item in enumerate(listed(data, "middleware", where, problems))
     ]
-    made = _preset(data, [item for item in listed if item is not None], where, problems)
-    if not problems:
+    layers = _preset(data, [item for item in made if item is not None], where, problems)
+    if len(problems) == before:
         try:
-            return Chain(core, *made)
+            return Chain(core, *layers)
         except ConfigError as error:  # two of one name
             problems.append(f"{where}: {error}")
-    raise ConfigError("\n".join(problems))
-
-
-def _list(data: Mapping[str, Any], name: str, where: str, problems: list[str]) -> list[Any]:
-    found = data.get(name, [])
-    if isinstance(found, list | tuple):
-        return list(found)
-    problems.append(f"{where}: {name} is a {type(found).__name__}; expected a list")
-    return []
+    return None
 
 
 def _preset(
-    data: Mapping[str, Any], listed: list[Middleware], where: str, problems: list[str]
+    data: Mapping[str, Any], layers: list[Middleware], where: str, problems: list[str]
 ) -> list[Middleware]:
     name = data.get("preset")
     if name not in (None, "production"):
         problems.append(f"{where}: unknown preset {name!r}; known: 'production'")
     standard = list(presets.production()) if name == "production" else []
     known = [item.name for item in standard]
-    without = _list(data, "without", where, problems)
+    without = listed(data, "without", where, problems)
     for one in without:
         if one not in known:
             near = get_close_matches(str(one), known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             problems.append(f"{where}: without names {one!r}, which the preset does not have{hint}")
-    replaced = [*without, *(item.name for item in listed)]  # a list: what a file holds may not be hashable
-    return [item for item in standard if item.name not in replaced] + listed
+    replaced = [*without, *(item.name for item in layers)]  # a list: what a file holds may not be hashable
+    return [item for item in standard if item.name not in replaced] + layers
 
 
-def _provider(data: Any, where: str, problems: list[str]) -> Any:
-    if not isinstance(data, Mapping) or not isinstance(data.get("use"), str):
-        problems.append(f"{where}: expected a table with `use`, the kind of provider")
-        return None
-    options = {key: value for key, value in data.items() if key != "use"}
-    try:
-        return provider(data["use"], **options)
-    except ConfigError as error:
-        problems.append(f"{where}: {error}")
-    except TypeError as error:  # of an option's value; the keywords themselves were checked
-        problems.append(f"{where}: provider {data['use']!r}: {error}")
-    return None
-
-
-def _middleware(data: Any, where: str, problems: list[str]) -> Middleware | None:
+def _middleware(data: Any, where: str, targets: Targets) -> Middleware | None:
+    problems = targets.problems
     if not isinstance(data, Mapping) or not isinstance(data.get("use"), str):
         problems.append(f"{where}: expected a table with `use`, the name of a middleware")
         return None
-    settings = {key: value for key, value in data.items() if key != "use"}
+    use, settings = data["use"], {str(key): value for key, value in data.items() if key != "use"}
     try:
-        if data["use"] == "fallback":
-            return _fallback(settings, where, problems)
-        return build(data["use"], settings, where)
+        if use in LEADING:
+            return LEADING[use](settings, where, targets)
+        if use not in registry.names():
+            known = sorted({*registry.names(), *LEADING})
+            raise ConfigError(f"unknown middleware {use!r}; known: {', '.join(known)}{nearest(use, known)}")
+        return registry.build(use, settings, where)
     except ConfigError as error:
-        problems.append(str(error))
+        told = str(error)
+        problems.append(told if told.startswith(where) else f"{where}: {told}")
     return None
-
-
-def _fallback(settings: dict[str, Any], where: str, problems: list[str]) -> Middleware | None:
-    """The one middleware whose settings hold providers."""
-    before = len(problems)
-    targets = _list(settings, "providers", where, problems)
-    settings.pop("providers", None)
-    made = [_provider(target, f"{where}.providers[{i}]", problems) for i, target in enumerate(targets)]
-    return build("fallback", {**settings, "targets": made}, where) if len(problems) == before else None

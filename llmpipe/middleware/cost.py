@@ -13,7 +13,7 @@ failed, cancelled, abandoned and hedged attempts are in the sum. An unknown pric
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
@@ -240,16 +240,19 @@ class Cost:
         total: Charge | None = None
         line: Total | None = None
         known = True
+        usage: Usage | None
         for attempt in attempts[first:] if first else attempts:
             charge = attempt.charge
             if charge is None:
                 if attempt.outcome is None and attempt.error is None:
                     if result is None or attempt.committed_at is None:
                         continue  # still under way: of a call that runs beside this one
+                    if attempt is not attempts[-1] and attempt is not _live(attempts):
+                        continue
                     model = result.model or attempt.asked_model
+                    usage = result.usage or _so_far(attempt, result)
                 else:
-                    model = attempt.model
-                usage = _usage(attempt, result)
+                    model, usage = attempt.model, _usage(attempt)
                 charge = attempt.charge = self._charge(attempt, model, usage)
                 if charge is None:
                     known = False
@@ -275,13 +278,21 @@ class Cost:
             price = self._table.find(attempt.provider, attempt.asked_model, tier=tier)
         return cost_of(usage, price)
 
-    def _sum(self, call: Call, first: int, live: Result) -> Charge | None:
-        """What all attempts cost; `live` is what has come so far of the one that is open."""
-        total = _FREE
-        for attempt in call.ledger.attempts[first:]:
+    def _sum(self, call: Call, first: int, so_far: Result) -> Charge | None:
+        """What all attempts cost, those beside this reply aside; `so_far` is what has come of it."""
+        total, attempts = _FREE, call.ledger.attempts[first:]
+        live = _live(attempts)
+        for attempt in attempts:
             charge = attempt.charge
-            if charge is None:
-                charge = self._charge(attempt, live.model or attempt.asked_model, _usage(attempt, live))
+            if charge is not None:
+                total += charge
+                continue
+            if attempt is live:
+                charge = self._charge(attempt, so_far.model or attempt.asked_model, _so_far(attempt, so_far))
+            elif attempt.outcome is None and attempt.error is None:
+                continue
+            else:
+                charge = self._charge(attempt, attempt.model, _usage(attempt))
             if charge is None:
                 return None
             total += charge
@@ -299,13 +310,22 @@ def _amended(cfg: Cost, call: Call, first: int, completion: Result) -> Result:
     return _charged(cfg._sum(call, first, completion), completion)
 
 
-def _usage(attempt: Attempt, live: Result | None) -> Usage | None:
-    """The tokens to pay for: told, or estimated; None where nothing is to be paid."""
+def _live(attempts: Sequence[Attempt]) -> Attempt | None:
+    """The attempt whose reply is being read: the last that has committed, unless it is over."""
+    last = next((one for one in reversed(attempts) if one.committed_at is not None), None)
+    return None if last is None or last.outcome is not None or last.error is not None else last
+
+
+def _so_far(attempt: Attempt, result: Result) -> Usage:
+    """The tokens of a reply that is not over: told at its finish, or estimated of what has come."""
+    return Outcome("error", result=result, request=attempt.request).usage
+
+
+def _usage(attempt: Attempt) -> Usage | None:
+    """The tokens of an attempt that is over: told, or estimated; None where nothing is to be paid."""
     if attempt.outcome is not None:
         return attempt.outcome.usage
     error = attempt.error
-    if error is None and live is not None:
-        return live.usage or Outcome("error", result=live, request=attempt.request).usage
     # An error that is none of ours does not say, and a cancellation cannot: both may be billed.
     if not getattr(error, "sent", True) or getattr(error, "billed", "unknown") == "no":
         return None

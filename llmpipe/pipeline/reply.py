@@ -278,8 +278,9 @@ class Reply:
         if isinstance(error, LLMError):
             if isinstance(error, ReplyClosed):
                 status = "abandoned"
-            if error.partial is None or (self._pump is not None and self._pump.relay is not None):
-                error.partial = self._partial()  # another reply's has not passed our stages
+            error.partial = (
+                self._partial()
+            )  # not what another reply, further in, wrote: our stages hide things
             if self._attempt is not None:
                 self._attempt.sign(error)
         await self._end(status, error)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import orjson
 from attrs import evolve, frozen
 
-from llmpipe.types import Completion, Message, Request
+from llmpipe.types import Completion, Message, Opaque, Reasoning, Request, Text
 
 __all__ = ("Answer", "best_of", "choice_in", "judgement", "same", "synthesis")
 
@@ -20,6 +20,16 @@ class Answer:
 
     label: str
     completion: Completion
+
+    @property
+    def says(self) -> bool:
+        """Whether anything stands in it; what was filtered away or cut before its first word says nothing."""
+        silent = (Reasoning, Opaque)
+        parts = self.completion.message.parts
+        return any(
+            not isinstance(part, silent) and (not isinstance(part, Text) or part.text.strip())
+            for part in parts
+        )
 
 
 # The answers stand in JSON, so that no text in one of them can pass for another, or for instructions of
@@ -53,7 +63,8 @@ def judgement(request: Request, answers: Sequence[Answer]) -> Request:
 
 
 def _about(request: Request, words: str, answers: Sequence[Answer]) -> Request:
-    listed = [{"number": place, "answer": answer.completion.text} for place, answer in enumerate(answers, 1)]
+    said = [answer.completion.text.encode("utf-8", "replace").decode() for answer in answers]
+    listed = [{"number": place, "answer": text} for place, text in enumerate(said, 1)]
     text = words.format(count=len(answers), answers=orjson.dumps(listed, option=orjson.OPT_INDENT_2).decode())
     # A conversation that has tool calls in it needs its tools, to some providers.
     messages = (*request.messages, Message("user", text))

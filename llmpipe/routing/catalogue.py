@@ -9,7 +9,7 @@ from attrs import evolve, field, fields, frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline.checks import called
-from llmpipe.pipeline.provider import Capabilities
+from llmpipe.pipeline.provider import Capabilities, capabilities_of
 from llmpipe.pricing import Price, PriceTable, prices
 from llmpipe.providers.profiles import PROFILES
 
@@ -73,12 +73,13 @@ def card_of(target: Any, *, table: PriceTable | None = None, **known: Any) -> Mo
         core = core.provider
     if isinstance(target, type) or not all(hasattr(target, part) for part in ("name", "model")):
         raise ConfigError(f"{called(target)} is no provider or chain")
-    capabilities = getattr(core, "capabilities", None) or Capabilities()
+    model = known.pop("model", "") or target.model
+    capabilities = capabilities_of(core, model) or Capabilities()
     price = (table or prices()).find(target.name, target.model)
     context = capabilities.context_tokens or (price.context_window if price is not None else None)
     card = ModelCard(
         provider=target.name,
-        model=known.pop("model", "") or target.model,
+        model=model,
         capabilities=capabilities,
         context_tokens=context,
         price=price,
@@ -108,7 +109,7 @@ def catalogue(providers: Iterable[str] = (), *, table: PriceTable | None = None)
                 yield ModelCard(
                     provider=name,
                     model=model,
-                    capabilities=PROFILES[name].capabilities,
+                    capabilities=PROFILES[name].capabilities_of(model),
                     context_tokens=price.context_window,
                     price=price,
                 )

@@ -13,11 +13,13 @@ from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.reply import Reply
 from llmpipe.routing.answers import Answer, best_of, choice_in, judgement, synthesis
-from llmpipe.routing.members import SPARED, Asked, OwnLedger
+from llmpipe.routing.members import SPARED, Asked, OwnLedger, charge_of
 from llmpipe.tokens import estimate_request, estimate_tokens
 from llmpipe.types import Completion, Cost, Event, Request, Usage, UsageUpdate
 
 __all__ = ("Round", "Rules")
+
+_NOTHING = Cost()
 
 
 class Rules(Protocol):
@@ -53,12 +55,16 @@ class Round:
     request: Request
     asked: Sequence[Asked]
     answers: Sequence[Answer]
+    entered: int
+    """Attempts in the call's ledger before the judge's."""
 
     async def combined(self) -> Reply:
         """The one reply. Raises: what the judge raises, where the rules are strict."""
         rules, answers = self.rules, self.answers
         if len(answers) == 1 or rules.combine == "vote":
             return self._vote()
+        if self.call.remaining() <= 0:
+            return self._vote("deadline")
         if any(answer.completion.tool_calls for answer in answers):
             return self._vote("tool calls")
         try:
@@ -69,15 +75,21 @@ class Round:
             if rules.strict:
                 raise
             error.survived()
-            return self._vote(error.type)
+            return self._vote(error.type, lost=self._judged())
 
-    def _vote(self, instead: str = "", judged: Completion | None = None) -> Reply:
+    def _judged(self) -> Cost | None:
+        """What a judge cost that failed."""
+        return charge_of(self.call.ledger.attempts[self.entered :])
+
+    def _vote(
+        self, instead: str = "", judged: Completion | None = None, lost: Cost | None = _NOTHING
+    ) -> Reply:
         """The answer that most gave; `instead` says why there is a vote where none was asked for."""
         warnings: tuple[str, ...] = ()
         if instead:
             self.call.note("ensemble.voted", reason=instead)
             warnings = (f"ensemble: voted instead of {self.rules.combine}: {instead}",)
-        return self._chosen(best_of(self.answers, self.rules.key), judged, warnings)
+        return self._chosen(best_of(self.answers, self.rules.key), judged, warnings, lost)
 
     async def _judgement(self) -> Reply:
         reply = await self._ask(evolve(judgement(self.request, self.answers), stream=False))
@@ -127,9 +139,14 @@ class Round:
         return self._signed(done, usage, charge)
 
     def _chosen(
-        self, best: Answer, judged: Completion | None = None, warnings: tuple[str, ...] = ()
+        self,
+        best: Answer,
+        judged: Completion | None = None,
+        warnings: tuple[str, ...] = (),
+        lost: Cost | None = _NOTHING,
     ) -> Reply:
         used, spent = self._used(), self._spent()
+        spent = None if spent is None or lost is None else spent + lost
         if judged is not None:
             used = None if used is None or judged.usage is None else used + judged.usage
             spent = None if spent is None or judged.charge is None else spent + judged.charge

@@ -9,9 +9,9 @@ answers are combined:
 ``judge``       the answer that the judge finds best
 ==============  ==========================================================================
 
-Of one answer nothing need be combined. Where an answer has tool calls they are voted on, because tool
-calls cannot be blended. A judge that fails, or says no number, is replaced by the vote, with a warning,
-unless `strict`.
+Of one answer nothing need be combined, and an empty one (filtered, or cut) is none beside others. Where an
+answer has tool calls they are voted on, because tool calls cannot be blended. A judge that fails, or says
+no number, or for whom no time is left, is replaced by the vote, with a warning, unless `strict`.
 
 What the reply's figures are: `usage` is the sum of what all members and the judge used, and `charge` of
 what they cost, None where one of them is not known. Their attempts stand in the call's ledger, so `Cost`
@@ -47,6 +47,7 @@ from llmpipe.types import Completion, Request
 __all__ = ("Ensemble",)
 
 MAX_MEMBERS = 5
+MAX_ASKED = 30  # requests of one call, when ensembles stand in ensembles: five of five, and their judges
 _COMBINE = ("synthesis", "vote", "judge")
 _asking: ContextVar[frozenset[tuple[int, str]]] = ContextVar("llmpipe_ensemble_asking", default=frozenset())
 
@@ -138,6 +139,10 @@ class Ensemble:
             raise ConfigError(
                 f"ensemble: enough is {self.enough}, which is less than the quorum {self.quorum}"
             )
+        if (count := _asked_by(self)) > MAX_ASKED:
+            raise ConfigError(
+                f"ensemble: one call would be {count} requests, ensembles within counted; {MAX_ASKED} at most"
+            )
         for target in (*self.targets, self.judge):
             if any(inner is self for inner in _within(target)):
                 raise ConfigError("ensemble: a member leads back to the ensemble itself")
@@ -167,7 +172,9 @@ class Ensemble:
             for one in asked:
                 if isinstance(one.error, LLMError):
                     one.error.survived()
-            return await Round(self, call, request, asked, answers).combined()
+            telling = [answer for answer in answers if answer.says] or answers
+            entered = len(call.ledger.attempts)
+            return await Round(self, call, request, asked, telling, entered).combined()
         finally:
             _asking.reset(token)
 
@@ -189,6 +196,22 @@ class Ensemble:
         async with AsyncExitStack() as stack:  # one that fails to close keeps no other from closing
             for target in targets.values():
                 stack.push_async_callback(target.aclose)
+
+
+def _asked_by(target: Any, above: tuple[Any, ...] = ()) -> int:
+    """Requests that one call of `target` is, when nothing fails."""
+    if target is None or any(target is one for one in above):
+        return 0
+    above = (*above, target)
+    if isinstance(target, Ensemble):
+        members = sum(_asked_by(member, above) for member in target.targets)
+        if target.combine == "vote" or len(target.targets) == 1:
+            return members
+        return members + (1 if target.judge is None else _asked_by(target.judge, above))
+    layers = getattr(target, "middleware", ())
+    inner = [getattr(target, "provider", None), *getattr(target, "targets", ())]
+    inner += [one for layer in layers for one in getattr(layer, "targets", ())]
+    return max(1, *(_asked_by(one, above) for one in inner))
 
 
 def _label(place: int, targets: tuple[Any, ...]) -> str:

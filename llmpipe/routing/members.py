@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.reply import Reply
 
-__all__ = ("Asked", "LATE", "OwnLedger", "SPARED", "ask_all")
+__all__ = ("Asked", "LATE", "OwnLedger", "SPARED", "ask_all", "charge_of")
 
 LATE = "LATE"
 SPARED = "SPARED"
@@ -45,12 +45,7 @@ class Asked:
     @property
     def charge(self) -> Cost | None:
         """What its attempts cost; None where one has no price, or nobody priced them."""
-        total = Cost()
-        for attempt in self.ledger.attempts:
-            if attempt.charge is None:
-                return None
-            total += attempt.charge
-        return total
+        return charge_of(self.ledger.attempts)
 
     def told(self) -> dict[str, Any]:
         """It as JSON, safe to show: no text of the provider's."""
@@ -66,10 +61,22 @@ class Asked:
         return plain
 
 
+def charge_of(attempts: Iterable[Attempt]) -> Cost | None:
+    """What `attempts` cost; None where one has no price."""
+    total = Cost()
+    for attempt in attempts:
+        if attempt.charge is None:
+            return None
+        total += attempt.charge
+    return total
+
+
 async def ask_all(
     asked: Sequence[Asked], call: Call, *, deadline: float, quorum: int, enough: int | None
 ) -> None:
-    """Ask all of `asked`, and write into each what came of it, within `deadline` seconds.
+    """Ask all of `asked`, and write into each what came of it, in time.
+
+    That is within `deadline` seconds, and by the call's own deadline.
 
     Done as soon as all have answered or failed, `enough` have answered, or too many have failed for `quorum`;
     who is then at work is cancelled, and is done with it when this returns.
@@ -78,7 +85,9 @@ async def ask_all(
     """
     runtime = call.runtime
     until = runtime.now() + deadline
-    inner = call.evolve(target=None, deadline=until if call.deadline is None else min(until, call.deadline))
+    if call.deadline is not None:
+        until = min(until, call.deadline)
+    inner = call.evolve(target=None, deadline=until)
     tasks = {
         asyncio.create_task(_ask(one, inner, call.ledger), name=f"llmpipe:ensemble {one.label}"): one
         for one in asked
@@ -102,6 +111,8 @@ async def _wait(
             waiting, timeout=max(0.0, until - now()), return_when=asyncio.FIRST_COMPLETED
         )
         for task in done:
+            if task.cancelled():  # by itself: nobody else has, and we have not been
+                raise RuntimeError(f"member {tasks[task].label} of the ensemble cancelled itself")
             task.result()  # raises what is none of our errors
         answered = sum(one.completion is not None for one in tasks.values())
         if answered >= (enough or inf) or answered + len(waiting) < quorum:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from attrs import evolve, field, frozen
 
 from llmpipe.errors import ConfigError, Unsupported
-from llmpipe.middleware.fallback import ask
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
+from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.checks import called, nearest
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.reply import Reply
@@ -236,9 +236,12 @@ class ModelSelector:
         cfg = call.opt(self)
         card = cfg.select(call.request)
         request = evolve(call.request, model=card.model)
-        if card.target is None:
+        target = card.target
+        if isinstance(target, Chain):
+            return await target(call.evolve(target=None, provider=target.provider, request=request))
+        if target is None:
             return await call_next(call.evolve(request=request))
-        return await ask(card.target, call.evolve(request=request), call_next, spare=call.spare)
+        return await call_next(call.evolve(target=target, request=request))
 
     def _needed(self, wanted: AnyRequest | Needs) -> Needs:
         if isinstance(wanted, Needs):

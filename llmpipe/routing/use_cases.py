@@ -58,7 +58,7 @@ class Entry:
     Attributes:
         target: a provider or a chain, with the model that answers.
         use_cases: what it is for; a default need not be for anything.
-        account: the tenant whose own it is; ``""`` for all.
+        account: the tenant whose own it is; ``""`` for all. Its target has a `name` of its own.
         default: whether it answers where nobody is for the use case.
         max_tokens: the output's bound where a request has none.
         active: False takes it out of the table.
@@ -129,6 +129,22 @@ class UseCases:
         for case in (self.use_case, *(case for entry in self.entries for case in entry.use_cases)):
             if case and case not in self.preferences:
                 raise ConfigError(self._unknown(case))
+        self._refuse_mixed_accounts()
+
+    def _refuse_mixed_accounts(self) -> None:
+        """Circuits, rests and limits are kept by name, endpoint and model; no account's are another's."""
+        known: dict[tuple[str, str, str], Entry] = {}
+        for entry in self.entries:
+            target = entry.target
+            other = known.setdefault((target.name, target.endpoint, target.model), entry)
+            if other.account != entry.account and other.target is not target:
+                whose = " and for ".join(
+                    repr(one.account) if one.account else "all" for one in (other, entry)
+                )
+                raise ConfigError(
+                    f"the targets {target.name!r} for {whose} would share circuits and limits; give one a "
+                    f"name of its own: provider(..., name='{target.name}-of-...')"
+                )
 
     @property
     def targets(self) -> tuple[Any, ...]:
@@ -159,7 +175,7 @@ class UseCases:
         if not isinstance(request, Request):
             return await call_next(call)
         cfg = call.opt(self)
-        use_case = call.tags.get("use_case") or cfg.use_case
+        use_case = str(call.tags.get("use_case") or cfg.use_case)
         entry = cfg.choose(use_case, account=call.tenant, model=request.model)
         if entry is None:
             return await call_next(call)

@@ -8,17 +8,23 @@ for: classes, enums, dates, sets.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
-from datetime import date, datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time
+from decimal import Decimal
 from functools import cache
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any, NotRequired, Required, Union, get_args, get_origin, is_typeddict
+from uuid import UUID
 
 from llmpipe.tools.mismatch import mismatches
-from llmpipe.tools.schema import NOTHING, Member, resolved, schema_of
+from llmpipe.tools.schema import NOTHING, Member, is_pydantic, resolved, schema_of
 
 __all__ = ("WrongArguments", "checked", "structured")
 
 _NAMED = 10  # problems that the model is told of at once
+_COUNTED = 1000
 
 
 class WrongArguments(ValueError):
@@ -27,9 +33,10 @@ class WrongArguments(ValueError):
 
 def checked(given: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Raises: WrongArguments that says of everything wrong where it is and what would be right."""
-    problems = [*mismatches(given, schema)]
+    problems = [*islice(mismatches(given, schema), _COUNTED)]
     if problems:
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        count = "many" if len(problems) == _COUNTED else str(len(problems) - _NAMED)
+        more = f"; and {count} more" if len(problems) > _NAMED else ""
         raise WrongArguments("; ".join(problems[:_NAMED]) + more)
 
 
@@ -55,9 +62,21 @@ def structured(given: Mapping[str, Any], members: Mapping[str, Member]) -> dict[
 def _converter() -> Any:
     from cattrs import Converter
 
-    converter = Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(datetime, _moment)
-    converter.register_structure_hook(date, _moment)
+    converter = Converter(forbid_extra_keys=True, use_alias=True)
+    for kind in (datetime, date, time):
+        converter.register_structure_hook(kind, _moment)
+    converter.register_structure_hook(Decimal, lambda value, _: Decimal(str(value)))
+    for made in (Path, PurePath, UUID):
+        converter.register_structure_hook(made, lambda value, kind: kind(value))
+    converter.register_structure_hook_func(is_pydantic, lambda value, kind: kind.model_validate(value))
+    converter.register_structure_hook_func(
+        lambda hint: _origin(hint) in (Iterable, Collection),
+        lambda value, hint: [converter.structure(item, get_args(hint)[0]) for item in value],
+    )
+    converter.register_structure_hook_func(
+        lambda hint: _origin(hint) is AbstractSet,
+        lambda value, hint: {converter.structure(item, get_args(hint)[0]) for item in value},
+    )
     converter.register_structure_hook_func(
         _is_union, lambda value, hint: converter.structure(value, _meant(value, hint))
     )
@@ -72,9 +91,18 @@ def _converter() -> Any:
     converter.register_structure_hook_func(
         _is_marked, lambda value, hint: converter.structure(value, get_args(hint)[0])
     )
-    as_it_is = (dict, list, None, type(None))
-    converter.register_structure_hook_func(lambda hint: hint in as_it_is, lambda value, _: value)
+    as_it_is = (dict, list, None, type(None), Mapping, Sequence, Collection, Iterable)
+    converter.register_structure_hook_func(lambda hint: _bare(hint) in as_it_is, lambda value, _: value)
     return converter
+
+
+def _origin(hint: Any) -> Any:
+    return get_origin(hint)
+
+
+def _bare(hint: Any) -> Any:
+    """`List` as list."""
+    return hint if get_args(hint) else get_origin(hint) or hint
 
 
 def _is_union(hint: Any) -> bool:
@@ -92,7 +120,7 @@ def _meant(value: Any, union: Any) -> Any:
     return next(one for one in get_args(union) if not any(mismatches(value, schema_of(one, "union"))))
 
 
-def _moment(value: str, kind: type[date]) -> date:
+def _moment(value: str, kind: Any) -> Any:
     return kind.fromisoformat(value)
 
 

@@ -10,11 +10,12 @@ from typing import Any, get_args
 import attrs
 import orjson
 
-from llmpipe.types import Content, Part, Text
+from llmpipe.types import Audio, Content, Document, Image, Part, Text
 
-__all__ = ("content_of",)
+__all__ = ("content_of", "sendable")
 
-_PARTS = get_args(Part)
+_SHOWN = (Text, Image, Document, Audio)
+_OTHERS = tuple(kind for kind in get_args(Part) if kind not in _SHOWN)
 
 
 def content_of(answer: Any, max_chars: int) -> Content:
@@ -27,17 +28,22 @@ def content_of(answer: Any, max_chars: int) -> Content:
     """
     if isinstance(answer, str):
         return _cut(answer, max_chars)
-    if isinstance(answer, _PARTS):
+    if isinstance(answer, _SHOWN):
         return (_shortened(answer, max_chars),)
-    if isinstance(answer, list | tuple) and any(isinstance(item, _PARTS) for item in answer):
+    if isinstance(answer, list | tuple) and any(isinstance(item, _SHOWN) for item in answer):
         return [
             _shortened(
-                item if isinstance(item, _PARTS) else Text(item if isinstance(item, str) else _json(item)),
+                item if isinstance(item, _SHOWN) else Text(item if isinstance(item, str) else _json(item)),
                 max_chars,
             )
             for item in answer
         ]
     return _cut(_json(answer), max_chars)
+
+
+def sendable(text: str) -> str:
+    """`text` without the lone surrogates that no JSON can carry, such as odd file names have."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _json(answer: Any) -> str:
@@ -49,6 +55,8 @@ def _json(answer: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, _OTHERS):
+        raise TypeError(f"a {type(value).__name__} is nothing that a tool can say")
     if attrs.has(type(value)):
         return {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
     dump: Callable[..., Any] | None = getattr(value, "model_dump", None)  # pydantic
@@ -64,12 +72,12 @@ def _plain(value: Any) -> Any:
 
 
 def _shortened(part: Any, max_chars: int) -> Any:
-    if isinstance(part, Text) and len(part.text) > max_chars:
-        return attrs.evolve(part, text=_cut(part.text, max_chars))
+    if isinstance(part, Text) and (text := _cut(part.text, max_chars)) is not part.text:
+        return attrs.evolve(part, text=text)
     return part
 
 
 def _cut(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
-        return text
-    return f"{text[:max_chars]}… [cut: {len(text) - max_chars} more characters]"
+        return sendable(text)
+    return f"{sendable(text[:max_chars])}… [cut: {len(text) - max_chars} more characters]"

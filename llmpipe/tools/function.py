@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, overload
+from typing import Annotated, Any, Optional, get_args, get_origin, overload
 
 from attrs import field, frozen
 
@@ -48,6 +48,11 @@ class Function:
                 "a Function is a Tool and the function that answers for it; see llmpipe.tools.tool"
             )
         check_tool(self.tool)
+        core = _unbound(self.function)
+        if inspect.isgeneratorfunction(core) or inspect.isasyncgenfunction(core):
+            raise ConfigError(
+                f"tool {self.name!r} is a generator, of which a model can see nothing; return a list"
+            )
         timeout: Any = self.timeout
         if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
             raise ConfigError(f"tool {self.name!r}: timeout is {timeout!r}; expected seconds, more than 0")
@@ -60,9 +65,7 @@ class Function:
     @property
     def is_async(self) -> bool:
         """Whether calling it gives something to await."""
-        function: Any = self.function
-        while isinstance(function, functools.partial):
-            function = function.func
+        function: Any = _unbound(self.function)
         return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004  whether it is async, not whether there is one
         )
@@ -120,8 +123,9 @@ def tool(
     def make(function: Callable[..., Any]) -> Function:
         if not callable(function):
             raise ConfigError(f"a tool is made of a function, not of a {type(function).__name__}")
-        called = name or str(getattr(function, "__name__", type(function).__name__))
-        text, says = described(function)
+        core = _unbound(function)
+        called = name or str(getattr(core, "__name__", type(core).__name__))
+        text, says = described(core)
         members = _members(function, called, says)
         spec = Tool(
             called,
@@ -160,26 +164,54 @@ def check_tool(spec: Tool) -> None:
         raise ConfigError(f"tool {name!r}: its parameters are no JSON Schema: {told}")
 
 
+def _unbound(function: Any) -> Any:
+    """What a partial is one of."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _settled(function: Any) -> set[str]:
+    """The keywords that a partial settles: they are the program's, and no model may say otherwise."""
+    names: set[str] = set()
+    while isinstance(function, functools.partial):
+        names.update(function.keywords)
+        function = function.func
+    return names
+
+
+def _takes_none(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return hint in (None, Any, object) or type(None) in get_args(hint) or None in get_args(hint)
+
+
 def _members(function: Callable[..., Any], name: str, says: Mapping[str, str]) -> list[Member]:
-    inner: Any = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
+    inner = _unbound(function)
     plain = inspect.isroutine(inner)
     hints = resolved(inner if plain else type(inner).__call__, f"tool {name!r}")
+    settled = _settled(function)
     members = []
-    for parameter in inspect.signature(function).parameters.values():
-        place = f"tool {name!r}, argument {parameter.name!r}"
+    for place, parameter in enumerate(inspect.signature(function).parameters.values()):
+        if parameter.name in settled:
+            continue
+        at = f"tool {name!r}, argument {parameter.name!r}"
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ConfigError(
-                f"{place}: a model gives each argument by its name, which {parameter} does not take"
+                f"{at}: a model gives each argument by its name, which {parameter} does not take"
             )
         if parameter.name not in hints:
-            raise ConfigError(f"{place}: has no type hint, so the model cannot be told what it is")
+            method = not place and parameter.name in ("self", "cls")
+            right = "; of a method, make a tool of what is bound: tool(thing.method)" if method else ""
+            raise ConfigError(f"{at}: has no type hint, so the model cannot be told what it is{right}")
         has_default = parameter.default is not parameter.empty
+        hint = hints[parameter.name]
+        if parameter.default is None and not _takes_none(hint):
+            hint = Optional[hint]  # noqa: UP045  which `|` cannot say of every hint; people mean it, models write it
         members.append(
             Member(
                 parameter.name,
-                hints[parameter.name],
+                hint,
                 parameter.default if has_default else NOTHING,
                 says.get(parameter.name, ""),
                 not has_default,

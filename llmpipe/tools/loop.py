@@ -38,6 +38,14 @@ def _tools(value: Any) -> tuple[Function | Tool, ...]:
     return tools
 
 
+def _exceptions(value: Any) -> tuple[type[Exception], ...]:
+    kinds = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise ConfigError(f"raises has {kind!r}; expected classes of exceptions, such as PermissionError")
+    return kinds
+
+
 @frozen
 class ToolLoop:
     """Lets the model of `chain` use `tools` until it answers: ``await ToolLoop(chain, tools).run("...")``.
@@ -69,7 +77,7 @@ class ToolLoop:
     concurrency: int = field(default=8, kw_only=True)
     tool_timeout: float | None = field(default=60.0, kw_only=True)
     max_result_chars: int = field(default=100_000, kw_only=True)
-    raises: tuple[type[Exception], ...] = field(default=(), kw_only=True)
+    raises: tuple[type[Exception], ...] = field(default=(), converter=_exceptions, kw_only=True)
     on_step: Callable[[Step], Awaitable[None] | None] | None = field(default=None, kw_only=True)
 
     runner: Runner = field(init=False, repr=False, eq=False)

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
+
+from attrs import field, frozen
 
 __all__ = ("mismatches",)
 
 _MAX_DEPTH = 64
+_ENOUGH = 50  # problems by which the parts of a union are compared
 _KINDS = {
     dict: "an object",
     list: "an array",
@@ -40,12 +44,26 @@ _CALLED = {
 }
 
 
-def mismatches(value: Any, schema: Any, path: str = "", root: Any = None, depth: int = 0) -> Iterator[str]:
+@frozen
+class _Whole:
+    """What references are to, and what has been found of unions.
+
+    What a model writes is nested as deep as it likes, and without `found` each union round it would look at
+    all of it once for each of its parts: twice as long for every level.
+    """
+
+    schema: Any
+    found: dict[tuple[str, int, int], list[str]] = field(factory=dict)
+
+
+def mismatches(
+    value: Any, schema: Any, path: str = "", root: _Whole | None = None, depth: int = 0
+) -> Iterator[str]:
     """Each way in which `value` is not what `schema` says, as ``path: what is wrong``.
 
-    Args: path is where the value stands, ``""`` for the whole; root is what references are to.
+    Args: path is where the value stands, ``""`` for the whole; the others are for itself.
     """
-    root = schema if root is None else root
+    root = _Whole(schema) if root is None else root
     if depth > _MAX_DEPTH:
         yield _at(path, "is nested too deep")
         return
@@ -54,7 +72,7 @@ def mismatches(value: Any, schema: Any, path: str = "", root: Any = None, depth:
             yield _at(path, "must not be given")
         return
     if "$ref" in schema:
-        yield from mismatches(value, _referred(schema["$ref"], root), path, root, depth + 1)
+        yield from mismatches(value, _referred(schema["$ref"], root.schema), path, root, depth + 1)
     if (wrong := _of_kind(value, schema)) is not None:
         yield _at(path, wrong)
         return  # the rest would say the same in other words
@@ -99,7 +117,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _in_object(
-    value: dict[str, Any], schema: Mapping[str, Any], path: str, root: Any, depth: int
+    value: dict[str, Any], schema: Mapping[str, Any], path: str, root: _Whole, depth: int
 ) -> Iterator[str]:
     properties = schema.get("properties")
     properties = properties if isinstance(properties, Mapping) else {}
@@ -117,7 +135,9 @@ def _in_object(
             yield from mismatches(item, others, _join(path, name[:60]), root, depth + 1)
 
 
-def _in_array(value: list[Any], schema: Mapping[str, Any], path: str, root: Any, depth: int) -> Iterator[str]:
+def _in_array(
+    value: list[Any], schema: Mapping[str, Any], path: str, root: _Whole, depth: int
+) -> Iterator[str]:
     least, most = schema.get("minItems"), schema.get("maxItems")
     if isinstance(least, int) and len(value) < least:
         yield _at(path, f"must have at least {least} items, and has {len(value)}")
@@ -143,11 +163,14 @@ def _bounds(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
                 yield _at(path, f"must be {words} {bound}")
 
 
-def _of_any(value: Any, parts: Sequence[Any], path: str, root: Any, depth: int) -> Iterator[str]:
+def _of_any(value: Any, parts: Sequence[Any], path: str, root: _Whole, depth: int) -> Iterator[str]:
     """Nothing where one of `parts` fits; else what is wrong by the part that comes nearest."""
     nearest: list[str] | None = None
     for part in parts:
-        wrong = [*mismatches(value, part, path, root, depth + 1)]
+        key = path, id(value), id(part)  # all of them are alive as long as this; a path alone may stand twice
+        wrong = root.found.get(key)
+        if wrong is None:
+            wrong = root.found[key] = [*islice(mismatches(value, part, path, root, depth + 1), _ENOUGH)]
         if not wrong:
             return
         # A part of another kind fails at once, with one line about the whole: it is not what was meant.

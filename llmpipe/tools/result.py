@@ -22,9 +22,10 @@ __all__ = (
     "ToolStart",
 )
 
-Stopped = Literal["answer", "pending", "max_steps", "cut"]
+Stopped = Literal["answer", "pending", "max_steps", "cut", "unfinished"]
 """Why a loop is over: the model answered; it asked for a tool that nobody here answers for; it was asked
-as often as it may be; its tool calls were cut short or filtered, and none of them ran."""
+as often as it may be; its tool calls were cut short or filtered, and none of them ran. ``unfinished``: it
+is under way, or has failed, or was left."""
 
 
 @frozen

@@ -11,8 +11,8 @@ from attrs import evolve, fields
 from llmpipe.errors import ConfigError, DeadlineExceeded, LLMError
 from llmpipe.pipeline.checks import refuse_single, seconds
 from llmpipe.runtime import Alarm
-from llmpipe.tools.result import LoopResult, Step, StepsExceeded, Stopped
-from llmpipe.types import Completion, Message, Request, Tool, ToolCall
+from llmpipe.tools.result import LoopResult, Step, StepsExceeded, Stopped, ToolRun
+from llmpipe.types import Completion, Message, Part, Request, Tool, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,8 +95,9 @@ class Talk:
         declared = {tool.name for tool in request.tools}
         tools = (*request.tools, *loop.specs)
         if len({tool.name for tool in tools}) != len(tools):
-            both = sorted(declared & {tool.name for tool in loop.specs})
-            raise ConfigError(f"the request and the loop both have a tool called {', '.join(both)}")
+            if both := sorted(declared & {tool.name for tool in loop.specs}):
+                raise ConfigError(f"the request and the loop both have a tool called {', '.join(both)}")
+            raise ConfigError("the request has two tools of one name")
         self._loop = loop
         self._declared = declared | loop.declared
         self._choice = loop.tool_choice if request.tool_choice is None else request.tool_choice
@@ -121,7 +122,7 @@ class Talk:
 
     def _tool_choice(self) -> Any:
         number = len(self._steps) + 1
-        if number == self._loop.max_steps and self._loop.on_max_steps == "answer":
+        if number == self._loop.max_steps and self._loop.on_max_steps == "answer" and self._request.tools:
             return "none"
         # What forces a tool forces it in the first step only: forced for ever, a model could never answer.
         forced = self._choice not in (None, "auto", "none")
@@ -129,6 +130,8 @@ class Talk:
 
     def heard(self, done: Completion) -> tuple[ToolCall, ...]:
         """Take the model's reply, and give the tool calls to run now."""
+        if done.tool_calls:
+            done = self._told_apart(done)
         self._heard = done
         self._messages.append(done.message)  # as it came: providers want their signatures back
         asked = done.tool_calls
@@ -144,35 +147,66 @@ class Talk:
             return tuple(call for call in asked if call.name not in self._declared)
         return ()
 
+    def _told_apart(self, done: Completion) -> Completion:
+        """`done` with an id of its own for each tool call that has none, or one that was there before.
+
+        Small servers count from 0 in every reply; others refuse a conversation in which an id stands twice.
+        """
+        seen = {call.id for message in self._messages for call in message.tool_calls} | {""}
+        parts: list[Part] = []
+        for part in done.message.parts:
+            if isinstance(part, ToolCall):
+                if part.id in seen:
+                    part = evolve(part, id=self._runtime.new_id("call_"))
+                seen.add(part.id)
+            parts.append(part)
+        if all(part is other for part, other in zip(parts, done.message.parts, strict=True)):
+            return done
+        return evolve(done, message=evolve(done.message, parts=tuple(parts)))
+
     async def answer(self, calls: tuple[ToolCall, ...]) -> Step:
         """Run `calls`, which ends the step.
 
         Raises: StepsExceeded where the model has been asked as often as it may be; DeadlineExceeded.
         """
-        assert self._heard is not None
-        runs = await self._run(calls) if calls else ()
-        self._messages += [Message("tool", run.result) for run in runs]
-        step = Step(len(self._steps) + 1, self._heard, runs)
-        self._steps.append(step)
-        if self._loop.on_step is not None:
-            told = self._loop.on_step(step)
-            if inspect.isawaitable(told):
-                await told
+        if self._deadline is None:
+            step = await self._step(calls)
+        else:
+            with Alarm(self._deadline, self._late):
+                step = await self._step(calls)
         if self.over == "max_steps" and self._loop.on_max_steps != "stop":
             raise StepsExceeded(
                 f"after {step.number} steps the model still asks for tools; raise max_steps, or let "
                 f"on_max_steps='answer' make it answer with what it has",
                 partial=self.result(),
-                model=self._heard.model or None,
-                provider=self._heard.provider or None,
+                model=step.completion.model or None,
+                provider=step.completion.provider or None,
             )
         return step
 
-    async def _run(self, calls: tuple[ToolCall, ...]) -> Any:
-        if self._deadline is None:
-            return await self._loop.runner(calls)
-        with Alarm(self._deadline, self._late):
-            return await self._loop.runner(calls)
+    async def _step(self, calls: tuple[ToolCall, ...]) -> Step:
+        runs: dict[int, ToolRun] = {}
+        try:
+            if calls:
+                await self._loop.runner(calls, runs, self._runtime)
+        except BaseException:  # goes on: what the model said, and what ran, is known all the same
+            self._enter(runs)
+            self.over = None
+            raise
+        step = self._enter(runs)
+        if self._loop.on_step is not None:
+            told = self._loop.on_step(step)
+            if inspect.isawaitable(told):
+                await told
+        return step
+
+    def _enter(self, runs: Mapping[int, ToolRun]) -> Step:
+        assert self._heard is not None
+        made = tuple(run for _, run in sorted(runs.items()))
+        self._messages += [Message("tool", run.result) for run in made]
+        step = Step(len(self._steps) + 1, self._heard, made)
+        self._steps.append(step)
+        return step
 
     def _late(self) -> LLMError:
         return DeadlineExceeded(
@@ -182,5 +216,8 @@ class Talk:
 
     def result(self) -> LoopResult:
         """What it has come to, so far."""
-        done = self._heard or Completion()
-        return LoopResult(done, tuple(self._messages), tuple(self._steps), self.over or "max_steps")
+        done, steps = self._heard or Completion(), tuple(self._steps)
+        if self._heard is not None and (not steps or steps[-1].completion is not done):
+            steps = (*steps, Step(len(steps) + 1, done))  # its tools have not run
+            return LoopResult(done, tuple(self._messages), steps, "unfinished")
+        return LoopResult(done, tuple(self._messages), steps, self.over or "unfinished")

@@ -216,7 +216,7 @@ def test_what_is_wrong_with_a_file_does_not_show_what_is_in_it(tmp_path, name):
     ("data", "says"),
     [
         ({"midleware": []}, "chain: unknown 'midleware'; did you mean 'middleware'?"),
-        ({"zzz": 1}, "chain: unknown 'zzz'; it takes middleware, preset, provider, without"),
+        ({"zzz": 1}, "chain: unknown 'zzz'; it takes middleware, preset, provider, providers, without"),
         ({"preset": "prod"}, "chain: unknown preset 'prod'; known: 'production'"),
         ({"preset": ["production"]}, "chain: unknown preset ['production']; known: 'production'"),
         (
@@ -225,7 +225,11 @@ def test_what_is_wrong_with_a_file_does_not_show_what_is_in_it(tmp_path, name):
         ),
         ({"without": ["cache"]}, "without names 'cache', which the preset does not have"),
         ({"without": "cache"}, "without is a str; expected a list"),
-        ({"provider": "openai"}, "chain: provider: expected a table with `use`, the kind of provider"),
+        (
+            {"provider": "openai"},
+            "in [providers]; known: none; a kind of provider stands in a table: { use = 'openai' }",
+        ),
+        ({"provider": 7}, "chain: provider: expected a table with `use`, the kind of provider"),
         ({"provider": {"model": "m"}}, "chain: provider: expected a table with `use`"),
         ({"provider": {"use": 7}}, "chain: provider: expected a table with `use`"),
         ({"provider": {"use": "opnai"}}, "chain: provider: unknown provider 'opnai'; known: "),

@@ -24,6 +24,7 @@ from llmpipe.errors import (
 from llmpipe.middleware.cache import Cache
 from llmpipe.middleware.coalesce import Coalesce
 from llmpipe.middleware.rate_limit import RateLimit
+from llmpipe.middleware.redact import Redact
 from llmpipe.middleware.retry import Retry
 from llmpipe.middleware.timeout import Timeout
 from llmpipe.pipeline.chain import Chain
@@ -202,6 +203,19 @@ async def test_a_stream_that_breaks_breaks_for_all_after_what_had_come():
     assert await ask(chain) == "again"
     await turns()
     assert settled(chain)
+
+
+SECRETIVE: list[Any] = ["ask ann@example.com or ", Wait(1), StreamBroken("cut")]
+
+
+@pytest.mark.parametrize("mode", ["log", "wire", "reversible"])
+async def test_a_broken_flight_shows_nobody_what_redaction_further_out_hides(mode):
+    chain = Chain(MockProvider([SECRETIVE]), Redact(output=True, mode=mode), Coalesce(when="always"))
+    errors = await in_turn(read(chain), read(chain), ask(chain))
+    assert [type(error) for error in errors] == [StreamBroken] * 3
+    for error in errors:
+        assert "ann@example.com" not in repr(error.partial)
+        assert error.partial.text.startswith("ask")
 
 
 # ---------------------------------------------------------------- errors

@@ -99,6 +99,13 @@ async def read(chain: Chain, call: Call) -> tuple[list[Event], Any]:
         return events, reply.completion
 
 
+class Choosy(Able):
+    """One of whose models some go on, as Claude's do."""
+
+    def capabilities_of(self, model: str) -> Capabilities:
+        return Capabilities(prefill=model in ("", "old"))
+
+
 # ------------------------------------------------------------ it goes on
 
 
@@ -654,3 +661,42 @@ def test_explain_counts_what_it_may_ask():
         MockProvider(), Continue(Able(), Able(name="b"), attempts=2), Timeout(first=10.0, total=None)
     )
     assert (chain.explain().attempts, chain.explain().seconds) == (5, 50)
+
+
+# ------------------------------------------------------------ by the model
+
+
+async def test_a_model_that_is_known_to_refuse_is_not_asked():
+    broken = MockProvider([["Once", cut()]], name="first", model="f")
+    chain = Chain(broken, Continue(Choosy([["never"]], name="other")))
+    call = streaming(chain, model="new")
+    _, error = await read(chain, call)
+    assert isinstance(error, StreamBroken)
+    assert notes(call, "stream.not_continued") == [{"reason": "prefill", "error": error.type}]
+
+
+async def test_a_target_goes_on_with_its_own_model_whatever_the_caller_asked_for():
+    broken = MockProvider([["Once", cut()]], name="first", model="f")
+    chain = Chain(broken, Continue(Choosy([[" upon"]], name="other", model="old")))
+    events, done = await read(chain, streaming(chain, model="new"))
+    assert done.text == text(events) == "Once upon"
+
+
+async def test_the_target_that_broke_goes_on_only_with_a_model_that_can():
+    for model, reason in (("old", None), ("new", "prefill")):
+        chain = Chain(Choosy([["Once", cut()], [" upon"]], name="own", model=model), Continue())
+        call = streaming(chain)
+        _, done = await read(chain, call)
+        told = notes(call, "stream.not_continued")
+        if reason is None:
+            assert done.text == "Once upon" and told == []
+        else:
+            assert isinstance(done, StreamBroken) and told[0]["reason"] == reason
+
+
+def test_a_target_whose_own_model_refuses_is_a_mistake_in_the_configuration():
+    Continue(Choosy([], name="x"))  # the caller names the model
+    with pytest.raises(ConfigError, match="'x' cannot go on .* with model 'new': capabilities.prefill"):
+        Continue(Choosy([], name="x", model="new"))
+    with pytest.raises(ConfigError, match="'y' cannot go on from the beginning of an answer: cap"):
+        Continue(MockProvider([], name="y", model="new"))

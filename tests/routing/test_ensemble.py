@@ -16,6 +16,7 @@ from llmpipe.errors import (
     LLMError,
     Overloaded,
     RateLimited,
+    ServiceUnavailable,
     StreamBroken,
     Timeout,
     Unsupported,
@@ -30,7 +31,18 @@ from llmpipe.routing.answers import Answer, best_of, choice_in, same
 from llmpipe.routing.ensemble import Ensemble
 from llmpipe.runtime import Runtime
 from llmpipe.testing import no_leaks
-from llmpipe.types import Completion, Message, Request, Tool, ToolCall, Usage, UsageUpdate, fold
+from llmpipe.types import (
+    Completion,
+    Message,
+    Reasoning,
+    Request,
+    Text,
+    Tool,
+    ToolCall,
+    Usage,
+    UsageUpdate,
+    fold,
+)
 
 
 def now() -> float:
@@ -388,6 +400,123 @@ async def test_attempts_without_a_price_are_each_told_once():
     unknown = [note.detail["attempt"] for note in call.ledger.notes if note.kind == "cost.unknown_price"]
     assert sorted(unknown) == [1, 2]
     assert Cost.totals(it.runtime).all.unknown == 2
+
+
+# -- at their worst
+
+
+async def test_a_member_that_cancels_itself_is_a_bug_and_not_the_callers_cancellation():
+    with pytest.raises(RuntimeError, match="member a/a-1 of the ensemble cancelled itself"):
+        await ask(chain(member("a", asyncio.CancelledError()), member("b", [Wait(1), "x"])))
+
+
+@pytest.mark.parametrize("combine", ["vote", "judge", "synthesis"])
+async def test_an_answer_that_says_nothing_is_none_beside_others(combine: str):
+    empty = Completion(
+        message=Message("assistant", [Text(" "), Reasoning("hm")]), finish_reason="content_filter"
+    )
+    judge = member("j", "never asked")
+    done, _ = await ask(
+        chain(member("a", empty), member("b", empty), member("c", "real"), combine=combine, judge=judge)
+    )
+    assert (done.text, len(told(done)), judge.requests) == ("real", 3, [])
+    done, _ = await ask(chain(member("a", empty), member("b", empty), combine="vote"))
+    assert done.finish_reason == "content_filter"
+
+
+@pytest.mark.parametrize("combine", ["vote", "judge", "synthesis"])
+async def test_at_the_calls_own_deadline_there_is_the_answer_that_has_come(combine: str):
+    """Whether or not a layer holds the members to it."""
+    judge = member("j", "never asked")
+    members = [member("a", [Wait(50), "late"]), member("b", "x"), member("c", "y")]
+    done, call = await ask(chain(*members, combine=combine, judge=judge), timeout=5)
+    assert (done.text, now(), judge.requests) == ("x", 5, [])
+    assert told(done)[0] == ("a/a-1", "LATE")
+    if combine != "vote":
+        assert [note.detail for note in call.ledger.notes if note.kind == "ensemble.voted"] == [
+            {"reason": "deadline"}
+        ]
+
+
+async def test_a_judge_that_fails_costs_what_it_did():
+    members = [Chain(member(name, "x"), Cost(prices=PRICES)) for name in "ab"]
+    judge = Chain(member("j", ServiceUnavailable("500")), Cost(prices=PRICES))
+    done, call = await ask(chain(*members, judge=judge))
+    (lost,) = [attempt.charge for attempt in call.ledger.attempts if attempt.provider == "j"]
+    assert lost.total_nano > 0
+    assert done.charge.total_nano == 110_000 + lost.total_nano
+    free = member("j", ServiceUnavailable("500"))
+    done, _ = await ask(chain(*[Chain(member(name, "x"), Cost(prices=PRICES)) for name in "ab"], judge=free))
+    assert done.charge is None  # not known, which is not nothing
+
+
+async def test_text_that_no_json_carries_fails_nothing():
+    done, _ = await ask(chain(member("a", "\ud800"), member("b", "x"), judge=member("j", "z")))
+    assert done.text == "z"
+
+
+def test_ensembles_in_ensembles_are_bounded():
+    def five(**settings: Any) -> Ensemble:
+        return Ensemble(*[member(str(at)) for at in range(5)], **settings)
+
+    Ensemble(*[five() for _ in range(4)], combine="vote")  # 24
+    Ensemble(*[Chain(five(combine="vote")) for _ in range(5)])  # 26
+    with pytest.raises(ConfigError, match="one call would be 31 requests"):
+        Ensemble(*[Chain(member("x"), Fallback(five())) for _ in range(5)])
+    with pytest.raises(ConfigError, match="one call would be 50 requests"):
+        Ensemble(*[Ensemble(*[five(combine="vote")] * 2, combine="vote") for _ in range(5)], combine="vote")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cancelled_at_every_moment_twice_nothing_is_left_and_all_attempts_have_ended(stream: bool):
+    async def once(at: float) -> bool:
+        members = [member(name, ["", Wait(1), "x", Wait(1), "y"]) for name in "ab"]
+        judge = member("j", [Wait(1), "z", Wait(1), "w"])
+        async with no_leaks():
+            it = chain(*members, judge=judge)
+            call = it.new_call(Request("", "hi", stream=stream))
+
+            async def read() -> None:
+                async with await it(call) as reply:
+                    async for _ in reply:
+                        pass
+
+            task = asyncio.create_task(read())
+            await asyncio.sleep(at)
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            ended = await asyncio.gather(task, return_exceptions=True)
+        assert [one.open for one in (*members, judge)] == [0, 0, 0]
+        assert all(attempt.status != "open" for attempt in call.ledger.attempts)
+        assert [attempt.number for attempt in call.ledger.attempts] == [
+            *range(1, len(call.ledger.attempts) + 1)
+        ]
+        return isinstance(ended[0], asyncio.CancelledError)
+
+    cancelled = [await once(at / 2) for at in range(11)]
+    assert cancelled[1]
+    assert not cancelled[-1]
+
+
+@pytest.mark.parametrize("left_after", range(4))
+async def test_a_synthesis_that_is_left_early_costs_what_it_had_used(left_after: int):
+    it = chain(
+        member("a", "x"),
+        member("b", "y"),
+        judge=member("j", ["one ", Wait(1), "two ", Wait(1), "three"]),
+        layers=[Cost(prices=PRICES)],
+    )
+    async with no_leaks():
+        stream = it.stream("hi")
+        async with stream as reply:
+            for _ in range(left_after):
+                await anext(reply)
+        call = stream.call
+    assert [attempt.provider for attempt in call.ledger.attempts] == ["a", "b", "j"]
+    assert all(attempt.charge is not None and attempt.status != "open" for attempt in call.ledger.attempts)
+    charges = [one.charge.total_nano for one in call.ledger.attempts if one.charge is not None]
+    assert Cost.totals(it.runtime).all.nano == sum(charges)
 
 
 # -- what is refused

@@ -256,6 +256,16 @@ async def test_a_request_without_a_model_goes_to_the_target_of_the_card():
     assert [request.model for request in (*small.requests, *big.requests)] == ["s-1", "s-1", "b-1"]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+async def test_the_model_that_is_selected_is_asked_whatever_the_targets_own_is(nested: bool):
+    provider = MockProvider(default="ok", name="a", model="small")
+    target = Chain(provider) if nested else provider
+    card = ModelCard(provider="a", model="big", target=target, context_tokens=10_000)
+    chain = Chain(MockProvider(default="no", name="own"), ModelSelector([card]))
+    await chain.complete("hi")
+    assert [request.model for request in provider.requests] == ["big"]
+
+
 async def test_a_card_without_a_target_is_asked_of_the_chains_own():
     own = MockProvider(default="own")
     await Chain(own, ModelSelector([card("m-7")])).complete("hi")

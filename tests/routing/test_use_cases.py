@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpipe.errors import ConfigError, InvalidRequest, Overloaded
+from llmpipe.errors import AuthenticationFailed, ConfigError, InvalidRequest, Overloaded
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.mock import MockProvider
@@ -93,7 +93,7 @@ def test_an_entry_that_is_not_active_is_not_there():
 
 entries = st.builds(
     lambda model, cases, account, default, active: Entry(
-        target(model), cases, account=account, default=default, active=active
+        target(model, f"of-{account}"), cases, account=account, default=default, active=active
     ),
     st.sampled_from(["gpt-4o", "gpt-4o-mini", "claude-haiku-4-5", "own-1"]),
     st.lists(st.sampled_from(CASES), max_size=3),
@@ -227,3 +227,54 @@ def test_a_wrong_table_is_refused(make: Any, match: str):
 def test_a_use_case_of_ones_own_is_one_more_preference():
     table = UseCases([Entry(target("a-1"), "poetry")], preferences={**PREFERENCES, "poetry": ()})
     assert table.choose("poetry").target.model == "a-1"
+
+
+def test_targets_of_two_accounts_that_would_share_a_circuit_are_refused():
+    """Else a key that one account lets expire would rest the other's target as well."""
+    ours, theirs = target("gpt-4o", "openai"), target("gpt-4o", "openai")
+    with pytest.raises(ConfigError, match="would share circuits and limits; give one a name of its own"):
+        UseCases([Entry(ours, "draft"), Entry(theirs, "draft", account="acme")])
+    UseCases([Entry(ours, "draft"), Entry(ours, "draft", account="acme")])  # it is the same
+    UseCases([Entry(ours, "draft"), Entry(target("gpt-4o", "openai-of-acme"), "draft", account="acme")])
+
+
+async def test_a_key_that_one_account_let_expire_rests_nobody_elses_target():
+    class Expired(MockProvider):
+        async def __call__(self, call: Any) -> Any:
+            self.requests.append(call.request)
+            raise AuthenticationFailed("expired")
+
+    acme = Expired(name="openai-of-acme", model="gpt-4o")
+    table = [Entry(target("gpt-4o", "openai"), "draft"), Entry(acme, "draft", account="acme")]
+    it, _ = chain(table, Fallback(target("spare")))
+    for _ in range(3):
+        assert (await it.complete("hi", tenant="acme", tags={"use_case": "draft"})).text == "spare"
+        assert (await it.complete("hi", tenant="other", tags={"use_case": "draft"})).text == "gpt-4o"
+    assert len(acme.requests) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "a", "b"]), st.sampled_from(CASES), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(["", "a", "b", "c", "A", "a "]),
+    st.sampled_from(["", *CASES]),
+    st.sampled_from(["", "m0", "m1", "m5"]),
+)
+def test_no_tenant_ever_gets_what_is_anothers(lines: Any, tenant: str, case: str, model: str):
+    table = [
+        Entry(target(f"m{at}", f"p{at}"), case, account=account, default=default, active=active)
+        for at, (account, case, default, active) in enumerate(lines)
+    ]
+    chosen = UseCases(table).choose(case, account=tenant, model=model)
+    assert chosen is None or (chosen.account in ("", tenant) and chosen.active)
+
+
+@pytest.mark.parametrize("tag", [7, ["draft"], "x" * 1000])
+async def test_a_tag_that_is_no_use_case_of_any_kind_is_refused(tag: Any):
+    it, own = chain()
+    with pytest.raises(InvalidRequest, match="unknown use case"):
+        await it.complete("hi", tags={"use_case": tag})
+    assert own.requests == []

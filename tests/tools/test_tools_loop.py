@@ -395,7 +395,9 @@ async def test_the_timeout_is_for_the_whole_loop_tools_included(stream: bool):
     with pytest.raises(DeadlineExceeded) as late:
         await run_of(loop, "hello", stream=stream, timeout=12)
     assert now() - began == pytest.approx(12)
-    assert len(late.value.partial.steps) == 2
+    partial = late.value.partial
+    assert [len(step.runs) for step in partial.steps] == [1, 1, 0]
+    assert (partial.stopped, len(partial.pending)) == ("unfinished", 1)  # asked for, and not run
 
 
 async def test_a_loop_that_is_out_of_time_asks_no_more():

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 from anyio import to_thread
 from attrs import field, frozen
 
-from llmpipe.errors import ConfigError
+from llmpipe.errors import ConfigError, LLMError
 from llmpipe.middleware.redact.masking import Masking, mask_json
 from llmpipe.middleware.redact.scan import KINDS, Finding, Scanner, kinds_of
 from llmpipe.middleware.redact.stage import Masker
@@ -106,15 +106,28 @@ class Redact:
             call.note("redact.request", mode=cfg.mode, found=dict(found))
             if request is not call.request:
                 call = call.evolve(request=request)
-        reply = await call_next(call)
-        if cfg.output:
+        try:
+            reply = await call_next(call)
+        except LLMError as error:
+            if isinstance(
+                error.partial, Completion
+            ):  # what had come of it is no reply, and has passed nobody
+                error.partial = (await cfg._shown(Reply.of(error.partial), call, vault)).completion
+            raise
+        if cfg.output or vault is not None:
+            return await cfg._shown(reply, call, vault)
+        return reply
+
+    async def _shown(self, reply: Reply, call: Call, vault: Vault | None) -> Reply:
+        """The reply as the caller may see it."""
+        if self.output:
             tell = partial(_note, call)
-            masker = Masker(cfg._scanner, tell if reply.streamed else None)
-            await cfg._pipe(reply, masker)
+            masker = Masker(self._scanner, tell if reply.streamed else None)
+            await self._pipe(reply, masker)
             if not reply.streamed and masker.found:
                 tell(masker.found)
         if vault is not None:
-            await cfg._pipe(reply, vault.restorer())
+            await self._pipe(reply, vault.restorer())
         return reply
 
     def _hide(

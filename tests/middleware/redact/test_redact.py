@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from llmpipe.errors import ConfigError
+from llmpipe.errors import BadReply, ConfigError
 from llmpipe.middleware.redact import KINDS, Redact, Scanner
 from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.function import layer
 from llmpipe.pipeline.lint import lint
 from llmpipe.pipeline.registry import build
 from llmpipe.pipeline.reply import Reply
@@ -219,6 +220,25 @@ def test_the_linter_knows_whether_it_masks():
     }  # type: ignore[arg-type]
     assert codes["log"] == []
     assert codes["wire"] == codes["reversible"] != []
+
+
+@pytest.mark.parametrize("thread_above", [0, 65_536])
+async def test_what_had_come_of_a_reply_that_failed_is_masked_and_restored_too(thread_above):
+    failed: list[Any] = []
+
+    @layer(priority=700)
+    async def judge(call, call_next):
+        done = await (await call_next(call)).full()
+        failed.append(BadReply("no good", partial=done))
+        raise failed[0]
+
+    provider = Echo("{} and ann@example.com")
+    chain = Chain(provider, Redact(output=True, thread_above=thread_above), judge)
+    with pytest.raises(BadReply) as caught:
+        await chain.complete(PROMPT)
+    assert caught.value is failed[0]
+    assert caught.value.partial.text == f"{PROMPT} and [EMAIL]"
+    assert "john.doe" not in repr(provider.requests)
 
 
 @pytest.mark.parametrize(
