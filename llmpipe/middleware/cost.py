@@ -26,7 +26,7 @@ from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.pipeline.reply import Reply
-from llmpipe.pricing import PriceTable, cost_of
+from llmpipe.pricing import Price, PriceTable, cost_of
 from llmpipe.pricing import prices as packaged_prices
 from llmpipe.runtime import Runtime
 from llmpipe.tokens import estimate_request
@@ -274,9 +274,17 @@ class Cost:
         if extra and (told := extra.get("service_tier")) and isinstance(told, str) and told in _TIERS:
             tier = told
         price = self._table.find(attempt.provider, model, tier=tier)
-        if price is None and model != attempt.asked_model:
-            price = self._table.find(attempt.provider, attempt.asked_model, tier=tier)
+        if price is None:
+            price = self._otherwise(attempt, model, tier)
         return cost_of(usage, price)
+
+    def _otherwise(self, attempt: Attempt, model: str, tier: str) -> Price | None:
+        """The price by the names that are left: the model's that was asked, the provider's that sells it."""
+        find, asked = self._table.find, attempt.asked_model
+        found = find(attempt.provider, asked, tier=tier) if model != asked else None
+        if found is None and attempt.sold_as not in ("", attempt.provider):
+            found = find(attempt.sold_as, model, tier=tier) or find(attempt.sold_as, asked, tier=tier)
+        return found
 
     def _sum(self, call: Call, first: int, so_far: Result) -> Charge | None:
         """What all attempts cost, those beside this reply aside; `so_far` is what has come of it."""

@@ -37,7 +37,8 @@ class Note:
 class Attempt:
     """One request to one provider: begun by the chain, ended when its reply is over.
 
-    Times are monotonic loop seconds. `error` says why it failed, `outcome` how its reply ended
+    `sold_as` is the name that price tables know the provider by, where it says one. Times are monotonic
+    loop seconds. `error` says why it failed, `outcome` how its reply ended
     (None where there was none); `charge` is set by whoever knows prices.
     """
 
@@ -52,6 +53,7 @@ class Attempt:
     error: BaseException | None = None
     outcome: Outcome | None = None
     charge: Cost | None = None
+    sold_as: str = ""
 
     def fail(self, error: BaseException, now: float) -> None:
         """The attempt ended without a reply."""

@@ -144,6 +144,7 @@ class Chain:
         request = call.request
         attempt = Attempt(len(attempts) + 1, provider.name, request.model or provider.model, request, now())
         attempts.append(attempt)
+        attempt.sold_as = getattr(provider, "sold_as", "")
         try:
             reply: Any = await provider(call)
             if not isinstance(reply, Reply) or reply.over:

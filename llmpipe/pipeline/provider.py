@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call
     from llmpipe.pipeline.reply import Reply
 
-__all__ = ("Capabilities", "Provider")
+__all__ = ("Capabilities", "Provider", "capabilities_of")
 
 
 @frozen
@@ -75,3 +75,14 @@ class Provider(Target, Protocol):
     def estimate_cost(self, request: AnyRequest) -> Decimal | None:
         """USD this request costs at most, or None where the price is unknown."""
         ...
+
+
+def capabilities_of(target: Any, model: str) -> Capabilities | None:
+    """What `target` says that it can do with `model`, "" for no certain one; None where it says nothing.
+
+    A provider may tell its models apart with a method `capabilities_of(model)`; else what it can do with the
+    right model is what it can do with any.
+    """
+    told = getattr(target, "capabilities_of", None)
+    found = told(model) if callable(told) else getattr(target, "capabilities", None)
+    return found if isinstance(found, Capabilities) else None

@@ -278,9 +278,8 @@ class Reply:
         if isinstance(error, LLMError):
             if isinstance(error, ReplyClosed):
                 status = "abandoned"
-            error.partial = (
-                self._partial()
-            )  # not what another reply, further in, wrote: our stages hide things
+            # Not what another reply, further in, wrote there: our stages may hide things.
+            error.partial = self._partial()
             if self._attempt is not None:
                 self._attempt.sign(error)
         await self._end(status, error)

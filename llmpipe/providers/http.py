@@ -74,7 +74,7 @@ class HTTPProvider:
         dialect: the name of another dialect that the provider speaks; or a dialect, with quirks of one's own.
         transport: keywords of `Transport`.
         auth: takes the place of the key.
-        capabilities: what it can do, where that is not what the profile says.
+        capabilities: what it can do with every model, where that is not what the profile says.
         on_loss: what of a request the wire cannot say and could leave out is, by default, left out with a
             warning on the reply (``"warn"``); ``"refuse"`` makes it an error before anything is sent.
 
@@ -112,10 +112,12 @@ class HTTPProvider:
             raise ConfigError(f"on_loss must be 'warn' or 'refuse', not {on_loss!r}")
         self.profile = profile = evolve(profile, base_url=base_url) if base_url is not None else profile
         self.name = name or profile.name
+        self.sold_as = profile.prices
         self.version = profile.version
         self.model = model
         self.wire = wire
         self.capabilities: Capabilities = capabilities or profile.capabilities
+        self._told_capabilities = capabilities is not None
         self._lacks = frozenset(name for name in _CHECKED if not getattr(self.capabilities, name))
         self.on_loss = on_loss
         self.dialect = dialect or evolve(cast(Any, dialects.get(profile.dialect)), **profile.quirks)
@@ -133,6 +135,10 @@ class HTTPProvider:
     def keys(self) -> Keys | None:
         """The keys, where there are several."""
         return self._at.keys
+
+    def capabilities_of(self, model: str) -> Capabilities:
+        """`capabilities`, as far as `model` is known to have them; all of those that were passed in."""
+        return self.capabilities if self._told_capabilities else self.profile.capabilities_of(model)
 
     def brings(self) -> tuple[Any, ...]:
         """The middlewares a chain needs round this provider: `Credentials` where it has several keys."""

@@ -12,7 +12,7 @@ from llmpipe.errors import ConfigError
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.checks import called
 from llmpipe.pipeline.linker import Middleware
-from llmpipe.pipeline.provider import Capabilities
+from llmpipe.pipeline.provider import Capabilities, capabilities_of
 from llmpipe.pipeline.target import Target
 from llmpipe.types.frozen import EMPTY
 
@@ -80,8 +80,7 @@ class Route:
         """What the target can do; None where nobody says."""
         if self.capabilities is not None:
             return self.capabilities
-        found = getattr(innermost(self.target), "capabilities", None)
-        return found if isinstance(found, Capabilities) else None
+        return capabilities_of(innermost(self.target), self.asked_model)
 
     @property
     def asked_model(self) -> str:
@@ -96,6 +95,7 @@ class Named:
     def __init__(self, target: Target, name: str) -> None:
         self._target = target
         self.name = name
+        self.sold_as = getattr(target, "sold_as", "") or target.name
 
     async def __call__(self, call: Any) -> Any:
         """The provider's reply."""

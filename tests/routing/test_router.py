@@ -26,6 +26,7 @@ from llmpipe.errors import (
 )
 from llmpipe.middleware.breaker import Breaker
 from llmpipe.middleware.breaker.board import Board
+from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.chain import Chain
@@ -41,7 +42,7 @@ from llmpipe.routing.router import Router
 from llmpipe.routing.rules import HealthRules
 from llmpipe.runtime import Runtime
 from llmpipe.testing import conform, no_leaks
-from llmpipe.types import Image, Message, Request, ResponseFormat, Tool
+from llmpipe.types import Image, Message, Request, ResponseFormat, Tool, Usage
 
 CAN_ALL = Capabilities(embeddings=True)
 
@@ -560,3 +561,13 @@ async def test_status_before_the_first_call_needs_a_runtime():
     assert [one.state for one in router.status(Runtime())] == ["healthy"]
     assert router.changes() == ()
     assert Breaker().name == "breaker"
+
+
+async def test_a_provider_under_another_name_is_priced_by_its_own():
+    def mock() -> MockProvider:
+        return MockProvider(default="ok", name="openai", model="gpt-4o-mini", usage=Usage(1000, 100))
+
+    own = await Chain(mock(), Cost()).complete("hi")
+    renamed = await Chain(Router(Route(mock(), name="europe")), Cost()).complete("hi")
+    assert renamed.cost == own.cost
+    assert own.cost

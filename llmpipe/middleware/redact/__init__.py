@@ -109,9 +109,7 @@ class Redact:
         try:
             reply = await call_next(call)
         except LLMError as error:
-            if isinstance(
-                error.partial, Completion
-            ):  # what had come of it is no reply, and has passed nobody
+            if isinstance(error.partial, Completion):  # which is no reply, and has passed nobody
                 error.partial = (await cfg._shown(Reply.of(error.partial), call, vault)).completion
             raise
         if cfg.output or vault is not None:
