@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from llmpipe.errors import InvalidRequest
+from llmpipe.types import ToolCall
 
-__all__ = ("Fields", "invalid")
+__all__ = ("Fields", "arguments_of", "invalid")
 
 
 def invalid(path: str, problem: str, *, code: str | None = "invalid_value") -> InvalidRequest:
@@ -21,6 +22,17 @@ def invalid(path: str, problem: str, *, code: str | None = "invalid_value") -> I
         health="ignore",
         metadata={"param": path},
     )
+
+
+def arguments_of(call: ToolCall, path: str) -> dict[str, Any]:
+    """The arguments of a call of the history, for a wire that has them as an object.
+
+    Raises: InvalidRequest naming the path where they are none; nothing was sent to anybody.
+    """
+    try:
+        return call.args
+    except InvalidRequest as error:
+        raise invalid(f"{path}.arguments", error.message, code=error.code) from None
 
 
 class Fields:

@@ -4,7 +4,7 @@ A message is a prelude (the lengths of the whole and of its headers, then their 
 typed values, the payload, and the CRC-32 of all that. Both checksums are verified, and nothing of a
 message is given out before it is whole. Time is linear in the bytes however they are cut.
 
-Source: https://smithy.io/2.0/aws/amazon-eventstream.html
+Source: https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html; botocore/eventstream.py
 """
 
 from __future__ import annotations

@@ -14,10 +14,29 @@ from typing import Any
 from llmpipe.errors import Unsupported
 from llmpipe.types import Tool
 
-__all__ = ("Losses", "function_only", "native", "refused")
+__all__ = ("Losses", "function_only", "native", "refused", "unwished")
 
 # What the dialects note in `extra` to give a part back as it came. Others miss nothing without it.
 _MARKS = frozenset(("field", "index", "item", "object", "role", "status", "type"))
+_OF_PARTS = frozenset(("format", "id"))
+# Words of requests, and what they say where that is what happens anyway.
+_ANYWAY: Mapping[str, tuple[object, ...]] = {
+    "background": (False,),
+    "include": (["reasoning.encrypted_content"],),  # proofs of reasoning come unasked
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "service_tier": ("auto", "default", "standard_only"),
+    "store": (False,),
+    "text": ({"verbosity": "medium"},),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+    "verbosity": ("medium",),
+}
+# Those that are about the wire between the caller and us, or about where a provider looks first.
+_ABOUT_THE_WAY = frozenset(("prompt_cache_key", "stream_options"))
+_NOTHING: tuple[object, ...] = (None, "", [], {})
+_TO_SEE = frozenset(("display", "generate_summary", "includeThoughts", "include_thoughts", "summary"))
 
 
 class Losses:
@@ -66,7 +85,8 @@ def native(
 
     All of it where it was `written_in` that dialect, or in nobody's words but the user's own (``""``).
     Of another dialect's words only those in `keeps`, which this one spells the same (``cache_control``).
-    What is None, and what dialects note for themselves, is left out without a word.
+    What is None or empty, what dialects note for themselves, and what says no more than what happens
+    anyway (``"n": 1``), is left out without a word.
     """
     if not extra or written_in in ("", dialect):
         return extra
@@ -74,9 +94,29 @@ def native(
     for name, value in extra.items():
         if name in keeps:
             kept[name] = value
-        elif value is not None and name not in _MARKS:
+        elif value not in _NOTHING and not _is_no_loss(name, value, path):
             losses.dropped(f"{path}.{name}" if path else name, f"{dialect} has no such field")
     return kept
+
+
+def unwished(extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `extra` of reasoning options without the wish to see the thoughts, for who shows them anyway."""
+    if _TO_SEE.isdisjoint(extra):
+        return extra
+    return {
+        name: value
+        for name, value in extra.items()
+        if name not in _TO_SEE or value in (False, "omitted", "none", "off")
+    }
+
+
+def _is_no_loss(name: str, value: object, path: str) -> bool:
+    if path:
+        # Log probabilities tell a model nothing of what it said.
+        note = name in _MARKS and (path, name) != ("reasoning", "type")  # which is a way to think
+        note = note or (name in _OF_PARTS and ".parts[" in path)
+        return note or (name == "logprobs" and path != "response_format")
+    return name in _MARKS or name in _ABOUT_THE_WAY or value in _ANYWAY.get(name, ())
 
 
 def function_only(tool: Tool, written_in: str, path: str) -> None:

@@ -46,8 +46,8 @@ _SAYS = (
 _FINE = (None, 0, 200, "", "0", "200", "ok", "success")
 _MAX_DETAIL_CHARS = 500
 
-# MiniMax's own numbers, which mean other things elsewhere, in words that everybody uses.
-# Source: https://platform.minimax.io/docs/api-reference/errorcode
+# MiniMax's own numbers, which mean other things elsewhere, in words that everybody uses. 1008 is as it was
+# reported: https://github.com/MiniMax-AI/MiniMax-M2/issues/62. The others are assumed.
 _MINIMAX = {
     1000: "server_error",
     1001: "timeout",

@@ -94,12 +94,14 @@ def request_extra(
     return native(left, request.dialect, dialect, "", losses, keeps=keeps)
 
 
-_NOTHING: tuple[object, ...] = (None, False, "", [], {})
+_NOTHING: tuple[object, ...] = (None, "", [], {})
 _MEANINGFUL = frozenset(
     (
+        "audio",  # OpenAI: the voice of the answer
         "cachedContent",  # Gemini: the beginning of the conversation
         "conversation",  # OpenAI's responses, and the next
-        "functions",  # OpenAI's tools of 2023
+        "function_call",  # OpenAI's tools of 2023, and the next
+        "functions",
         "mcp_servers",  # Anthropic: tools
         "modalities",  # OpenAI: sound
         "previous_response_id",

@@ -49,7 +49,6 @@ def test_a_reply_of_text():
     [
         ("end_turn", "stop", False),
         ("stop_sequence", "stop", True),
-        ("tool_use", "tool_calls", False),
         ("max_tokens", "length", False),
         ("model_context_window_exceeded", "length", True),
         ("guardrail_intervened", "content_filter", True),

@@ -327,7 +327,8 @@ def test_a_message_with_fields_of_its_own_stays_alone():
 def test_blank_text_is_left_out_and_an_answer_of_nothing_with_it():
     body, _ = said("a", Message("assistant", "\n"), Message("user", [" ", "b"]))
     assert body["messages"] == [{"role": "user", "content": [{"text": "a"}, {"text": "b"}]}]
-    assert said("")[0]["messages"] == [{"role": "user", "content": [{"text": ""}]}]
+    assert refusal("") == "messages[0]"
+    assert refusal("a", Message("assistant", "b"), "") == "messages[2]"
 
 
 def test_a_system_message_in_the_middle_joins_the_system_prompt_with_a_warning():

@@ -328,7 +328,7 @@ def test_warnings_of_one_kind_are_one_with_how_many_there_were():
 
 def test_of_anothers_words_only_those_that_are_kept_arrive_and_marks_go_without_a_word():
     losses = Losses()
-    extra = {"cache_control": 1, "index": 0, "role": "developer", "nothing": None, "citations": []}
+    extra = {"cache_control": 1, "index": 0, "role": "developer", "nothing": None, "citations": [1]}
     assert native(extra, CHAT, MESSAGES, "messages[0]", losses, keeps=("cache_control",)) == {
         "cache_control": 1
     }

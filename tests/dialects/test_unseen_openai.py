@@ -115,7 +115,7 @@ def test_lines_that_are_glued_and_not_json_are_no_chunks():
         # DashScope and SiliconFlow
         (event({"code": "Throttling.RateQuota", "message": "slow", "request_id": "r"}), RateLimited, "slow"),
         (event({"code": 20012, "message": "no such model", "data": None}), ServiceUnavailable, "no such"),
-        # MiniMax, in a 200 and after content; https://platform.minimax.io/docs/api-reference/errorcode
+        # MiniMax, in a 200 and after content
         (
             event({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "login fail"}}),
             AuthenticationFailed,

@@ -90,6 +90,8 @@ def encode_part(part: Part, writing: MessageWriting, path: str) -> dict[str, Any
     extra: Mapping[str, Any] = part.extra
     if extra:
         extra = writing.native(extra, path)
+    if writing.answering and isinstance(part, Image | Document) and not _is_somewhere(part, extra):
+        return None
     if isinstance(part, Text):
         return {"type": "text", "text": part.text, **extra}
     if isinstance(part, ToolResult):
@@ -192,10 +194,10 @@ def _tool_result(
 def _image(part: Image, extra: Mapping[str, Any], writing: MessageWriting, path: str) -> dict[str, Any]:
     source: dict[str, Any] = {}
     if part.data is not None:
-        source = _base64(part.data, part.media_type or _sniff(part.data, path))
+        source = _base64(part.data, part.media_type or _sniff(part.data, writing, path))
     elif part.url is not None:
         source = _url(part.url)
-    if part.detail is not None:
+    if part.detail not in (None, "auto"):
         writing.losses.dropped(f"{path}.detail", "Anthropic has none")
     return _with_source("image", source, extra, path)
 
@@ -209,7 +211,7 @@ def _document(part: Document, extra: Mapping[str, Any], writing: MessageWriting,
     elif part.url is not None:
         source = _url(part.url)
     elif part.file_id is not None:
-        if writing.foreign:
+        if writing.foreign and not writing.answering:
             raise refused(f"{path}.file_id", f"only {writing.written_in} has that file; send the file itself")
         source = {"type": "file", "file_id": part.file_id}
     block = _with_source("document", source, extra, path)
@@ -238,8 +240,21 @@ def _url(url: str) -> dict[str, Any]:
     return {"type": "url", "url": url} if media_type is None else _base64(data, media_type)
 
 
-def _sniff(data: str, path: str) -> str:
+def _sniff(data: str, writing: MessageWriting, path: str) -> str:
     media_type = image_type(data)
+    if media_type is None and writing.answering:  # an answer is never refused for that
+        return "application/octet-stream"
     if media_type is None:
         raise invalid(f"{path}.media_type", "name the picture's type, such as image/png")
     return media_type
+
+
+def _is_somewhere(part: Image | Document, extra: Mapping[str, Any]) -> bool:
+    """Whether a part of an answer says where its content is, in words that can be shown."""
+    source = extra.get("source")
+    if isinstance(source, Mapping) and "type" in source:
+        return True
+    told = (part.url, part.data)
+    return any(
+        one is not None for one in ((*told, part.text, part.file_id) if type(part) is Document else told)
+    )

@@ -38,7 +38,7 @@ _dumps = orjson.dumps
 # Parts of the reply's `extra` that the wire tells at the end, and where: in the delta of
 # `message_delta`, or beside it.
 _LAST = ("stop_reason", "stop_sequence", "stop_details", "container")
-_BESIDE = ("context_management",)
+_BESIDE = ("context_management", "input_transformations")
 
 _DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%s}}\n\n'

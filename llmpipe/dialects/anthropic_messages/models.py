@@ -13,6 +13,7 @@ from llmpipe.types import ModelInfo
 __all__ = ("decode_models", "encode_models")
 
 _KNOWN = frozenset(("created_at", "id", "type"))
+_LISTED = "active"  # "available for use": what a model is of which nothing else is said. The SDK needs it
 
 
 def decode_models(body: object) -> tuple[ModelInfo, ...]:
@@ -31,7 +32,7 @@ def decode_models(body: object) -> tuple[ModelInfo, ...]:
             id=item["id"],
             owner="anthropic",
             created=_seconds(item.get("created_at")),
-            extra=leftover(item, _KNOWN),
+            extra=_extra(item),
             context_tokens=_tokens(item.get("max_input_tokens")),
             max_output_tokens=_tokens(item.get("max_tokens")),
         )
@@ -49,6 +50,7 @@ def encode_models(models: Iterable[ModelInfo]) -> dict[str, Any]:
             "display_name": model.id,
             # The API itself sends the epoch where a date is unknown.
             "created_at": datetime.fromtimestamp(model.created or 0, UTC).isoformat().replace("+00:00", "Z"),
+            "lifecycle": _LISTED,
             **model.extra,
         }
         for model in models
@@ -59,6 +61,13 @@ def encode_models(models: Iterable[ModelInfo]) -> dict[str, Any]:
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }
+
+
+def _extra(item: Mapping[str, Any]) -> dict[str, Any]:
+    extra = dict(leftover(item, _KNOWN))
+    if extra.get("lifecycle") == _LISTED:
+        del extra["lifecycle"]
+    return extra
 
 
 def _tokens(count: object) -> int | None:

@@ -140,7 +140,7 @@ def _part(block: object, index: int, body: Mapping[str, Any]) -> Part:
         if kind == "thinking":
             # An empty signature is none: it could not be sent back.
             signature = _need(block, "signature") if block.get("signature") else None
-            text = "" if signature and block.get("thinking") is None else _need(block, "thinking")
+            text = "" if block.get("thinking") is None else _need(block, "thinking")
             return Reasoning(text, signature, None, extra_of(block), "" if signature is None else DIALECT)
         if kind == "redacted_thinking":
             return Reasoning("", None, _need(block, "data"), extra_of(block), DIALECT)

@@ -49,7 +49,7 @@ from llmpipe.dialects.anthropic_messages.blocks import (
 )
 from llmpipe.dialects.anthropic_messages.fields import invalid
 from llmpipe.dialects.json_mode import instructed
-from llmpipe.dialects.losses import Losses, function_only, native, refused
+from llmpipe.dialects.losses import Losses, function_only, native, refused, unwished
 from llmpipe.dialects.writing import CACHE, request_extra
 from llmpipe.types import (
     Message,
@@ -287,7 +287,10 @@ def _reasoning(request: Request, losses: Losses) -> tuple[dict[str, Any] | None,
         thinking = {"type": "enabled", "budget_tokens": options.max_tokens}
     elif options.enabled:
         thinking = {"type": "adaptive"}
-    extra = native(options.extra, request.dialect, DIALECT, "reasoning", losses)
+    theirs = options.extra
+    if theirs and request.dialect not in ("", DIALECT):
+        theirs = unwished(theirs)
+    extra = native(theirs, request.dialect, DIALECT, "reasoning", losses)
     return {**thinking, **extra} or None, effort
 
 

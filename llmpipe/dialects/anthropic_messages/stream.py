@@ -47,6 +47,8 @@ _MESSAGE = frozenset(
 )
 _MESSAGE_DELTA = frozenset(("type", "delta", "usage"))
 _STOP_REASON = frozenset(("stop_reason",))
+# What the end may say once more, in place of what the beginning said.
+_TOLD_AGAIN = ("container", "context_management", "input_transformations")
 
 
 class MessageDecoder:
@@ -57,6 +59,7 @@ class MessageDecoder:
         "_called",
         "_ended",
         "_error",
+        "_late",
         "_message_id",
         "_parser",
         "_started",
@@ -69,6 +72,7 @@ class MessageDecoder:
         self._parser = SSEParser(max_event_bytes)
         self._blocks: dict[object, OpenBlock] = {}  # by the wire's index
         self._used: set[int] = set()  # the indexes of events
+        self._late: dict[str, Any] = {}  # of the beginning, for the end to replace
         self._message_id = ""
         self._usage: dict[str, Any] = {}
         self._error: LLMError | None = None
@@ -275,7 +279,8 @@ class MessageDecoder:
         if not self._started:
             self._started = True
             self._message_id = _text(message.get("id"))
-            extra = leftover(message, _MESSAGE)
+            extra = {**leftover(message, _MESSAGE)}
+            self._late = {name: extra.pop(name) for name in _TOLD_AGAIN if name in extra}
             model = _text(message.get("model"))
             events.append(Start(self._message_id, model, extra=extra or None, dialect=DIALECT))
         if merge_usage(self._usage, message.get("usage")):
@@ -292,6 +297,8 @@ class MessageDecoder:
         finish, extra = decode_finish(delta.get("stop_reason"))
         extra.update(leftover(delta, _STOP_REASON))
         extra.update(leftover(event, _MESSAGE_DELTA))
+        if self._late:
+            extra, self._late = {**self._late, **extra}, {}
         if finish is not None and not self._ended:
             self._ended = True
             events.append(Finish(finish, extra or None))
@@ -303,7 +310,7 @@ class MessageDecoder:
         if not self._ended:
             # Some compatible servers send no message_delta. The protocol's end was seen all the same.
             self._ended = True
-            events.append(Finish("tool_calls" if self._called else "stop"))
+            events.append(Finish("tool_calls" if self._called else "stop", self._late or None))
         self.finished = True
 
     def _stop_all(self, events: list[Event]) -> None:

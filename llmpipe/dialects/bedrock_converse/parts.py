@@ -11,6 +11,7 @@ from attrs import Factory, define
 
 from llmpipe.dialects.bedrock_converse.attachments import Attachments, audio_block, image_block
 from llmpipe.dialects.bedrock_converse.families import caches
+from llmpipe.dialects.checked import arguments_of
 from llmpipe.dialects.losses import Losses, native, refused
 from llmpipe.types import (
     Audio,
@@ -103,7 +104,7 @@ class Parts:
             self.losses.emulated(at, "a refusal is text")
             return {"text": part.text, **extra}
         if isinstance(part, ToolCall):
-            return {"toolUse": _tool_use(part, extra)}
+            return {"toolUse": _tool_use(part, at, extra)}
         if isinstance(part, ToolResult):
             return {"toolResult": self._tool_result(part, at, extra, words)}
         return self._media(part, at, extra)
@@ -170,10 +171,10 @@ def _text(part: Text, extra: dict[str, Any]) -> dict[str, Any]:
     return {"citationsContent": {"content": content, **extra}}
 
 
-def _tool_use(part: ToolCall, extra: dict[str, Any]) -> dict[str, Any]:
+def _tool_use(part: ToolCall, at: str, extra: dict[str, Any]) -> dict[str, Any]:
     if extra.get("type") == "tool_use":  # Nova says it, and the API refuses it
         del extra["type"]
-    return {"toolUseId": _tool_id(part.id), "name": part.name, "input": part.args, **extra}
+    return {"toolUseId": _tool_id(part.id), "name": part.name, "input": arguments_of(part, at), **extra}
 
 
 def _tool_id(call_id: str) -> str:

@@ -57,10 +57,11 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
         if says_error(body) or isinstance(body.get("Output"), dict):
             raise error_in_body(body, headers)
         raise BadReply("the reply has no output.message.content", code="no_content", phase="body")
-    finish, extra = decode_finish(body.get("stopReason"))
+    parts = [part for index, block in enumerate(content) if (part := _part(block, index)) is not None]
+    has_calls = any(isinstance(part, ToolCall) for part in parts)
+    finish, extra = decode_finish(body.get("stopReason"), has_calls=has_calls)
     extra.update(leftover(body, _BODY))
     found = headers_of_interest(headers)
-    parts = [part for index, block in enumerate(content) if (part := _part(block, index)) is not None]
     return Completion(
         message=Message("assistant", parts, None, leftover(message, _MESSAGE), DIALECT),
         finish_reason=finish,
@@ -71,12 +72,19 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     )
 
 
-def decode_finish(reason: object) -> tuple[FinishReason | None, dict[str, Any]]:
-    """Our finish reason, and the wire's for `extra` where ours does not tell it."""
-    if not isinstance(reason, str):
-        return None, {}
-    # One that we do not know ended the turn all the same.
-    return _FINISH.get(reason, "stop"), {} if reason in _USUAL else {"stopReason": reason}
+def decode_finish(reason: object, *, has_calls: bool) -> tuple[FinishReason, dict[str, Any]]:
+    """Our finish reason, and the wire's for `extra` where ours does not tell it.
+
+    Bedrock says ``end_turn`` of some turns that call a tool, and ``tool_use`` of some that call none:
+    what is in the reply decides between these two.
+    """
+    word = reason if isinstance(reason, str) else ""
+    finish = _FINISH.get(word, "stop")  # one that we do not know ended the turn all the same
+    if finish in ("stop", "tool_calls"):
+        meant: FinishReason = "tool_calls" if has_calls else "stop"
+        told = not word or (meant == finish and word in _USUAL)
+        return meant, {} if told else {"stopReason": word}
+    return finish, {} if word in _USUAL else {"stopReason": word}
 
 
 def is_ours(tool_use: Mapping[str, Any]) -> bool:

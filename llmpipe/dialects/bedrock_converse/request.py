@@ -14,11 +14,16 @@ from llmpipe.dialects.bedrock_converse.tools import NO_TOOLS_INSTRUCTION, encode
 from llmpipe.dialects.json_mode import instructed
 from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.losses import Losses, native, refused
+from llmpipe.dialects.single import one_text
+from llmpipe.dialects.writing import request_extra
 from llmpipe.errors import BadReply
 from llmpipe.types import Message, Request, ToolResult
+from llmpipe.types.copying import replace
 
 __all__ = ("encode_request",)
 
+_NONE = frozenset[str]()
+_SENDING = frozenset(("store", "stream", "stream_options"))  # how others are told to send the reply
 _MAX_TEMPERATURE = 1
 _MAX_METADATA = 16
 _METADATA = re.compile(r"[a-zA-Z0-9\s:_@$#=/+,\-.]{0,256}")
@@ -62,6 +67,9 @@ def encode_request(
     extra, ours = _split(request, of, losses)
     parts = Parts(losses, of, unsigned_reasoning)
     system, messages = _conversation(request, parts, system_in_messages)
+    if system and not messages:
+        losses.emulated("messages", "the system message is the user's: Bedrock answers nothing else")
+        messages, system = [{"role": "user", "content": system}], []
     tools, silent = encode_tools(request, messages, of, losses)
     if silent:
         system.append({"text": NO_TOOLS_INSTRUCTION})
@@ -107,8 +115,8 @@ def _merge(body: dict[str, Any], more: Mapping[str, Any]) -> None:
 def _split(request: Request, of: str, losses: Losses) -> tuple[dict[str, Any], dict[str, Any]]:
     """What of `extra` goes onto the wire as it is; and what other dialects' well-known words are here."""
     extra = dict(request.extra)
-    if extra.pop("n", None) not in (None, 1):
-        raise refused("n", "Bedrock answers once a request: it must be 1")
+    if "n" in extra or request.dialect not in ("", DIALECT):
+        one_text(extra, "Bedrock")
     ours: dict[str, Any] = {}
     if request.dialect not in ("", DIALECT):
         top_k = extra.get("top_k")
@@ -124,7 +132,8 @@ def _split(request: Request, of: str, losses: Losses) -> tuple[dict[str, Any], d
         user = extra.get("user")
         if isinstance(user, str) and _METADATA.fullmatch(user):
             ours["requestMetadata"] = {"user_id": extra.pop("user")}
-    return dict(native(extra, request.dialect, DIALECT, "", losses)), ours
+    asked = replace(request, extra=extra)
+    return dict(request_extra(asked, DIALECT, losses, keeps=_NONE, said=_SENDING)), ours
 
 
 def _metadata(request: Request, losses: Losses) -> dict[str, str]:
@@ -172,12 +181,14 @@ def _conversation(
         if not blocks:
             if role != "user":
                 continue  # blank, or nothing but reasoning that cannot be sent back; empty content is refused
-            blocks = [{"text": part.text} for part in message.parts[:1] if hasattr(part, "text")]
+            if messages and messages[-1]["role"] == role:
+                continue  # it adds nothing to that turn
+            raise refused(path, "Bedrock takes no message that says nothing")
         last = messages[-1] if messages else {}
         if last.get("role") == role and last.keys() == {"role", "content"} and not extra:
             last["content"] += blocks
         else:
-            messages.append({"role": role, "content": blocks, **extra})
+            messages.append({**extra, "role": role, "content": blocks})
     return system, messages
 
 

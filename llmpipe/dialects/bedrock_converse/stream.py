@@ -39,13 +39,14 @@ _REASONING = frozenset(("text", "signature", "redactedContent"))
 class ConverseDecoder:
     """One stream's bytes to events. `index` of an event is that of its content block."""
 
-    __slots__ = ("_blocks", "_error", "_parser", "_started", "_stopped", "_used", "finished")
+    __slots__ = ("_blocks", "_called", "_error", "_parser", "_started", "_stopped", "_used", "finished")
 
     def __init__(self, max_event_bytes: int = 24 * 1024 * 1024) -> None:
         self._parser = EventStreamParser(max_event_bytes)
         self._blocks: dict[object, OpenBlock] = {}  # by the wire's index
         self._used: set[int] = set()  # the indexes of events that stand for a whole block
         self._error: LLMError | None = None
+        self._called = False  # the caller is to run a tool
         self._started = False
         self._stopped = False  # messageStop was seen
         self.finished = False
@@ -96,6 +97,8 @@ class ConverseDecoder:
         if headers.get(":message-type", "event") != "event":
             raise error_of_event(headers, payload)
         kind = headers.get(":event-type")
+        if self._stopped and kind != "metadata":  # nothing can be added to what has ended
+            return False
         try:
             if kind == "contentBlockDelta":
                 event = _loads(payload)
@@ -159,6 +162,7 @@ class ConverseDecoder:
                 name = string_of(wire["name"])
                 call_id = string_of(wire.get("toolUseId") or made_up_id("", index, name))
                 events.append(ToolDelta(index, call_id, name, "", tool_extra(wire) or None))
+                self._called = True
                 self._blocks[key] = OpenBlock("tool", index)
             else:
                 self._blocks[key] = OpenBlock("opaque", index, kind, dict(wire))
@@ -186,13 +190,11 @@ class ConverseDecoder:
                 events.append(Extra(extra, of="message"))
 
     def _message_stop(self, event: Mapping[str, Any], events: list[Event]) -> None:
-        if self._stopped:
-            return
         for key in list(self._blocks):
             self._stop(key, events)
-        finish, extra = decode_finish(event["stopReason"])
+        finish, extra = decode_finish(event["stopReason"], has_calls=self._called)
         extra.update(leftover(event, _STOP))
-        events.append(Finish(finish or "stop", extra or None))
+        events.append(Finish(finish, extra or None))
         self._stopped = True
 
     def _metadata(self, event: Mapping[str, Any], events: list[Event]) -> None:

@@ -39,4 +39,4 @@ def decode_usage(wire: object) -> Usage | None:
 def _count(value: object) -> int | None:
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < 1_000_000_000 else None  # beyond it, a wire is wrong

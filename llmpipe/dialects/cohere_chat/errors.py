@@ -78,6 +78,8 @@ def _classify(
         codes += [scrub(kind, max_chars=100), _TYPES.get(kind)]
     if status == _DENY_LISTED:
         codes.append("content_filter")
+    if status is None and says_context_too_long(message):
+        codes.append("context_length_exceeded")
     if status in (None, 429):
         codes += [code for text, code in _TEXTS.items() if text in message.lower()]
     codes += codes_of(error)

@@ -184,6 +184,8 @@ def _tool_message(message: Message, result: ToolResult, path: str, losses: Losse
             raise refused(
                 where, f"a tool's answer to Cohere is text and documents, not {type(part).__name__}"
             )
+    if result.is_error:
+        losses.dropped(f"{path}.is_error", "there is no such field; the text has to say it")
     extra = {
         **native(result.extra, message.dialect, NAME, path, losses),
         **(native(message.extra, message.dialect, NAME, path, losses) if message.role == "tool" else {}),

@@ -8,11 +8,15 @@ from typing import Any
 from llmpipe.dialects.checked import invalid
 from llmpipe.dialects.cohere_chat.messages import encode_messages
 from llmpipe.dialects.cohere_chat.parts import NAME
-from llmpipe.dialects.losses import Losses, function_only, native, refused
+from llmpipe.dialects.losses import Losses, function_only, native
+from llmpipe.dialects.single import one_text
+from llmpipe.dialects.writing import request_extra
 from llmpipe.types import NamedTool, ReasoningOptions, Request, ResponseFormat, Tool
+from llmpipe.types.copying import replace
 
 __all__ = ("encode_request",)
 
+_SHARED = frozenset(("k", "logprobs"))  # words of others that mean the same here
 _LEAST_P, _MOST_P = 0.01, 0.99  # docs: Chat, `p`
 _MOST_PENALTY = 1.0  # docs: Chat; OpenAI's go from -2 to 2
 
@@ -59,16 +63,13 @@ def _own_words(request: Request, losses: Losses) -> dict[str, Any]:
     extra = dict(request.extra)
     own = request.dialect in ("", NAME)
     if not own or "n" in extra:
-        count = extra.pop("n", None)
-        if count not in (None, 1):
-            raise refused("n", "Cohere answers once a request")
+        one_text(extra, "Cohere")
     if not own:
         for name in ("stream_options", "store"):  # they ask for nothing that we do not do anyway
             extra.pop(name, None)
         if "top_k" in extra:
             extra["k"] = extra.pop("top_k")
-    kept = native(extra, request.dialect, NAME, "", losses, keeps=("k", "logprobs"))
-    return dict(kept)
+    return dict(request_extra(replace(request, extra=extra), NAME, losses, keeps=_SHARED))
 
 
 def _encode_tools(request: Request, body: dict[str, Any], losses: Losses) -> None:
@@ -106,7 +107,11 @@ def _tool(tool: Tool, written_in: str, path: str, losses: Losses) -> dict[str, A
         function["description"] = tool.description
     function["parameters"] = dict(tool.parameters)
     inner = extra.pop("function", None)
-    return {"type": "function", "function": {**function, **(inner or {})}, **extra}
+    return {
+        "type": "function",
+        "function": {**function, **(inner if isinstance(inner, Mapping) else {})},
+        **extra,
+    }
 
 
 def _encode_plain(request: Request, body: dict[str, Any], losses: Losses) -> None:

@@ -5,7 +5,7 @@
 ``tool-call-start``, its deltas and ``tool-call-end``; then ``message-end`` with the finish reason and the
 usage, which is the end: without it the stream was cut. ``[DONE]`` follows. Unknown events are passed over.
 
-Source: https://docs.cohere.com/docs/streaming, the event types of Cohere's Python SDK.
+Source: https://docs.cohere.com/v2/docs/streaming, the event types of Cohere's Python SDK.
 """
 
 from __future__ import annotations
@@ -170,6 +170,8 @@ class ChatDecoder:
         """The hot path: one of these for every token. Empty deltas give nothing."""
         key = event.get("index")
         content = event["delta"]["message"]["content"]
+        if not content:
+            return
         if self._opaque and key in self._opaque:
             _grow(self._opaque[key], content)
             return

@@ -87,6 +87,8 @@ class CandidateDecoder:
             if isinstance(parts, list):
                 for part in parts:
                     self._part(part, events, reply_id)
+            elif parts is not None:  # one alone: not Google's, but a gateway's
+                self._part(parts, events, reply_id)
             if not content.keys() <= _CONTENT:
                 self._content.update(
                     {k: v for k, v in content.items() if k not in _CONTENT and v is not None}
@@ -135,7 +137,7 @@ class CandidateDecoder:
             if signature is not None:
                 alone = not rest or (text == "" and len(rest) == 1)
                 self._sign(signature, events, extra={"field": "text"} if alone else None)
-            if thought:
+            if thought and rest:
                 rest["thought"] = thought
             self._data(part, rest, events, reply_id)
         else:
@@ -199,10 +201,16 @@ class CandidateDecoder:
     def _function(
         self, call: dict[str, Any], rest: dict[str, Any], events: list[Event], reply_id: str
     ) -> None:
-        """A call, whole; or, where arguments were asked for in pieces (Vertex AI), a piece of one."""
+        """A call, whole; or a piece of one.
+
+        Where arguments were asked for in pieces (Vertex AI), each says whether another follows. Besides,
+        streams were seen that name a call without any arguments, and send these later without its name.
+        """
         name, call_id, args = call.get("name"), call.get("id"), call.get("args")
         pieces = call.get("partialArgs")
         goes_on = call.get("willContinue") is True
+        if not (name or args or pieces or self._call):
+            return  # the end of a call that had ended
         if name or self._call is None:
             self._close_call(events)
             self._kind = ""
@@ -215,11 +223,12 @@ class CandidateDecoder:
                 extra["functionCall"] = more
             self._called += 1
             place = self._place("call")
-            if not goes_on and not pieces:
+            if not goes_on and not pieces and (args or self._whole):
                 events.append(ToolDelta(place, call_id, name, _arguments(args), extra or None))
                 return
             self._call = PartialArguments(place)
             events.append(ToolDelta(place, call_id, name, "", extra or None))
+            goes_on = goes_on or not pieces
         if isinstance(args, dict):
             self._call.args.update(args)
         if isinstance(pieces, list):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmpipe.dialects.checked import invalid
+from llmpipe.dialects.checked import arguments_of, invalid
 from llmpipe.dialects.gemini_generate.fields import NAME, generation
 from llmpipe.dialects.gemini_generate.media import Media, encode_media
 from llmpipe.dialects.gemini_generate.results import encode_result, is_made_up
@@ -112,7 +112,7 @@ class Conversation:
                 raise invalid(where, f"a {message.role} message cannot hold a tool call")
             if isinstance(part, Reasoning):
                 self._losses.dropped(where, "only the model's own turns have reasoning")
-            elif not isinstance(part, ToolResult):
+            elif not isinstance(part, ToolResult) and not _says_nothing(part, message):
                 found.append(self._part(part, message.dialect, where))
         return found
 
@@ -148,7 +148,7 @@ class Conversation:
                 else:
                     parts.append(thought)
                 continue
-            wire = self._of_model(part, message.dialect, where)
+            wire = None if _says_nothing(part, message) else self._of_model(part, message.dialect, where)
             if wire is None:
                 signature = None
                 continue
@@ -178,7 +178,7 @@ class Conversation:
 
     def _call(self, call: ToolCall, written_in: str, path: str) -> dict[str, Any]:
         extra = dict(native(call.extra, written_in, NAME, path, self._losses))
-        inner: dict[str, Any] = {"name": call.name, "args": call.args}
+        inner: dict[str, Any] = {"name": call.name, "args": arguments_of(call, path)}
         if self._ids and call.id and not is_made_up(call.id):
             inner = {"id": call.id, **inner}
         more = extra.pop("functionCall", None)
@@ -200,6 +200,16 @@ class Conversation:
         if part.signature is not None:
             wire["thoughtSignature"] = part.signature
         return {**wire, **extra}
+
+
+def _says_nothing(part: Part, message: Message) -> bool:
+    """Whether it is empty text beside other parts: Vertex AI refuses that, and others' callers send it."""
+    return (
+        isinstance(part, Text)
+        and not part.text
+        and message.dialect not in ("", NAME)
+        and len(message.parts) > 1
+    )
 
 
 def _signs_the_next(part: Reasoning) -> bool:

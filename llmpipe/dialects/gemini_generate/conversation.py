@@ -1,7 +1,8 @@
 """A caller's ``contents`` as our messages.
 
 Normalised on the way: contents of the model that follow each other are one message (Google's SDK
-keeps a streamed turn as one content for each chunk); a thought that was streamed is one part with the
+keeps a streamed turn as one content for each chunk), in which the pieces of a text or a thought are one
+part and the empty text of the last chunk is none; a thought that was streamed is one part with the
 signature that came after it; tool results are messages of their own, with the id of the call they
 answer; a role that is missing is the user's.
 """
@@ -95,7 +96,7 @@ class _Reader:
         if last is not None and last.role == "assistant" and not extra:
             found = list(last.parts)
             for part in parts:
-                _join(found, part)
+                _continue(found, part)
             self.messages[-1] = evolve(last, parts=tuple(found))
         else:
             self._open = []
@@ -143,6 +144,25 @@ class _Reader:
         if more := inner.unknown():
             extra["functionCall"] = more
         return ToolCall(call_id, name, arguments, extra)
+
+
+def _continue(parts: list[Part], part: Part) -> None:
+    """Add a part of a later chunk: more of the text or the thought that stands last, or one of its own."""
+    last = parts[-1] if parts else None
+    if isinstance(part, Text) and not part.extra:
+        if not part.text:
+            return
+        if isinstance(last, Text) and not last.extra:
+            parts[-1] = Text(last.text + part.text)
+            return
+    if isinstance(part, Reasoning) and isinstance(last, Reasoning) and _is_plain(part) and _is_plain(last):
+        parts[-1] = Reasoning(last.text + part.text)
+        return
+    _join(parts, part)
+
+
+def _is_plain(thought: Reasoning) -> bool:
+    return thought.signature is thought.encrypted is None and not thought.extra
 
 
 def _join(parts: list[Part], part: Part) -> None:

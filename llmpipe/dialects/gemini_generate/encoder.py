@@ -158,8 +158,8 @@ class GenerateEncoder:
             self._dialect = start.dialect
             self._native = start.dialect == NAME
         head: dict[str, Any] = {"modelVersion": start.model}
-        if start.created is not None:
-            head["createTime"] = created_text(start.created)
+        if (created := created_text(start.created)) is not None:
+            head["createTime"] = created
         self._tail = b"," + _dumps({**head, "responseId": start.id})[1:]
         merge_extra(self._extra, start.extra)
 

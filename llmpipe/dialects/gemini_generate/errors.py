@@ -153,7 +153,9 @@ def error_body(error: LLMError) -> dict[str, Any]:
 
 
 def _status(error: LLMError) -> int:
-    return error.status if 400 <= error.status < 600 else error.default_status
+    """Its own, but for those above 499 that Google does not have: its SDK repeats only what it knows."""
+    known = 400 <= error.status < 500 or error.status in _STATUS_WORDS
+    return error.status if known else error.default_status
 
 
 def _delay(error: LLMError) -> float | None:

@@ -32,6 +32,7 @@ _FORMATS = {
     "audio/webm": "webm",
     "audio/opus": "opus",
 }
+_TO_STANDARD = str.maketrans("-_", "+/")
 _SOUNDS = {form: kind for kind, form in reversed(_FORMATS.items())}
 # A table of our own: the standard library's is read from the machine's files.
 _ENDINGS = {
@@ -72,9 +73,12 @@ _ENDINGS = {
 def media_part(inline: Mapping[str, Any] | None, file: Mapping[str, Any] | None) -> Media | None:
     """The part that ``inlineData`` or ``fileData`` is; None where it lacks what it needs.
 
-    What they have besides is in `extra`, under the name of the object it stood in.
+    What they have besides is in `extra`, under the name of the object it stood in. Data is in the alphabet of
+    base64 that all wires know: Google's SDK writes that of addresses, as JSON for protocol buffers may.
     """
     data = _text(inline, "data")
+    if data is not None and ("-" in data or "_" in data):
+        data = data.translate(_TO_STANDARD)
     if inline is not None and data is not None:
         kind = _text(inline, "mimeType") or ""
         rest = {k: v for k, v in inline.items() if k not in ("data", "mimeType") and v is not None}
@@ -153,7 +157,11 @@ def _document(part: Document, path: str) -> dict[str, Any]:
     if part.data is not None:
         return _inline(part.data, part.media_type or _guess(part.name or "") or "application/pdf")
     if part.text is not None:
-        return _inline(b64encode(part.text.encode()).decode(), part.media_type or "text/plain")
+        try:
+            raw = part.text.encode()
+        except UnicodeEncodeError:
+            raise invalid(f"{path}.text", "is no Unicode text: it has half of a character") from None
+        return _inline(b64encode(raw).decode(), part.media_type or "text/plain")
     if part.url is not None:
         return _address(part.url, part.media_type, "application/pdf")
     if part.file_id is not None:

@@ -23,6 +23,9 @@ CHUNK_FIELDS = frozenset(("candidates", "createTime", "error", "modelVersion", "
 """Fields of a reply that are modelled; others stand in a completion's `extra` under their own names."""
 
 
+_NO_REASON = ("", 0, "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
+
+
 def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Completion:
     """The completion in the JSON body of a 200.
 
@@ -71,7 +74,7 @@ def start_of(chunk: Mapping[str, Any], extra: Mapping[str, Any]) -> Start:
 def blocked(feedback: object, phase: str) -> ContentFiltered | None:
     """The error that ``promptFeedback`` tells of: the prompt was blocked, and nothing was answered."""
     reason = feedback.get("blockReason") if isinstance(feedback, Mapping) else None
-    if not isinstance(feedback, Mapping) or not isinstance(reason, (str, int)) or not reason:
+    if not isinstance(feedback, Mapping) or not isinstance(reason, (str, int)) or reason in _NO_REASON:
         return None
     said = feedback.get("blockReasonMessage")
     words = f": {scrub(said, max_chars=300)}" if isinstance(said, str) and said else ""
@@ -93,8 +96,9 @@ def split_extra(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     """A completion's `extra` by where it stands on the wire: body, candidate, other candidates."""
     top = dict(extra)
     candidate: dict[str, Any] = {name: top.pop(name) for name in CANDIDATE_FIELDS if name in top}
-    candidate.update(top.pop("candidate", {}))
-    return top, candidate, list(top.pop("candidates", []))
+    more, others = top.pop("candidate", None), top.pop("candidates", None)
+    candidate.update(more if isinstance(more, Mapping) else {})
+    return top, candidate, list(others) if isinstance(others, list) else []
 
 
 def created_at(value: object) -> float | None:

@@ -22,6 +22,7 @@ from llmpipe.dialects.gemini_generate.signatures import is_foreign, signature_fo
 from llmpipe.dialects.gemini_generate.tools import read_choice, read_tools
 from llmpipe.dialects.gemini_generate.usage import encode_usage
 from llmpipe.dialects.losses import Losses
+from llmpipe.errors import InvalidRequest
 from llmpipe.types import (
     Completion,
     Message,
@@ -94,8 +95,8 @@ def encode_reply(completion: Completion) -> dict[str, Any]:
     if completion.usage is not None:
         body["usageMetadata"] = encode_usage(completion.usage, native=native)
     body["modelVersion"] = completion.model
-    if completion.created is not None:
-        body["createTime"] = created_text(completion.created)
+    if (created := created_text(completion.created)) is not None:
+        body["createTime"] = created
     body["responseId"] = completion.id
     return {**body, **top}
 
@@ -166,7 +167,10 @@ def encode_part(part: Part, written_in: str) -> dict[str, Any] | None:
         call = {**inner, "name": part.name, "args": args_of(part.arguments) or {}}
         return {"functionCall": {**call, **(more if isinstance(more, Mapping) else {})}, **rest}
     if isinstance(part, Media):
-        return encode_media(part, written_in, "part", Losses())
+        try:
+            return encode_media(part, written_in, "part", Losses())
+        except InvalidRequest:  # there is nothing in it
+            return None
     if isinstance(part, Opaque) and part.dialect == NAME:
         return dict(part.data)
     return None
@@ -181,6 +185,13 @@ def args_of(arguments: str) -> dict[str, Any] | None:
     return value if type(value) is dict else None
 
 
-def created_text(created: float) -> str:
-    """A Unix time in RFC 3339, as Google writes it."""
-    return datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
+def created_text(created: float | None) -> str | None:
+    """A Unix time in RFC 3339, as Google writes it; None for none, and for one that is no instant.
+
+    Some servers count milliseconds where others count seconds.
+    """
+    try:
+        moment = None if created is None else datetime.fromtimestamp(created, UTC)
+    except (OverflowError, ValueError, OSError):  # beyond the year 9999, or what the platform takes
+        moment = None
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")

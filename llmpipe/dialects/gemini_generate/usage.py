@@ -71,7 +71,7 @@ def encode_usage(usage: Usage, *, native: bool = True) -> dict[str, Any]:
     tools = min(_count(extra.get(_TOOLS)) or 0, usage.input_tokens)
     wire: dict[str, Any] = {
         "promptTokenCount": usage.input_tokens - tools,
-        "candidatesTokenCount": usage.output_tokens - usage.reasoning_tokens,
+        "candidatesTokenCount": max(usage.output_tokens - usage.reasoning_tokens, 0),
         "totalTokenCount": usage.total_tokens,
     }
     if usage.cached_input_tokens:

@@ -11,7 +11,7 @@ import orjson
 
 from llmpipe.dialects.jsonbody import excerpt
 from llmpipe.dialects.problem import codes_of, message_of, object_of
-from llmpipe.dialects.status import error_for_status
+from llmpipe.dialects.status import error_for_status, says_context_too_long
 from llmpipe.errors import LLMError
 
 __all__ = ("decode_error", "error_in")
@@ -37,7 +37,10 @@ def _classify(
     wire: object, *, status: int | None, headers: Mapping[str, str], now: float | None, phase: str
 ) -> LLMError:
     error = object_of(wire)
+    message = message_of(error)
     codes = [*codes_of(error), error.get("status_code")]
+    if status is None and says_context_too_long(message):  # in a stream there are words and no status
+        codes.append("context_length_exceeded")
     return error_for_status(
-        status, codes=tuple(codes), message=message_of(error), headers=headers, now=now, phase=phase
+        status, codes=tuple(codes), message=message, headers=headers, now=now, phase=phase
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmpipe.dialects.checked import arguments_of
 from llmpipe.dialects.losses import Losses, native, refused
 from llmpipe.dialects.media import split_data_url
 from llmpipe.types import (
@@ -42,6 +43,8 @@ def encode_messages(messages: Sequence[Message], losses: Losses) -> list[dict[st
             where = f"{path}.parts[{place}]"
             if isinstance(part, ToolResult):
                 inner = [(f"{where}.content[{i}]", item) for i, item in enumerate(part.content)]
+                if part.is_error:
+                    losses.dropped(f"{where}.is_error", "there is no such field; the text has to say it")
                 name = part.name or names.get(part.id)
                 about = {"tool_name": name, "tool_call_id": part.id or None}
                 said = _said(inner, message, "tool", losses)
@@ -95,7 +98,8 @@ def _said(places: Sequence[tuple[str, Part]], message: Message, role: str, losse
 def _call(call: ToolCall, written_in: str, path: str, losses: Losses) -> dict[str, Any]:
     extra = dict(native(call.extra, written_in, NAME, path, losses))
     inner = extra.pop("function", None)
-    function = {**(inner or {}), "name": call.name, "arguments": call.args}
+    more = inner if isinstance(inner, Mapping) else {}
+    function = {**more, "name": call.name, "arguments": arguments_of(call, path)}
     return {**extra, **({"id": call.id} if call.id else {}), "function": function}
 
 

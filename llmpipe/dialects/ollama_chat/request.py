@@ -8,11 +8,15 @@ from typing import Any
 from llmpipe.dialects.checked import invalid
 from llmpipe.dialects.losses import Losses, function_only, native, refused
 from llmpipe.dialects.ollama_chat.messages import NAME, encode_messages
+from llmpipe.dialects.single import one_text
+from llmpipe.dialects.writing import request_extra
 from llmpipe.types import ReasoningOptions, Request, Tool
+from llmpipe.types.copying import replace
 
 __all__ = ("encode_request",)
 
 _LEVELS = ("low", "medium", "high")
+_SHARED = frozenset(("logprobs", "top_k", "top_logprobs"))  # words of others that mean the same here
 
 
 def encode_request(request: Request, losses: Losses) -> dict[str, Any]:
@@ -53,15 +57,14 @@ def encode_request(request: Request, losses: Losses) -> dict[str, Any]:
 
 def _own_words(request: Request, losses: Losses) -> dict[str, Any]:
     extra = dict(request.extra)
-    if extra.pop("n", None) not in (None, 1):
-        raise refused("n", "Ollama answers once a request")
+    if "n" in extra or request.dialect not in ("", NAME):
+        one_text(extra, "Ollama")
     if request.dialect not in ("", NAME):
         for name in ("stream_options", "store"):  # they ask for nothing that we do not do anyway
             extra.pop(name, None)
         if "k" in extra:  # Cohere's word
             extra["top_k"] = extra.pop("k")
-    keeps = ("logprobs", "top_k", "top_logprobs")
-    return dict(native(extra, request.dialect, NAME, "", losses, keeps=keeps))
+    return dict(request_extra(replace(request, extra=extra), NAME, losses, keeps=_SHARED))
 
 
 def _options(request: Request) -> dict[str, Any]:
@@ -101,7 +104,11 @@ def _tool(tool: Tool, written_in: str, path: str, losses: Losses) -> dict[str, A
     if tool.description:
         function["description"] = tool.description
     function["parameters"] = dict(tool.parameters)
-    return {"type": "function", "function": {**function, **(inner or {})}, **extra}
+    return {
+        "type": "function",
+        "function": {**function, **(inner if isinstance(inner, Mapping) else {})},
+        **extra,
+    }
 
 
 def _think(options: ReasoningOptions | None, model: str, losses: Losses) -> bool | str | None:

@@ -24,11 +24,20 @@ from llmpipe.dialects.openai_chat.models import decode_models, encode_models
 from llmpipe.dialects.openai_chat.quirks import Quirks
 from llmpipe.dialects.openai_chat.reply import decode_reply
 from llmpipe.dialects.openai_chat.request import encode_request
+from llmpipe.dialects.openai_chat.rerank import decode_ranking, encode_rerank_request
 from llmpipe.dialects.openai_chat.server import decode_request, encode_reply
 from llmpipe.dialects.openai_chat.stream import ChatDecoder
 from llmpipe.dialects.whole import WholeReplyDecoder, is_json
 from llmpipe.errors import LLMError
-from llmpipe.types import Completion, EmbeddingRequest, Embeddings, ModelInfo, Request
+from llmpipe.types import (
+    Completion,
+    EmbeddingRequest,
+    Embeddings,
+    ModelInfo,
+    Ranking,
+    Request,
+    RerankRequest,
+)
 
 __all__ = ("OpenAIChat",)
 
@@ -97,6 +106,14 @@ class OpenAIChat(Quirks):
     ) -> dict[str, Any]:
         """The JSON body of a reply with vectors, as base64 where `request` asked for that."""
         return encode_embeddings(embeddings, request)
+
+    def encode_rerank_request(self, request: RerankRequest, losses: Losses | None = None) -> dict[str, Any]:
+        """The JSON body of a request to rank documents, for servers that have taken up Cohere's format."""
+        return encode_rerank_request(request, losses)
+
+    def decode_ranking(self, body: dict[str, Any], headers: Mapping[str, str]) -> Ranking:
+        """The ranking in a provider's JSON body. Raises LLMError as `decode_reply` does."""
+        return decode_ranking(body, headers)
 
     def decode_models(self, body: dict[str, Any]) -> tuple[ModelInfo, ...]:
         """The models in a provider's list. Raises LLMError as `decode_reply` does."""

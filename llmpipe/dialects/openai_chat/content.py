@@ -76,6 +76,8 @@ def encode_part(part: Part, writing: ChatWriting, path: str) -> dict[str, Any] |
             image["detail"] = part.detail
         return _nested("image_url", image, extra)
     if isinstance(part, Audio):
+        if writing.quirks.media == "mistral":
+            return {"type": "input_audio", "input_audio": part.data, **extra}
         return _nested("input_audio", {"data": part.data, "format": part.format}, extra)
     if isinstance(part, Document):
         return _encode_document(part, extra, writing, path)
@@ -180,10 +182,12 @@ def _encode_document(
             writing.losses.dropped(f"{path}.name", "text has none")
         kept = {name: value for name, value in extra.items() if name in CACHE}
         return {"type": "text", "text": document.text, **kept}
+    if document.file_id is not None and writing.foreign:
+        raise refused(f"{path}.file_id", f"only {writing.written_in} has that file; send the file itself")
+    if writing.quirks.media == "mistral":
+        return {**_document_url(document, path), **extra}
     file: dict[str, Any] = {}
     if document.file_id is not None:
-        if writing.foreign:
-            raise refused(f"{path}.file_id", f"only {writing.written_in} has that file; send the file itself")
         file["file_id"] = document.file_id
     if document.name is not None:
         file["filename"] = document.name
@@ -197,6 +201,22 @@ def _encode_document(
     if writing.foreign and file.keys() <= {"filename"}:
         raise refused(path, f"{NAME} cannot say where this document is")
     return _nested("file", file, extra)
+
+
+def _document_url(document: Document, path: str) -> dict[str, Any]:
+    """A file as Mistral has it: by its address, which may hold the file itself, or by its id.
+
+    Source: DocumentURLChunk in Mistral's SDK (docs/models/documenturlchunk.md in mistralai/client-python).
+    """
+    if document.file_id is not None:
+        return {"type": "file", "file_id": document.file_id}
+    url = document.url
+    if url is None:
+        if document.data is None:
+            raise refused(path, f"{NAME} cannot say where this document is")
+        url = f"data:{document.media_type or 'application/pdf'};base64,{document.data}"
+    named = {} if document.name is None else {"document_name": document.name}
+    return {"type": "document_url", "document_url": url, **named}
 
 
 def _decode_document(fields: Fields) -> Document:
@@ -234,7 +254,7 @@ def _decode_thinking(fields: Fields) -> Reasoning:
 def _decode_summary(fields: Fields) -> Reasoning:
     """Databricks' reasoning: a list of signed texts. One that is not one such text keeps its list.
 
-    Source: https://docs.databricks.com/aws/en/machine-learning/model-serving/query-reason-models
+    Source: https://docs.databricks.com/aws/machine-learning/model-serving/query-reason-models
     """
     summary = fields.take("summary")
     pieces = [piece for piece in summary if isinstance(piece, dict)]

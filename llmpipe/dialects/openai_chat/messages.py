@@ -15,7 +15,7 @@ from llmpipe.dialects.checked import Fields, invalid
 from llmpipe.dialects.jsonbody import json_text
 from llmpipe.dialects.losses import Losses, refused
 from llmpipe.dialects.openai_chat.content import decode_content, encode_content, encode_part
-from llmpipe.dialects.openai_chat.reasoning import IN_CONTENT, decode_reasoning, encode_reasoning
+from llmpipe.dialects.openai_chat.reasoning import IN_CONTENT, decode_reasoning, encode_reasoning, moved
 from llmpipe.dialects.openai_chat.thoughts import for_caller, for_server, in_order, unsealed
 from llmpipe.dialects.openai_chat.words import NAME, ChatWriting
 from llmpipe.errors import BadReply
@@ -101,7 +101,12 @@ def _encode_message(
             writing.losses.dropped(f"{path}.name", "this server does not take it")
         else:
             wire["name"] = message.name
-    return {**wire, **writing.native(message.extra, path)} if message.extra else wire
+    if not message.extra:
+        return wire
+    extra = writing.native(message.extra, path)
+    if extra.get("role") == "developer" and "messages.developer" in quirks.lacks:
+        extra = {name: value for name, value in extra.items() if name != "role"}  # it means the same
+    return {**wire, **extra}
 
 
 def encode_assistant(
@@ -180,7 +185,13 @@ def _thought(
         writing.losses.dropped(path, "this server takes no reasoning back")
         return None
     details = field == "reasoning_details"
-    return for_server(part, following, writing, path, details=details, number=number)
+    thought = for_server(part, following, writing, path, details=details, number=number)
+    if thought is None or not (writing.quirks.reasoning_moved or field == "thinking"):
+        return thought
+    thought = moved(thought, field)
+    if thought is None:
+        writing.losses.dropped(path, "this server takes the text of thoughts only")
+    return thought
 
 
 def encode_tool_call(call: ToolCall, writing: ChatWriting, path: str) -> dict[str, Any]:

@@ -18,10 +18,18 @@ from typing import Any
 
 from attrs import evolve
 
-from llmpipe.dialects.openai_chat.thoughts import origin_of
+from llmpipe.dialects.openai_chat.thoughts import once, origin_of
 from llmpipe.types import Reasoning
 
-__all__ = ("IN_CONTENT", "block_of", "decode_reasoning", "encode_reasoning", "is_block", "take_string")
+__all__ = (
+    "IN_CONTENT",
+    "block_of",
+    "decode_reasoning",
+    "encode_reasoning",
+    "is_block",
+    "moved",
+    "take_string",
+)
 
 _STRINGS = ("reasoning", "reasoning_content", "thinking")
 _FIELDS = frozenset((*_STRINGS, "reasoning_details"))
@@ -83,6 +91,18 @@ def encode_reasoning(parts: Iterable[Reasoning], field: str, *, lossless: bool =
     return fields
 
 
+def moved(part: Reasoning, field: str) -> Reasoning | None:
+    """`part`, wherever it came from, for a server that has it in `field` only; None for what has no text.
+
+    A field of ``reasoning_details`` takes all there is.
+    """
+    if field == "reasoning_details" or (field == "thinking" and part.extra.get("type") == "thinking"):
+        return part
+    if not part.text:
+        return None
+    return Reasoning(part.text, extra={"type": "thinking"} if field == "thinking" else {})
+
+
 def take_string(message: dict[str, Any]) -> tuple[str, str]:
     """Origin and text of the string field, taken out of `message`; ``("", "")`` without one.
 
@@ -108,6 +128,8 @@ def take_string(message: dict[str, Any]) -> tuple[str, str]:
 def block_of(item: Mapping[str, Any]) -> Reasoning:
     """One block of ``reasoning_details``."""
     extra = {key: value for key, value in item.items() if value is not None and value != ""}
+    if isinstance(form := extra.get("format"), str):
+        extra["format"] = once(form)
     text = extra.pop("text", None)
     if not isinstance(text, str):
         text = extra.pop("summary", None)

@@ -5,9 +5,10 @@ What this wire, or this server, cannot say:
 ======================================  ===========================================================
 `response_format` (quirk `json`)        emulated: asked for in the system prompt
 `reasoning.max_tokens`                  emulated: the effort it amounts to, where that is all there is
+`reasoning.effort` (quirk `efforts`)    emulated: the nearest that the server knows
 `stop` beyond quirk `max_stop`          refused
 `metadata.user_id`, Anthropic's         said: as `user`
-`extra` of another dialect              dropped, but for `user`, and what OpenAI's other wire has alike;
+`extra` of another dialect              dropped, but for `n`, `user`, and what OpenAI's other wire has alike;
                                         refused where it says what is asked (``mcp_servers``)
 `tools` that another provider runs      refused
 `cache_control`, `top_k`, `lacks`       dropped, where the quirk says so
@@ -30,8 +31,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
+
 from llmpipe.dialects.json_mode import instructed
-from llmpipe.dialects.losses import Losses, function_only, native, refused
+from llmpipe.dialects.losses import Losses, function_only, native, refused, unwished
 from llmpipe.dialects.openai_chat.messages import encode_messages
 from llmpipe.dialects.openai_chat.words import NAME
 from llmpipe.dialects.writing import CACHE, request_extra
@@ -45,10 +48,22 @@ __all__ = ("encode_request",)
 # Words of requests that other dialects spell and mean alike.
 _ALIKE: Mapping[str, frozenset[str]] = {
     "openai.responses": frozenset(
-        ("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user")
+        (
+            "logprobs",
+            "n",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "top_logprobs",
+            "user",
+            "verbosity",
+        )
     ),
 }
-_USER = frozenset(("user",))
+_USER = frozenset(("n", "user"))
+_LOGPROBS = "message.output_text.logprobs"
 _MEANINGFUL = {
     "functions": (),
     "n": (1,),
@@ -96,6 +111,8 @@ def encode_request(request: Request, quirks: Quirks, losses: Losses | None = Non
         body["stream"] = True
         if quirks.stream_usage:
             body["stream_options"] = {**options, "include_usage": True}
+    if quirks.prefill != "plain":
+        _mark_prefill(body, quirks.prefill)
     if quirks.lacks:
         _leave_out(body, quirks, losses)
     return body
@@ -183,11 +200,15 @@ def _encode_reasoning_options(
     options: ReasoningOptions, request: Request, quirks: Quirks, losses: Losses
 ) -> dict[str, Any]:
     """OpenAI's ``reasoning_effort`` where that says it all, else OpenRouter's ``reasoning`` object."""
-    effort = options.effort
-    extra = native(options.extra, request.dialect, NAME, "reasoning", losses)
-    if quirks.reasoning_param == "reasoning_effort":
+    effort, extra = options.effort, options.extra
+    if quirks.reasoning_param != "reasoning_effort" and request.dialect not in ("", NAME):
+        extra = unwished(extra)
+    extra = native(extra, request.dialect, NAME, "reasoning", losses)
+    if quirks.reasoning_param in ("reasoning_effort", "thinking"):
+        thinking = quirks.reasoning_param == "thinking"
         for name in extra:
-            losses.dropped(f"reasoning.{name}", "this server takes an effort and nothing else")
+            if not thinking:
+                losses.dropped(f"reasoning.{name}", "this server takes an effort and nothing else")
         if options.enabled is False:
             effort = "none"
         elif options.max_tokens is not None:
@@ -196,8 +217,13 @@ def _encode_reasoning_options(
                 losses.emulated("reasoning.max_tokens", f"as effort {effort!r}")
             else:
                 losses.dropped("reasoning.max_tokens", "this server takes an effort and nothing else")
-        elif options.enabled and effort is None:
+        elif options.enabled and effort is None and not thinking:
             losses.dropped("reasoning.enabled", "this server takes an effort and nothing else")
+        if effort is not None and quirks.efforts and effort not in quirks.efforts:
+            effort = _nearest(effort, quirks.efforts)
+            losses.emulated("reasoning.effort", f"as {effort!r}")
+        if thinking:
+            return _thinking(effort, options.enabled, extra)
         return {} if effort is None else {"reasoning_effort": effort}
     only_effort = options.max_tokens is None and options.enabled is None and not extra
     if only_effort and quirks.reasoning_param == "auto":
@@ -208,6 +234,46 @@ def _encode_reasoning_options(
         if value is not None:
             wire[name] = value
     return {"reasoning": {**wire, **extra}}
+
+
+def _thinking(effort: str | None, enabled: bool | None, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """DeepSeek's and Z.AI's: an effort, and an object where thinking is turned on or off.
+
+    Source: https://api-docs.deepseek.com/guides/thinking_mode
+    """
+    if effort == "none":
+        return {"thinking": {**extra, "type": "disabled"}}
+    fields: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
+    if enabled or extra:
+        fields["thinking"] = {"type": "enabled", **extra}
+    return fields
+
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def _nearest(effort: str, known: tuple[str, ...]) -> str:
+    """The one of `known` that is nearest to `effort`, the higher of two; no thinking only for none."""
+    ranks = {name: rank for rank, name in enumerate(_EFFORTS)}
+    wanted = ranks.get(effort, ranks["medium"])
+    some = [name for name in known if name != "none"] or list(known)
+    return min(some, key=lambda name: (abs(ranks.get(name, 3) - wanted), -ranks.get(name, 3)))
+
+
+def _mark_prefill(body: dict[str, Any], how: str) -> None:
+    """Say that the assistant's message at the end, where there is one, is to be continued.
+
+    Sources: AssistantMessage in Mistral's SDK (docs/models/assistantmessage.md in mistralai/client-python);
+    https://api-docs.deepseek.com/guides/chat_prefix_completion; ChatCompletionRequest in vLLM.
+    """
+    last = body["messages"][-1] if body["messages"] else {}
+    if last.get("role") != "assistant" or last.get("tool_calls"):
+        return
+    if how == "prefix":
+        last.setdefault("prefix", True)
+    else:
+        body.setdefault("add_generation_prompt", False)
+        body.setdefault("continue_final_message", True)
 
 
 def _effort_of(budget: int) -> str:
@@ -232,6 +298,8 @@ def _encode_metadata(request: Request, body: dict[str, Any], losses: Losses) -> 
 
 def _extra(request: Request, quirks: Quirks, losses: Losses) -> Mapping[str, Any]:
     """Of the request's `extra`, what this server understands."""
+    if request.dialect == "openai.responses":
+        request = _from_responses(request)
     keeps = _ALIKE.get(request.dialect, _USER) | CACHE
     if quirks.top_k:
         keeps |= {"top_k"}
@@ -240,6 +308,21 @@ def _extra(request: Request, quirks: Quirks, losses: Losses) -> Mapping[str, Any
         losses.dropped("cache_control", "this server does not take it")
         extra = {name: value for name, value in extra.items() if name != "cache_control"}
     return extra
+
+
+def _from_responses(request: Request) -> Request:
+    """The request with what OpenAI's other wire says elsewhere under this one's names."""
+    extra = dict(request.extra)
+    text, include = extra.get("text"), extra.get("include")
+    if isinstance(text, Mapping) and "verbosity" in text:
+        extra["verbosity"] = text["verbosity"]
+        extra["text"] = {name: value for name, value in text.items() if name != "verbosity"}
+    if isinstance(include, list) and _LOGPROBS in include:
+        extra["logprobs"] = True
+        extra["include"] = [name for name in include if name != _LOGPROBS]
+    else:
+        extra.pop("top_logprobs", None)  # of which nothing was to be shown
+    return evolve(request, extra=extra)
 
 
 def _leave_out(body: dict[str, Any], quirks: Quirks, losses: Losses) -> None:

@@ -1,9 +1,13 @@
 """Proofs of reasoning on this wire: whose each is, where it goes and where it does not.
 
-A block of ``reasoning_details`` says whose it is in OpenRouter's `format`. Anthropic's and Google's
-proofs are the same wherever they were made, so these words are their origin, and such a block goes to
-a caller as OpenRouter would send it. OpenAI's are bound to an organisation: behind OpenRouter they are
-OpenRouter's own, and ours go to callers sealed.
+A block of ``reasoning_details`` says whose it is in OpenRouter's `format`. For ``anthropic-claude-v1`` and
+``google-gemini-v1`` that is their origin, and such a block goes to a caller as OpenRouter would send it.
+Anthropic says that its signatures "are compatible across platforms (Claude APIs, Amazon Bedrock, and Google
+Cloud)". Of Gemini's nothing was found that says so; that one made behind OpenRouter is valid at Google's own
+door is assumed here. OpenAI's are bound to an organisation: behind OpenRouter they are OpenRouter's own, and
+ours go to callers sealed.
+
+Source: https://platform.claude.com/docs/en/build-with-claude/extended-thinking ("Thinking encryption").
 
 Gemini's signature without text signs what follows it. On this wire that is a block
 ``reasoning.encrypted`` with the `id` of the tool call, which it is put before when it is read.
@@ -26,6 +30,7 @@ __all__ = (
     "for_caller",
     "for_server",
     "in_order",
+    "once",
     "only_signs",
     "origin_of",
     "unsealed",
@@ -39,6 +44,7 @@ _FORMATS = {
     "openai.responses": "openai-responses-v1",
 }
 _PORTABLE = frozenset(_ORIGINS.values())
+_KNOWN = frozenset((*_FORMATS.values(), "azure-openai-responses-v1", "unknown", "xai-responses-v1"))
 SIGNERS = frozenset((*_FORMATS, "bedrock.converse"))
 """The dialects whose providers sign what they think."""
 
@@ -47,6 +53,18 @@ def origin_of(block: Mapping[str, Any]) -> str:
     """Whose the proof in a block is, or in the `extra` that was one."""
     form = block.get("format")
     return _ORIGINS.get(form, NAME) if isinstance(form, str) else NAME
+
+
+def once(form: str) -> str:
+    """The format of a block, said once.
+
+    OpenAI's SDK puts a stream together by joining all strings but ``type``, so that a block that came in
+    two pieces is of the format ``anthropic-claude-v1anthropic-claude-v1`` when a caller gives it back.
+    """
+    if form in _KNOWN:
+        return form
+    unit = form[: (form + form).find(form, 1)]
+    return unit if unit in _KNOWN else form
 
 
 def unsealed(part: Reasoning) -> Reasoning:

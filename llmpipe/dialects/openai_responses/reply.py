@@ -60,6 +60,8 @@ def decode_reply(body: Mapping[str, Any], headers: Mapping[str, str]) -> Complet
     Raises: the classified LLMError where the response failed, BadReply where it is no reply.
     """
     output = body.get("output")
+    if output is None and body.get("status") in ("queued", "in_progress"):
+        output = []
     if not isinstance(output, list):
         if body.get("error") or says_error(body):
             raise error_in(body, headers=headers, phase="body")

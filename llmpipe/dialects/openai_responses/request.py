@@ -10,6 +10,7 @@ from llmpipe.dialects.openai_responses.items import NAME
 from llmpipe.dialects.openai_responses.messages import Plan, encode_input
 from llmpipe.dialects.openai_responses.quirks import Quirks
 from llmpipe.dialects.openai_responses.tools import encode_tool, encode_tool_choice
+from llmpipe.dialects.writing import request_extra
 from llmpipe.types import Message, Request, ResponseFormat, Text
 
 __all__ = ("ENCRYPTED", "encode_request")
@@ -31,8 +32,8 @@ _KEEPS = frozenset(
         "user",
     )
 )
-# Words of other dialects that would change what the answer means, and cannot be said.
-_REFUSED = ("audio", "functions", "function_call", "response_format", "tool_choice")
+# Those that are said in another place.
+_SAID = frozenset(("logprobs", "n", "stream_options", "verbosity"))
 _ANTHROPIC_TIERS = {"standard_only": "default"}
 # By these the provider finds what was said before, and it can be that nothing more is said.
 _STATE = ("conversation", "previous_response_id", "prompt")
@@ -140,15 +141,10 @@ def _extra(request: Request, losses: Losses) -> Mapping[str, Any]:
     if request.dialect in ("", NAME):
         extra.pop("n", None)
         return extra
-    extra.pop("n", None)
-    extra.pop("stream_options", None)
-    for name in _REFUSED:
-        if extra.get(name) is not None:
-            raise refused(name, f"{NAME} cannot say it in the words of {request.dialect}")
-    logprobs, verbosity = extra.pop("logprobs", None), extra.pop("verbosity", None)
+    found = dict(request_extra(request, NAME, losses, keeps=_KEEPS, said=_SAID))
     if request.dialect == "anthropic.messages" and isinstance(tier := extra.get("service_tier"), str):
-        extra["service_tier"] = _ANTHROPIC_TIERS.get(tier, tier)
-    found = dict(native(extra, request.dialect, NAME, "", losses, keeps=_KEEPS))
+        found["service_tier"] = _ANTHROPIC_TIERS.get(tier, tier)
+    logprobs, verbosity = extra.get("logprobs"), extra.get("verbosity")
     if logprobs is True:
         found["include"] = [_LOGPROBS]
     if verbosity is not None:

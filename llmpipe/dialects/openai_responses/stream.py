@@ -32,6 +32,7 @@ __all__ = ("ResponseDecoder",)
 _PING = Ping()
 _loads = orjson.loads
 _BEGUN = ("response.created", "response.queued", "response.in_progress")
+_FAILED = ("response.failed", "response.cancelled")
 # What a response is once an event says so, where it does not say itself.
 _STATUS = {
     "response.completed": "completed",
@@ -156,6 +157,8 @@ class ResponseDecoder:
             step(self._output, event, events)
         elif kind in ("error", "response.error"):
             raise error_of_event(event, phase="stream")
+        elif kind in _FAILED and not isinstance(event.get("response"), dict):
+            raise error_of_event({"message": f"{kind}, and no reason is given", **event}, phase="stream")
         elif kind in _STATUS:
             self._end(event["response"], _STATUS[kind], events)
         elif event.get("object") == "response":  # a whole reply in one event

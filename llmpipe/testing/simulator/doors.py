@@ -20,6 +20,7 @@ Kind: TypeAlias = Literal["chat", "embed", "rerank", "count"]
 DOORS = (
     "/{at:(.*/)?}chat/completions",
     "/{at:(.*/)?}responses",
+    "/{at:(.*/)?}responses/input_tokens",
     "/{at:(.*/)?}messages",
     "/{at:(.*/)?}messages/count_tokens",
     "/{at:(.*/)?}embeddings",
@@ -34,6 +35,7 @@ prefixes (``/v1``, ``/openai/deployments/x``, ``/v1/projects/p/locations/l/publi
 _BY_END: dict[str, tuple[str, Kind]] = {
     "chat/completions": ("openai.chat", "chat"),
     "responses": ("openai.responses", "chat"),
+    "responses/input_tokens": ("openai.responses", "count"),
     "messages": ("anthropic.messages", "chat"),
     "messages/count_tokens": ("anthropic.messages", "count"),
     "embeddings": ("openai.chat", "embed"),

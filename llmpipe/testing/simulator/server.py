@@ -16,13 +16,12 @@ from multidict import CIMultiDict
 
 from llmpipe import dialects
 from llmpipe.dialects import Dialect
+from llmpipe.dialects.codes import BY_STATUS
 from llmpipe.errors import (
     AuthenticationFailed,
     ConfigError,
     InvalidRequest,
     LLMError,
-    Overloaded,
-    RateLimited,
     ServiceUnavailable,
     UnknownError,
 )
@@ -37,6 +36,7 @@ from llmpipe.types import (
     Completion,
     EmbeddingRequest,
     ModelInfo,
+    ReasoningDelta,
     Request,
     RerankRequest,
     TextDelta,
@@ -311,19 +311,26 @@ class Simulator:
 
 def error_of(status: int) -> LLMError:
     """An error that a provider would answer with this status."""
-    kinds: dict[int, type[LLMError]] = {400: InvalidRequest, 401: AuthenticationFailed, 429: RateLimited}
-    kind = kinds.get(
-        status, Overloaded if status in (503, 529) else ServiceUnavailable if status >= 500 else UnknownError
-    )
+    kind: type[LLMError] | None = BY_STATUS.get(status)
+    if kind is None:
+        kind = ServiceUnavailable if status >= 500 else InvalidRequest if status >= 400 else UnknownError
     return kind(f"simulated {status}", status=status)
 
 
 def pieces(done: Completion, chars: int) -> Iterable[Any]:
-    """The events of a completion, text and tool arguments in pieces of `chars` characters."""
+    """The events of a completion, texts and tool arguments in pieces of `chars` characters."""
     for event in unfold(done):
         if isinstance(event, TextDelta) and len(event.text) > chars:
             for at in range(0, len(event.text), chars):
                 yield TextDelta(event.text[at : at + chars], event.index)
+        elif isinstance(event, ReasoningDelta) and len(event.text) > chars:
+            for at in range(0, len(event.text), chars):
+                extra = None if at else event.extra
+                yield ReasoningDelta(
+                    event.text[at : at + chars], event.index, extra=extra, origin=event.origin
+                )
+            if event.signature is not None or event.encrypted is not None:  # what proves it comes after it
+                yield evolve(event, text="", extra=None)
         elif isinstance(event, ToolDelta) and len(event.arguments) > chars:
             yield evolve(event, arguments="")
             for at in range(0, len(event.arguments), chars):
