@@ -21,9 +21,10 @@ from llmpipe.dialects.bedrock_converse.parts import DIALECT
 from llmpipe.dialects.bedrock_converse.reply import decode_finish, is_ours, tool_extra
 from llmpipe.dialects.bedrock_converse.usage import decode_usage
 from llmpipe.dialects.call_ids import made_up_id
+from llmpipe.dialects.decoding import Decoding
 from llmpipe.dialects.eventstream import EventStreamMessage, EventStreamParser
 from llmpipe.dialects.jsonbody import excerpt, leftover
-from llmpipe.errors import BadReply, LLMError, StreamBroken
+from llmpipe.errors import BadReply, StreamBroken
 from llmpipe.types import Event, Extra, Finish, ReasoningDelta, Start, TextDelta, ToolDelta, UsageUpdate
 
 __all__ = ("ConverseDecoder",)
@@ -36,60 +37,33 @@ _METADATA = frozenset(("usage", "p"))
 _REASONING = frozenset(("text", "signature", "redactedContent"))
 
 
-class ConverseDecoder:
-    """One stream's bytes to events. `index` of an event is that of its content block."""
+class ConverseDecoder(Decoding):
+    """The decoder of one stream. `index` of an event is that of its content block."""
 
-    __slots__ = ("_blocks", "_called", "_error", "_parser", "_started", "_stopped", "_used", "finished")
+    __slots__ = ("_blocks", "_called", "_parser", "_started", "_stopped", "_used")
 
     def __init__(self, max_event_bytes: int = 24 * 1024 * 1024) -> None:
+        super().__init__()
         self._parser = EventStreamParser(max_event_bytes)
         self._blocks: dict[object, OpenBlock] = {}  # by the wire's index
         self._used: set[int] = set()  # the indexes of events that stand for a whole block
-        self._error: LLMError | None = None
         self._called = False  # the caller is to run a tool
         self._started = False
         self._stopped = False  # messageStop was seen
-        self.finished = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes; bytes after the end are ignored.
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        for message in self._parser.feed(data):
+            if self._take(message, events):
+                break
 
-        Raises: the classified LLMError of an exception in the stream, BadReply for what is not the
-        protocol; both after the events completed before were returned.
-        """
-        if self._error is not None:
-            raise self._error
-        if self.finished:
-            return []
-        events: list[Event] = []
-        try:
-            for message in self._parser.feed(data):
-                if self._take(message, events):
-                    break
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
-
-    def close(self) -> list[Event]:
-        """Nothing more: what was whole has been given out.
-
-        Raises: StreamBroken if ``messageStop`` was not seen, or an error that is still due.
-        """
-        if self._error is not None:
-            raise self._error
-        if self.finished:
-            return []
-        self.feed(b"")  # an error of the parser that stood behind the last events
+    def _end(self, events: list[Event]) -> None:
+        self._read(b"", events)  # an error of the parser that stood behind the last events
         if not self._stopped:
             where = "in the middle of an event" if self._parser.pending else "before messageStop"
-            self._error = StreamBroken(
+            raise StreamBroken(
                 f"the stream ended {where}", phase="stream", billed="unknown", code="stream_cut"
             )
-            raise self._error
         self.finished = True  # without the usage: it went missing, and nothing else did
-        return []
 
     def _take(self, message: EventStreamMessage, events: list[Event]) -> bool:
         """One message; whether it is the last."""

@@ -19,6 +19,7 @@ from llmpipe.dialects.cohere_chat.errors import error_in
 from llmpipe.dialects.cohere_chat.parts import NAME, PLAN
 from llmpipe.dialects.cohere_chat.reply import arguments_text, call_of, decode_finish, unmodelled
 from llmpipe.dialects.cohere_chat.usage import decode_usage
+from llmpipe.dialects.decoding import Decoding
 from llmpipe.dialects.jsonbody import excerpt, lines_of_json
 from llmpipe.dialects.problem import says_error, stray_error
 from llmpipe.dialects.sse import SSEParser
@@ -46,26 +47,24 @@ _END = frozenset(("error", "error_type", "finish_reason", "usage"))
 _START = frozenset(("delta", "id", "type"))
 
 
-class ChatDecoder:
-    """One stream's bytes to events, the same for every cutting of the bytes."""
+class ChatDecoder(Decoding):
+    """The decoder of one stream, which ends with ``message-end``."""
 
     __slots__ = (
         "_called",
         "_calls",
         "_count",
-        "_error",
         "_indexes",
         "_opaque",
         "_parser",
         "_planned",
         "_reply_id",
         "_started",
-        "finished",
     )
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
+        super().__init__()
         self._parser = SSEParser(max_event_bytes)
-        self._error: LLMError | None = None
         self._started = False
         self._reply_id = ""
         self._indexes: dict[object, int] = {}  # of events, by the wire's index of a block; the plan is one
@@ -74,52 +73,21 @@ class ChatDecoder:
         self._opaque: dict[object, dict[str, Any]] = {}  # blocks we do not model, until they end
         self._calls: dict[object, int] = {}  # of events, by the wire's index of a call
         self._called = 0
-        self.finished = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes; bytes after the end are ignored.
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        for name, raw in self._parser.feed(data):
+            if not raw:
+                events.append(_PING)
+            elif self._take(name, raw, events):
+                break
 
-        Raises: the classified error with which the stream ends, BadReply for what is not the protocol;
-        both after the events completed before were returned.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
-        try:
-            for name, raw in self._parser.feed(data):
-                if not raw:
-                    events.append(_PING)
-                elif self._take(name, raw, events):
-                    break
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
-
-    def close(self) -> list[Event]:
-        """The last events, at the end of the bytes.
-
-        Raises: StreamBroken if ``message-end`` was not seen, or an error that is still due.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
+    def _end(self, events: list[Event]) -> None:
         ended = False
-        try:
-            for name, raw in self._parser.close():
-                if raw and not ended and _is_whole(raw):
-                    ended = self._take(name, raw, events)
-            if not ended:
-                raise self._broken()
-        except LLMError as error:
-            self._error = error
-            raise
-        return events
+        for name, raw in self._parser.close():
+            if raw and not ended and _is_whole(raw):
+                ended = self._take(name, raw, events)
+        if not ended:
+            raise self._broken()
 
     def _broken(self) -> LLMError:
         """Why the stream has no end: cut, or never a stream but an error as plain JSON."""

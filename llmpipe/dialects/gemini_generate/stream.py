@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from llmpipe.dialects.decoding import Decoding
 from llmpipe.dialects.gemini_generate.array import ArraySplitter
 from llmpipe.dialects.gemini_generate.candidate import CandidateDecoder
 from llmpipe.dialects.gemini_generate.errors import error_in
@@ -145,58 +146,32 @@ class _Chunks:
         return encode_candidate(fold([*candidate.events, *candidate.finish()]), candidate.index, native=True)
 
 
-class EventDecoder:
-    """A stream of server-sent events (``alt=sse``), the same for every cutting of its bytes."""
+class EventDecoder(Decoding):
+    """The decoder of a stream of server-sent events (``alt=sse``).
 
-    __slots__ = ("_chunks", "_error", "_parser")
+    It is never `finished` before the bytes are: usage may follow the finish reason.
+    """
 
-    finished = False
-    """Nothing on the wire says so: usage may follow the finish reason, so the bytes are read to their end."""
+    __slots__ = ("_chunks", "_parser")
 
     def __init__(self, max_event_bytes: int) -> None:
+        super().__init__()
         self._parser = SSEParser(max_event_bytes)
         self._chunks = _Chunks()
-        self._error: LLMError | None = None
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes.
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        for _, chunk in self._parser.feed(data):
+            self._take(chunk, events)
 
-        Raises: the classified error inside the stream, BadReply for what is not this protocol; what
-        was completed before it is returned first.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        try:
-            for _, chunk in self._parser.feed(data):
-                self._take(chunk, events)
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
-
-    def close(self) -> list[Event]:
-        """The last events, at the end of the bytes.
-
-        Raises: StreamBroken if a candidate had no finish reason.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        try:
-            for _, chunk in self._parser.close():
-                if chunk is not None and (_is_json(chunk) or lines_of_json(chunk, b"[DONE]")):
-                    self._take(chunk, events)  # else it was cut inside
-            stray = self._parser.stray.strip()
-            if stray and (wire := stray_error(stray)) is not None:
-                raise error_in(wire, phase="stream")
-            hint = f"; it has {excerpt(stray)!r}, which is no event" if stray else ""
-            events += self._chunks.end(f"no finish reason{hint}")
-        except LLMError as error:
-            self._error = error
-            raise
-        return events
+    def _end(self, events: list[Event]) -> None:
+        for _, chunk in self._parser.close():
+            if chunk is not None and (_is_json(chunk) or lines_of_json(chunk, b"[DONE]")):
+                self._take(chunk, events)  # else it was cut inside
+        stray = self._parser.stray.strip()
+        if stray and (wire := stray_error(stray)) is not None:
+            raise error_in(wire, phase="stream")
+        hint = f"; it has {excerpt(stray)!r}, which is no event" if stray else ""
+        events += self._chunks.end(f"no finish reason{hint}")
 
     def _take(self, chunk: bytes | None, events: list[Event]) -> None:
         if not chunk or chunk.strip() == b"[DONE]":  # a comment, or another protocol's end, from a proxy
@@ -207,44 +182,25 @@ class EventDecoder:
                 self._chunks.take(line, events)
 
 
-class ArrayDecoder:
-    """A stream that is one JSON array of chunks, read as it comes; its end is the array's."""
+class ArrayDecoder(Decoding):
+    """The decoder of a stream that is one JSON array of chunks; its end is the array's."""
 
-    __slots__ = ("_array", "_chunks", "_error", "finished")
+    __slots__ = ("_array", "_chunks")
 
     def __init__(self, max_event_bytes: int) -> None:
+        super().__init__()
         self._array = ArraySplitter(max_event_bytes)
         self._chunks = _Chunks()
-        self._error: LLMError | None = None
-        self.finished = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """As `EventDecoder.feed`."""
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
-        try:
-            for chunk in self._array.feed(data):
-                self._chunks.take(chunk, events)
-            if self._array.closed:
-                events += self._chunks.end("no finish reason")
-                self.finished = True
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        for chunk in self._array.feed(data):
+            self._chunks.take(chunk, events)
+        if self._array.closed:
+            events += self._chunks.end("no finish reason")
+            self.finished = True
 
-    def close(self) -> list[Event]:
-        """As `EventDecoder.close`. Raises: StreamBroken also if the array was not closed."""
-        if self._error is not None:
-            raise self._error
-        if not self.finished:
-            self._error = broken("the JSON array is not closed")
-            raise self._error
-        return []
+    def _end(self, events: list[Event]) -> None:
+        raise broken("the JSON array is not closed")
 
 
 def broken(missing: str) -> StreamBroken:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from llmpipe.dialects.decoding import Decoding
 from llmpipe.dialects.jsonbody import excerpt, leftover
 from llmpipe.dialects.ollama_chat.errors import error_in
 from llmpipe.dialects.ollama_chat.messages import NAME
@@ -22,7 +23,7 @@ from llmpipe.dialects.ollama_chat.reply import (
     rest_of,
 )
 from llmpipe.dialects.problem import says_error
-from llmpipe.errors import BadReply, LLMError, StreamBroken
+from llmpipe.errors import BadReply, StreamBroken
 from llmpipe.types import (
     Event,
     Extra,
@@ -40,63 +41,29 @@ _loads = orjson.loads
 _HEAD = frozenset(("created_at", "done", "message", "model"))  # of a line that is not the last
 
 
-class ChatDecoder:
-    """One stream's bytes to events, the same for every cutting of the bytes."""
+class ChatDecoder(Decoding):
+    """The decoder of one stream, whose last line says that it is done."""
 
-    __slots__ = ("_called", "_error", "_lines", "_seen", "_started", "finished")
+    __slots__ = ("_called", "_lines", "_seen", "_started")
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
+        super().__init__()
         self._lines = LineParser(max_event_bytes)
-        self._error: LLMError | None = None
         self._started = False
         self._called = 0  # tool calls
         self._seen: dict[str, Any] = {}  # what we do not model, as last told
-        self.finished = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes; bytes after the end are ignored.
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        for line in self._lines.feed(data):
+            if self._take(line, events):
+                break
 
-        Raises: the classified error that a line tells of, BadReply for what is not the protocol; both
-        after the events completed before were returned.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
-        try:
-            for line in self._lines.feed(data):
-                if self._take(line, events):
-                    break
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
-
-    def close(self) -> list[Event]:
-        """The last events, at the end of the bytes.
-
-        Raises: StreamBroken if no line said that it is done, or an error that is still due.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
-        try:
-            last = self._lines.close()
-            if not (last and _is_json(last) and self._take(last, events)):
-                raise StreamBroken(
-                    "the stream ended before it was done",
-                    phase="stream",
-                    billed="unknown",
-                    code="stream_cut",
-                )
-        except LLMError as error:
-            self._error = error
-            raise
-        return events
+    def _end(self, events: list[Event]) -> None:
+        last = self._lines.close()
+        if not (last and _is_json(last) and self._take(last, events)):
+            raise StreamBroken(
+                "the stream ended before it was done", phase="stream", billed="unknown", code="stream_cut"
+            )
 
     def _take(self, raw: bytes, events: list[Event]) -> bool:
         """One line; whether it is the last."""
