@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from llmpipe.dialects.anthropic_messages import AnthropicMessages
 from llmpipe.dialects.losses import Losses
 from llmpipe.dialects.openai_chat import OpenAIChat
+from llmpipe.dialects.openai_responses import OpenAIResponses
+from llmpipe.errors import Unsupported
 from llmpipe.types import (
     EmbeddingRequest,
     Image,
@@ -252,3 +254,92 @@ def test_the_sizes_of_anthropics_models_are_read():
         {"data": [{"id": "m", "max_input_tokens": 200_000, "max_tokens": 64_000}]}
     )
     assert (model.context_tokens, model.max_output_tokens) == (200_000, 64_000)
+
+
+PICTURE = {"type": "input_image", "image_url": "https://x/y.png", "detail": "auto"}
+CODEX = {
+    "model": "m",
+    "instructions": "Be brief.",
+    "input": [{"role": "user", "content": [PICTURE]}],
+    "store": False,
+    "stream": True,
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "k",
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "reasoning": {"effort": "medium", "summary": "auto"},
+    "text": {"verbosity": "medium"},
+    "truncation": "disabled",
+    "service_tier": "auto",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [CHAT, MESSAGES], ids=lambda dialect: dialect.name)
+def test_what_happens_anyway_makes_no_noise(target):
+    """An ordinary request of an agent that speaks OpenAI's Responses."""
+    _, warnings = across(CODEX, OpenAIResponses(), target)
+    assert warnings == ()
+
+
+def test_what_openais_responses_say_elsewhere_is_said_in_chat():
+    said = {
+        **CODEX,
+        "text": {"verbosity": "low"},
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 3,
+    }
+    body, warnings = across(said, OpenAIResponses(), CHAT)
+    assert (body["verbosity"], body["logprobs"], body["top_logprobs"], warnings) == ("low", True, 3, ())
+    back, warnings = across(body, CHAT, OpenAIResponses())
+    assert (back["text"], back["include"][0], back["top_logprobs"]) == (
+        {"verbosity": "low"}, "message.output_text.logprobs", 3
+    )  # fmt: skip
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "source", "field"),
+    [
+        (messages(mcp_servers=[{"type": "url", "url": "https://x", "name": "s"}]), MESSAGES, "mcp_servers"),
+        (chat(modalities=["text", "audio"], audio={"voice": "a", "format": "wav"}), CHAT, "audio"),
+        (chat(web_search_options={"search_context_size": "low"}), CHAT, "web_search_options"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_by_openais_responses(body, source, field):
+    with pytest.raises(Unsupported) as caught:
+        across(body, source, OpenAIResponses())
+    assert caught.value.metadata["param"] in (field, "modalities")
+
+
+def test_a_word_that_switches_off_is_told_where_it_is_lost():
+    body, warnings = across(chat(enable_thinking=False), CHAT, MESSAGES)
+    assert "enable_thinking" not in body
+    assert warnings == ("enable_thinking dropped: anthropic.messages has no such field",)
+    _, warnings = across(messages(thinking={"type": "between_tools"}), MESSAGES, CHAT)
+    assert warnings == ("reasoning.type dropped: openai.chat has no such field",)
+
+
+def test_how_many_answers_is_a_word_that_openai_has():
+    request = Request("m", "x", extra={"n": 2}, dialect="another")
+    assert CHAT.encode_request(request)["n"] == 2
+
+
+@pytest.mark.parametrize("target", [CHAT, MESSAGES, OpenAIResponses()], ids=lambda dialect: dialect.name)
+def test_words_in_nobodys_dialect_pass_at_every_place(target):
+    word = {"zebra": 1}
+    request = Request(
+        "m",
+        [
+            Message("user", [Text("a", word), Image("https://x/y.png", extra=word)], extra=word),
+            Message("assistant", [Text("b", word), ToolCall("c", "f", "{}", word)]),
+            Message("tool", ToolResult("c", "d", extra=word)),
+        ],
+        tools=[Tool("f", extra=word)],
+        response_format=ResponseFormat("json_schema", {"type": "object"}, extra=word),
+        reasoning=ReasoningOptions(enabled=True, max_tokens=10, extra=word),
+        extra=word,
+    )
+    losses = Losses()
+    body = orjson.dumps(target.encode_request(request, losses))
+    assert body.count(b'"zebra":1') == 10
+    assert not any("zebra" in warning for warning in losses.warnings)

@@ -7,7 +7,7 @@ What the wire cannot say, and what happens to it, is told by `request`; what
 changes its shape without changing its meaning on the way through us, by `server.decode_request`.
 
 Sources: https://platform.claude.com/docs/en/api/messages, …/build-with-claude/streaming,
-…/api/errors, …/api/versioning; the types of Anthropic's Python SDK.
+…/api/errors; the types of Anthropic's Python SDK.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 There is no counting of tokens: ``/v1/tokenize`` takes one text, and knows neither messages nor tools nor
 what Cohere adds to a prompt.
 
-Sources: https://docs.cohere.com/reference/chat, …/embed, …/rerank, …/list-models, …/errors; the types of
-Cohere's Python SDK; recorded traffic.
+Sources: the types of Cohere's Python SDK; https://docs.cohere.com/reference/errors; recorded traffic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Errors of Google's APIs, both directions: ``google.rpc.Status``, and what its details tell.
 
-Sources: https://google.aip.dev/193; https://ai.google.dev/gemini-api/docs/troubleshooting; google.rpc's
-``error_details.proto``.
+Sources: https://cloud.google.com/apis/design/errors; google.rpc's ``error_details.proto``;
+https://ai.google.dev/gemini-api/docs/troubleshooting
 """
 
 from __future__ import annotations

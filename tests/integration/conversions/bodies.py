@@ -142,7 +142,7 @@ def _anthropic() -> dict[str, dict[str, Any]]:
 
 def _gemini() -> dict[str, dict[str, Any]]:
     user = {"role": "user", "parts": [{"text": PROMPT}]}
-    base = {
+    base: dict[str, Any] = {
         "systemInstruction": {"parts": [{"text": SYSTEM}]},
         "contents": [user],
         "generationConfig": {"maxOutputTokens": 300, "temperature": 0.5},
