@@ -16,7 +16,21 @@ from llmpipe.errors import ConfigError
 from llmpipe.pipeline.registry import structured
 from llmpipe.testing.simulator import Fault, Rule, Simulator
 
-__all__ = ("add_arguments", "rules_from", "run")
+__all__ = ("SERVED", "add_arguments", "rules_from", "run")
+
+SERVED = {
+    "openai.chat": ("/v1/chat/completions", "/v1/embeddings"),
+    "openai.responses": ("/v1/responses", "/v1/responses/input_tokens"),
+    "anthropic.messages": ("/v1/messages", "/v1/messages/count_tokens"),
+    "gemini.generate": (
+        "/v1beta/models/MODEL:generateContent",
+        "/v1beta/models/MODEL:streamGenerateContent",
+        "/v1beta/models/MODEL:countTokens",
+        "/v1beta/models/MODEL:batchEmbedContents",
+    ),
+    "cohere.chat": ("/v2/chat", "/v2/embed", "/v2/rerank"),
+}
+"""What is served where, as clients with their usual base URLs ask for it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +68,11 @@ async def _serve(options: argparse.Namespace, rules: list[Rule]) -> int:
             await stack.enter_async_context(simulator)
         except (OSError, OverflowError) as error:
             raise ConfigError(f"cannot listen on port {options.port}: {error}") from None
-        print(f"simulated provider at {simulator.url}/v1 (OpenAI chat, Anthropic messages)", flush=True)
+        print(f"simulated provider at {simulator.url}/v1")
+        for dialect, paths in SERVED.items():
+            for place, path in enumerate(paths):
+                print(f"  {'' if place else dialect:<18}  {path}")
+        print("  lists of models     /v1/models, as each dialect has them", flush=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(options.seconds):
                 await stop.wait()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
-from attrs import Factory, field, frozen
+from attrs import Factory, evolve, field, frozen
 
 from llmpipe.pipeline.provider import Capabilities
 
@@ -33,6 +34,8 @@ class Profile:
         body: sent with every chat; without: fields of the dialect that are not.
         settings: what `base_url` and paths need to know, and what it is by default; None where the
             user must say.
+        prefill_models: patterns of the models that go on from the beginning of an answer, where others here
+            refuse it or answer anew. () for all, if `capabilities` has it.
         also: other dialects this provider speaks, each with the fields of this profile that differ then.
         prices: the name the price table knows the provider by; "" for none.
     """
@@ -61,3 +64,12 @@ class Profile:
     without: tuple[str, ...] = ()
     settings: Mapping[str, str | None] = Factory(dict)
     also: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    prefill_models: tuple[str, ...] = ()
+
+    def capabilities_of(self, model: str) -> Capabilities:
+        """`capabilities`, without what `model` is not known to have; "" stands for the right model."""
+        can = self.capabilities
+        if not (model and can.prefill and self.prefill_models):
+            return can
+        known = any(fnmatchcase(model, pattern) for pattern in self.prefill_models)
+        return can if known else evolve(can, prefill=False)

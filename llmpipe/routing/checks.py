@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from attrs import frozen
 
@@ -68,22 +69,24 @@ class Checks:
         return self.check != "key" or hasattr(core, "validate_api_key")
 
     async def run(self, lanes: Sequence[Lane], runtime: Runtime) -> None:
-        """Check `lanes` until cancelled."""
+        """Check `lanes` until cancelled, or until they are gone: who waits holds none of them."""
+        found = [(lane.name, ref(lane)) for lane in lanes if self.applies(lane)]
+        del lanes
         async with asyncio.TaskGroup() as group:
-            for lane in lanes:
-                if self.applies(lane):
-                    _ = group.create_task(self._watch(lane, runtime), name=f"llmpipe:checks of {lane.name}")
+            for name, lane in found:
+                _ = group.create_task(self._watch(lane, runtime), name=f"llmpipe:checks of {name}")
 
-    async def _watch(self, lane: Lane, runtime: Runtime) -> None:
+    async def _watch(self, found: ref[Lane], runtime: Runtime) -> None:
         # The first one somewhere in the interval, so that many processes do not ask together.
         await asyncio.sleep(self.interval * runtime.random.random())
-        while True:
+        while (lane := found()) is not None:
             now, health = runtime.now(), lane.health
             fresh = health.state == "healthy" and now - health.answered_at < self.interval
             if not fresh and now - health.checked_at >= self.interval:
                 health.checked_at = now
                 if not await self._check(lane, runtime):
                     return
+            del lane
             await asyncio.sleep(self.interval * (1.0 + _JITTER * runtime.random.random()))
 
     async def _check(self, lane: Lane, runtime: Runtime) -> bool:
@@ -97,6 +100,11 @@ class Checks:
             return False
         except TimeoutError:
             problem = f"check took {self.timeout:g} s"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            problem = "check was cancelled"  # by itself; nobody has ended us
         except LLMError as error:
             if error.health == "failure":
                 problem = error.type

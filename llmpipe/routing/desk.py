@@ -47,7 +47,9 @@ class Ward:
 class Desk:
     """A router at work on one runtime."""
 
-    __slots__ = ("_checks", "board", "budget", "checker", "fit", "lanes", "runtime", "troubled")
+    __slots__ = (
+        "_checks", "_names", "board", "budget", "checker", "fit", "lanes", "runtime", "troubled"
+    )  # fmt: skip
 
     def __init__(
         self, lanes: Sequence[Lane], *, fit: Fit, ward: Ward, board: Board, checks: Checks, runtime: Runtime
@@ -60,7 +62,12 @@ class Desk:
         self.runtime = runtime
         self._checks = checks
         self.checker: Task[Any] | None = None
-        self.troubled.names &= {lane.name for lane in lanes}  # others nobody would find well again
+        self._names = frozenset(lane.name for lane in lanes)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether one of its own targets is troubled, and not one of another router of the same name."""
+        return not self._names.isdisjoint(self.troubled.names)
 
     @property
     def checks(self) -> bool:
@@ -68,7 +75,11 @@ class Desk:
         return any(map(self._checks.applies, self.lanes))
 
     def begin_checks(self) -> None:
-        """Check targets in the background, in a task of the runtime's."""
+        """Check targets in the background, in a task of the runtime's; not where all has been found out."""
+        ended = self.checker
+        if ended is not None and not ended.cancelled() and ended.exception() is None:
+            self.checker = None
+            return
         # Not in the context of the call that happens to be the first: it outlives that.
         work = self._checks.run(self.lanes, self.runtime)
         self.checker = Context().run(partial(self.runtime.spawn, work, "checks of targets"))

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call
     from llmpipe.routing.lane import Lane
 
-__all__ = ("Budget", "entries", "left", "most_useful", "resting")
+__all__ = ("Budget", "entries", "left", "most_useful")
 
 _WINDOW = 60.0
-_LONGEST_REST = 3600.0  # seconds; a server's hint may be nonsense, and an hour later it can be asked again
 
 
 class Budget:
@@ -46,11 +45,13 @@ class Budget:
         self.under_way += 1
         return True
 
-    def settle(self, now: float, *, lost: bool) -> None:
-        """A failover is over; `lost`: it sent a request and brought nothing."""
+    def settle(self) -> None:
+        """A failover is over."""
         self.under_way -= 1
-        if lost:
-            self.window.spoil(now)
+
+    def lose(self, now: float) -> None:
+        """A failover has sent a request and brought nothing."""
+        self.window.spoil(now)
 
 
 def left(
@@ -84,19 +85,6 @@ def _context(lane: Lane, model: str) -> int | None:
         return lane.context
     price = prices().find(lane.priced_as, lane.model or model)
     return None if price is None else price.context_window
-
-
-def resting(error: LLMError, cooldown: float) -> float:
-    """Seconds for which a target that failed with `error` should come last.
-
-    It said so, or it will go on failing: a key that is not taken is not taken a moment later either.
-    """
-    hint = error.retry_after
-    if not cooldown:
-        return 0.0
-    if error.rescue == "credential":
-        return min(cooldown if hint is None or hint < 0 else hint, _LONGEST_REST)
-    return min(hint, _LONGEST_REST) if hint is not None and error.throttled else 0.0
 
 
 def most_useful(failures: Sequence[tuple[str, LLMError]]) -> LLMError:

@@ -20,14 +20,30 @@ from collections import deque
 from math import exp, inf
 from random import Random
 
+from llmpipe.errors import LLMError
 from llmpipe.middleware.breaker.window import Window
 from llmpipe.routing.rules import Change, HealthRules, State
 
-__all__ = ("Health", "Sliding", "Troubled")
+__all__ = ("Health", "Sliding", "Troubled", "resting")
 
 _STEPS = (0.05, 0.1, 0.25, 0.5)
 """The share of its calls that a target gets in each part of its ramp."""
 _HISTORY = 200
+_SHORTEST_REST = 1.0  # seconds for which who asked us to slow down is left alone, whatever it said
+_LONGEST_REST = 3600.0  # seconds; a server's hint may be nonsense, and an hour later it can be asked again
+
+
+def resting(error: LLMError, cooldown: float) -> float:
+    """Seconds for which a target that failed with `error` should come last; 0 it should not.
+
+    It said so, or it will go on failing: a key that is not taken is not taken a moment later either.
+    """
+    hint = error.retry_after
+    if not cooldown:
+        return 0.0
+    if error.rescue == "credential":
+        return min(cooldown if hint is None or hint < 0 else hint, _LONGEST_REST)
+    return min(max(hint or 0.0, _SHORTEST_REST), _LONGEST_REST) if error.throttled else 0.0
 
 
 class Sliding(Window):
@@ -64,6 +80,8 @@ class Health:
     Attributes:
         in_flight: calls that have been sent to it and are not over.
         calls: how many it was given; `failures`, how many of them it failed.
+        streak: how many failed since one was answered.
+        breaks: how many replies broke since one came to its end.
         answered_at: when it last answered.
     """
 
@@ -81,6 +99,7 @@ class Health:
         "_troubled",
         "_until",
         "answered_at",
+        "breaks",
         "by_circuit",
         "calls",
         "checked_at",
@@ -106,7 +125,7 @@ class Health:
         self.rules = rules
         self.state: State = "healthy"
         self.window = Sliding(rules.window)
-        self.in_flight = self.calls = self.failures = self.streak = 0
+        self.in_flight = self.calls = self.failures = self.streak = self.breaks = 0
         self.answered_at = self.checked_at = -inf
         self.since = self.rests_until = 0.0
         self.last_error = self.reason = self.rests_because = ""
@@ -130,6 +149,7 @@ class Health:
     def answered(self, now: float, begun: float) -> Change | None:
         """A call that was sent at `begun` has been answered; its reply begins. The change this makes."""
         self.answered_at = now
+        self.streak = 0
         taken, known = now - begun, self.latency(now)
         if known is None or taken > known:
             self._latency = taken  # a peak counts at once, and fades: a target is avoided before it fails
@@ -160,7 +180,10 @@ class Health:
         self._troubled.names.add(self.name)
         if self.state == "down" or (self.state == "returning" and begun < self.since):
             return None  # it was sent before that: nothing new
-        self.streak += 1
+        if counted:
+            self.breaks += 1
+        else:
+            self.streak += 1
         if self.state == "returning":
             self._ramp_calls += not counted
             self._ramp_failures += 1
@@ -168,13 +191,20 @@ class Health:
                 return self._fall(now, f"failed on its way back: {why}", hint)
         elif self.streak >= self.rules.down_after:
             return self._fall(now, f"{self.streak} failures in a row, the last of them {why}", hint)
+        elif self.breaks >= self.rules.down_after and self._breaking(now):
+            return self._fall(now, f"{self.breaks} replies in a row broke, the last of them {why}", hint)
         elif self.state == "healthy" and self._failing(now):
             calls, failures = self.window.at(now)
             return self._become("degraded", now, f"{failures} of {calls} calls failed")
         return None
 
+    def heed(self, now: float, error: LLMError, cooldown: float) -> None:
+        """Leave it alone where it said so with `error`, or does not take our key: see `resting`."""
+        if (seconds := resting(error, cooldown)) > 0:
+            self.pause(now, seconds, error.type)
+
     def pause(self, now: float, seconds: float, why: str) -> None:
-        """It is to be left alone: it said so, or our key is not taken. Says nothing of health."""
+        """It is to be left alone for so long. Says nothing of health."""
         self._rests_since, self.rests_until, self.rests_because = now, now + seconds, why
         self._troubled.names.add(self.name)
 
@@ -218,7 +248,7 @@ class Health:
                 return None
             rules = self.rules
             self._ramp_seconds = min(rules.max_ramp, rules.ramp * 2.0 ** min(self._falls - 1, 64))
-            self._ramp_calls = self._ramp_failures = self.streak = 0
+            self._ramp_calls = self._ramp_failures = self.streak = self.breaks = 0
             self.window.clear()
             return self._become("returning", now, "it has rested", self._ramp_seconds)
         if self.state == "returning" and now - self.since >= self._ramp_seconds:
@@ -226,7 +256,7 @@ class Health:
             return self._become("healthy", now, "it has its whole share again", kind="readmitted")
         if self.state == "degraded" and not self._failing(now):
             return self._become("healthy", now, "few of its calls fail", kind="recovered")
-        if self.state == "healthy" and not self.streak and self.rests_until <= now:
+        if self.state == "healthy" and not (self.streak or self.breaks) and self.rests_until <= now:
             self._troubled.names.discard(self.name)
         return None
 
@@ -262,11 +292,16 @@ class Health:
         calls, failures = self.window.at(now)
         return min(1.0, failures / calls) if calls >= self.rules.min_samples else 0.0
 
+    @property
+    def failed_in_a_row(self) -> int:
+        """Failures since the last success of the same kind, which is an answer or its end."""
+        return max(self.streak, self.breaks)
+
     def score(self, now: float) -> float:
         """0 (down) to 1: by share of failures, failures in a row, and latency."""
         if self.state == "down":
             return 0.0
-        streak = 1.0 - min(self.streak, self.rules.down_after) / (self.rules.down_after + 1)
+        streak = 1.0 - min(self.failed_in_a_row, self.rules.down_after) / (self.rules.down_after + 1)
         quick = 1.0 / (1.0 + (self.latency(now) or 0.0) / self.rules.slow)
         return (1.0 - self.error_rate(now)) * streak * quick * max(0.5, self.share(now))
 
@@ -274,6 +309,11 @@ class Health:
 
     def _failing(self, now: float) -> bool:
         return self.error_rate(now) > self.rules.degraded_above
+
+    def _breaking(self, now: float) -> bool:
+        """Whether replies break often, and not only more often than long ones come to their end."""
+        calls, failures = self.window.at(now)
+        return failures > self.rules.degraded_above * calls
 
     def _better(self, now: float, begun: float) -> Change | None:
         if self.state == "returning" and begun >= self.since:
@@ -297,7 +337,7 @@ class Health:
         self.state, self.since = state, now
         self.reason = "" if state == "healthy" else reason
         if state == "healthy":
-            self.streak = 0
+            self.streak = self.breaks = 0
         self._troubled.names.add(self.name)  # until somebody looks and finds it well
         change = Change(now, self.name, kind or state, reason, seconds)
         self._troubled.history.append(change)

@@ -36,19 +36,20 @@ class Meter:
     why: ClassVar[str] = "sees how each call to this target really ended"
     traits: ClassVar[frozenset[str]] = frozenset({"counts"})
 
-    def __init__(self, health_of: Callable[[Runtime], Health]) -> None:
+    def __init__(self, health_of: Callable[[Runtime], Health], cooldown: float = 0.0) -> None:
         self.name = "router.meter"
         self.priority = 0  # outside of every band
         self._health_of = health_of
-        self._runtime: Runtime | None = None
-        self._health: Any = None
+        self._cooldown = cooldown
+        self._known: tuple[Runtime | None, Any] = None, None  # one value, for threads
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """The reply, counted."""
         runtime = call.runtime
-        if runtime is not self._runtime:
-            self._runtime, self._health = runtime, self._health_of(runtime)
-        health: Health = self._health
+        known = self._known
+        if runtime is not known[0]:
+            known = self._known = runtime, self._health_of(runtime)
+        health: Health = known[1]
         health.in_flight += 1
         health.calls += 1
         try:
@@ -65,11 +66,13 @@ class Meter:
             if change is not None:
                 tell(call, change)
             outcome = yield reply
-            error_after = outcome.error
-            if isinstance(error_after, LLMError) and error_after.health == "failure":
-                tell(call, health.failed(outcome.ended_at, begun, error_after.type, counted=True))
-            else:
-                health.streak = 0
+            broke = outcome.error
+            if isinstance(broke, LLMError):
+                health.heed(outcome.ended_at, broke, self._cooldown)
+                if broke.health == "failure":
+                    tell(call, health.failed(outcome.ended_at, begun, broke.type, counted=True))
+            elif outcome.ok:
+                health.breaks = 0
         finally:
             health.in_flight -= 1
 
@@ -174,7 +177,7 @@ class Lane:
             health.in_flight,
             health.calls,
             health.failures,
-            health.streak,
+            health.failed_in_a_row,
             health.share(now),
             health.last_error,
             health.wait(now),

@@ -25,11 +25,35 @@ class Out(NamedTuple):
 
 
 class Lineup(NamedTuple):
-    """Targets by how they stand. The strategy chooses among `ready`; `later` is in order, best first."""
+    """Targets by how they stand.
+
+    The strategy chooses among `ready`. Those that are `held` back come after them, the best first, then
+    those that are `resting`, and never those that are `out`.
+    """
 
     ready: list[Lane]
-    later: list[Lane]
+    held: list[Lane]
+    resting: list[Lane]
     out: list[Out]
+
+    @property
+    def later(self) -> list[Lane]:
+        """Those that come after the ready ones, in order."""
+        return self.held + self.resting
+
+    def choice(self, now: float) -> list[Lane]:
+        """Those to choose among: the ready ones, or the best of the others. Empty where all are out.
+
+        Targets that came back together carry what comes together, lest all of it fall on one.
+        """
+        if self.ready or not self.held:
+            return self.ready or self.resting[:1]
+        best = self.held[0].health
+        if best.state != "returning":
+            return self.held[:1]
+        back = [(lane.health.share(now), lane) for lane in self.held if lane.health.state == "returning"]
+        most = max(share for share, _ in back)
+        return [lane for share, lane in back if share == most]
 
     def passed(self) -> tuple[tuple[str, str], ...]:
         """Who does not stand for choice, and why."""
@@ -66,7 +90,7 @@ def line_up(call: Call, lanes: Sequence[Lane], board: Board, now: float) -> Line
             held.append(lane)
     held.sort(key=lambda lane: -lane.health.score(now))
     resting.sort(key=lambda lane: lane.health.rests_until)
-    return Lineup(ready, held + resting, out)
+    return Lineup(ready, held, resting, out)
 
 
 def refusal(router: str, out: Sequence[Out]) -> CircuitOpen:

@@ -30,6 +30,7 @@ note                    detail
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
@@ -45,7 +46,7 @@ from llmpipe.pipeline.checks import called
 from llmpipe.routing.checks import Checks
 from llmpipe.routing.desk import Desk, Ward
 from llmpipe.routing.explained import RouterExplanation, capabilities_of, explained
-from llmpipe.routing.failover import entries, left, most_useful, resting
+from llmpipe.routing.failover import entries, left, most_useful
 from llmpipe.routing.fit import Fit, required
 from llmpipe.routing.health import Health
 from llmpipe.routing.lane import Lane, Meter, chain_of
@@ -163,7 +164,8 @@ class Router:
         self._breaker = breaker
         around = default_layers() if layers is None else tuple(layers)
         self.chains: tuple[Chain, ...] = tuple(
-            chain_of(route, Meter(partial(self._health, route.name)), around) for route in self.routes
+            chain_of(route, Meter(partial(self._health, route.name), cooldown), around)
+            for route in self.routes
         )
         self._desks: dict[Runtime, Desk] = {}
         self._runtime: Runtime | None = None
@@ -185,19 +187,19 @@ class Router:
         """The reply of the first target that answers. Raises LLMError."""
         runtime = call.runtime
         desk = self._desk
-        if desk is None or runtime is not self._runtime:
+        if desk is None or desk.runtime is not runtime:
             desk = self._enter(runtime)
         elif desk.checker is not None and desk.checker.done():
             desk.begin_checks()
         now = runtime.now()
         desk.budget.window.add(now, False)
         lanes = desk.fit.lanes(call.request)
-        if desk.troubled.names or desk.board.troubled:
+        if desk.board.troubled or (desk.troubled.names and desk.disturbed):
             lane, spare, there = self._first(call, desk, lanes, now)
         else:
             lane, spare, there = self.strategy(lanes, call), len(lanes) > 1 or call.spare, call
         if not isinstance(lane, Lane):
-            raise ConfigError(f"strategy {self._strategy_name} chose {lane!r}, none of the candidates")
+            raise self._no_candidate(lane)
         try:
             if lane.nests:
                 return await self._nested(lane, there, spare)
@@ -220,7 +222,7 @@ class Router:
     def _first(self, call: Call, desk: Desk, lanes: Sequence[Lane], now: float) -> tuple[Lane, bool, Call]:
         """Whom to ask first when not all are well, whether another stands ready, and the call for it."""
         lineup = line_up(call, lanes, desk.board, now)
-        lane = self._choice(call, lineup)
+        lane = self._choice(call, lineup, now)
         if lane is not None:
             if passed := lineup.passed():
                 call.note("router.picked", target=lane.name, passed=passed)
@@ -234,11 +236,17 @@ class Router:
         told = {**call.options.get(Breaker, {}), "mode": "metrics_only"}
         return best, call.spare, call.evolve(options={**call.options, Breaker: told})
 
-    def _choice(self, call: Call, lineup: Lineup) -> Lane | None:
-        if lineup.ready:
-            chosen: Lane = self.strategy(lineup.ready, call)
-            return chosen
-        return lineup.later[0] if lineup.later else None
+    def _choice(self, call: Call, lineup: Lineup, now: float) -> Lane | None:
+        among = lineup.choice(now)
+        if not among:
+            return None
+        chosen: Lane = self.strategy(among, call)
+        if chosen not in among:  # one that has failed before would be asked for ever
+            raise self._no_candidate(chosen)
+        return chosen
+
+    def _no_candidate(self, chosen: object) -> ConfigError:
+        return ConfigError(f"strategy {self._strategy_name} chose {chosen!r}, none of the candidates")
 
     async def _go_on(
         self, call: Call, desk: Desk, lanes: Sequence[Lane], lane: Lane, error: LLMError
@@ -249,16 +257,15 @@ class Router:
         while True:
             now = call.runtime.now()
             failed, last = failures[-1]
-            if (seconds := resting(last, self._cooldown)) > 0:
-                failed.health.pause(now, seconds, last.type)
+            failed.health.heed(now, last, self._cooldown)
             lineup = line_up(call, left(call, lanes, failures, self._rescued), desk.board, now)
-            following = self._choice(call, lineup)
+            following = self._choice(call, lineup, now)
             reason = self._stops(call, desk, now) if following is not None else ""
             if following is None or reason:
                 raise self._told(call, failures, lineup, reason)
             lane = following
             call.note("router.failed_over", **{"from": failed.name, "to": lane.name, "error": last.type})
-            begun, lost = len(ledger.attempts), False
+            begun = len(ledger.attempts)
             spare = len(lineup.ready) + len(lineup.later) > 1 or call.spare
             try:
                 reply = await (
@@ -267,14 +274,19 @@ class Router:
                     else lane.chain(lane.call(call, spare=spare))
                 )
             except LLMError as another:
-                lost = len(ledger.attempts) > begun
+                if len(ledger.attempts) > begun:
+                    desk.budget.lose(call.runtime.now())
                 failures.append((lane, another))
+            except CancelledError:  # the caller's, or its deadline's
+                if len(ledger.attempts) > begun and call.remaining() <= 0:
+                    desk.budget.lose(call.runtime.now())
+                raise
             else:
                 for _, failure in failures:
                     failure.survived()
                 return reply
             finally:
-                desk.budget.settle(call.runtime.now(), lost=lost)
+                desk.budget.settle()
 
     def _stops(self, call: Call, desk: Desk, now: float) -> str:
         """Why no failover may be begun, or "" and it is paid for."""

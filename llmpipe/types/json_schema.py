@@ -22,18 +22,25 @@ _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multi
 _STRINGS = ("description", "title", "pattern", "format", "$ref", "$schema", "$id")
 
 
-def schema_problems(schema: object, path: str = "parameters") -> list[tuple[str, str]]:
-    """What is wrong with `schema` as the JSON Schema of a tool's parameters: pairs of path and problem.
+_SAY_OBJECT = frozenset(("$ref", "allOf", "anyOf", "oneOf", "properties"))  # or may, without a type
 
-    It must be of an object; names that JSON Schema does not have are let pass, as it says. A hundred
-    problems are named at the most. Source: JSON Schema 2020-12, and draft 7 for what it had before.
+
+def schema_problems(
+    schema: object, path: str = "parameters", *, of_object: bool = True
+) -> list[tuple[str, str]]:
+    """What is wrong with `schema` as a JSON Schema: pairs of path and problem.
+
+    With `of_object` it must be of an object, as a tool's parameters are. Names that JSON Schema does not
+    have are let pass, as it says. A hundred problems are named at the most. Source: JSON Schema 2020-12,
+    and draft 7 for what it had before.
     """
     if not isinstance(schema, Mapping):
-        return [(path, f"is a {type(schema).__name__}; expected a JSON Schema of an object")]
+        what = "a JSON Schema of an object" if of_object else "a JSON Schema"
+        return [(path, f"is a {type(schema).__name__}; expected {what}")]
     found: list[tuple[str, str]] = []
-    if schema.get("type", "object") != "object":
+    if of_object and schema.get("type", "object") != "object":
         found.append((f"{path}.type", f"is {_shown(schema['type'])}; arguments are an object"))
-    elif schema and "type" not in schema and not {"$ref", "anyOf", "oneOf", "allOf"} & set(map(str, schema)):
+    elif of_object and schema and "type" not in schema and _SAY_OBJECT.isdisjoint(map(str, schema)):
         found.append((path, "has no type; expected {'type': 'object', 'properties': {...}}"))
     for problem in _problems(schema, path, 0):
         found.append(problem)

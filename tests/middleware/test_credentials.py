@@ -38,7 +38,9 @@ WORDS = "All is well here."
 class Account(MockProvider):
     """A provider with several keys; `line(secret)` says what each of them brings."""
 
-    def __init__(self, keys: Keys, line: Callable[[str], Any] = lambda secret: WORDS, **settings: Any) -> None:
+    def __init__(
+        self, keys: Keys, line: Callable[[str], Any] = lambda secret: WORDS, **settings: Any
+    ) -> None:
         super().__init__(**settings)
         self.keys = keys
         self.line = line
@@ -225,7 +227,9 @@ async def test_throttled_and_refused_keys_open_no_circuit_and_an_outage_does():
 
 
 @pytest.mark.parametrize("error", [
-    AuthenticationFailed("no", status=401), RateLimited("x", status=429), RateLimited("x", status=200, retry_after=2)
+    AuthenticationFailed("no", status=401),
+    RateLimited("x", status=429),
+    RateLimited("x", status=200, retry_after=2),
 ])  # fmt: skip
 @pytest.mark.parametrize("stream", [True, False])
 async def test_another_key_answers_a_stream_too(error: LLMError, stream: bool):
@@ -255,7 +259,9 @@ async def test_an_error_in_the_middle_of_a_held_stream_is_a_matter_of_keys_too()
 
 @pytest.mark.parametrize("named", ["", "mine"])
 async def test_a_bare_provider_with_several_keys_in_a_router_rotates_them(named: str):
-    core = Account(Keys("a", "b", order="first"), lines(a=AuthenticationFailed("no", status=401)), name="core")
+    core = Account(
+        Keys("a", "b", order="first"), lines(a=AuthenticationFailed("no", status=401)), name="core"
+    )
     it = Chain(Router(Route(core, name=named), checks=None))
     assert (await it.complete("hi")).text == WORDS
     assert core.used == ["a", "b"]
@@ -312,7 +318,9 @@ async def test_keys_are_exchanged_under_load_and_no_call_fails():
 
 
 async def test_all_keys_revoked_and_then_replaced_work_at_once():
-    core = Account(Keys("a", "b"), lines(a=AuthenticationFailed("x", status=401), b=AuthenticationFailed("x")))
+    core = Account(
+        Keys("a", "b"), lines(a=AuthenticationFailed("x", status=401), b=AuthenticationFailed("x"))
+    )
     it = Chain(core, Retry())
     with pytest.raises(AuthenticationFailed):
         await it.complete("hi")

@@ -59,6 +59,7 @@ def rest(request: Any) -> Any:
 
 
 PINGS = [step for _ in range(400) for step in (Wait(1.0), Ping())]
+CALL = ToolDelta(0, "c1", "f", '{"a": ')
 FAULTS: dict[str, Callable[[], Any]] = {
     "dies": lambda: ["The rain ", StreamBroken("cut")],
     "dies at once": lambda: [StreamBroken("cut")],
@@ -70,7 +71,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "usage after the finish": lambda: [WHOLE, Finish("stop"), Wait(1), UsageUpdate(Usage(3, 9))],
     "pings for ever": lambda: ["The rain ", *PINGS],
     "pings and no token": lambda: PINGS,
-    "a tool call in the middle": lambda: ["The rain ", ToolDelta(0, "c1", "f", '{"a": '), StreamBroken("cut")],
+    "a tool call in the middle": lambda: ["The rain ", CALL, StreamBroken("cut")],
     "nothing at all": lambda: [Finish("stop")],
     "refusal": lambda: [RefusalDelta("I would rather not."), Finish("refusal")],
     "half a refusal": lambda: [RefusalDelta("I would "), StreamBroken("cut")],
@@ -108,10 +109,14 @@ async def test_it_is_the_whole_answer_or_one_typed_error_with_what_was_given(
 ):
     ill = Able(default=FAULTS[fault](), name="openai", model="gpt-4o-mini")
     well = Able(default=rest, name="anthropic", model="claude-haiku-4-5")
-    made = presets.production(cache=None, retry=None, timeout=Timeout(first=60, idle=30, stall=90, total=1000))
+    made = presets.production(
+        cache=None, retry=None, timeout=Timeout(first=60, idle=30, stall=90, total=1000)
+    )
     if shape == "fallback":
         going_on = {"continue": Continue(well)} if "continue" in policy else {}
-        layers = [going_on.get("continue", one) if isinstance(one, Continue) else one for one in POLICIES[policy]]
+        layers = [
+            going_on.get("continue", one) if isinstance(one, Continue) else one for one in POLICIES[policy]
+        ]
         chain = Chain(ill, *made, *layers, Fallback(well))
     else:
         core = Router(ill, well, checks=None, strategy=lambda lanes, call: lanes[0])
@@ -227,7 +232,9 @@ async def test_cancelled_at_every_await_all_that_was_opened_is_closed(policy: st
     """The task is cancelled at its k-th turn, for every k until it gets through."""
     for turns in range(1, 400):
         ill = Able(
-            default=["The ", Wait(0), "rain ", Wait(0), StreamBroken("cut")], name="openai", model="gpt-4o-mini"
+            default=["The ", Wait(0), "rain ", Wait(0), StreamBroken("cut")],
+            name="openai",
+            model="gpt-4o-mini",
         )
         well = Able(
             default=lambda r: [Wait(0), rest(r)[:4], Wait(0), rest(r)[4:]],

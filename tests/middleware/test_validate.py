@@ -122,7 +122,15 @@ BAD = {
     ),
     "a tool's name": (evolve(GOOD, tools=(Tool("a\nb"),)), "tools[0].name"),
     "a tool without name": (evolve(GOOD, tools=(Tool(""),)), "tools[0].name"),
-    "a tool's schema": (evolve(GOOD, tools=(Tool("f", "", {"type": "array"}),)), "tools[0].parameters"),
+    "a tool's schema": (evolve(GOOD, tools=(Tool("f", "", {"type": "array"}),)), "tools[0].parameters.type"),
+    "a tool's schema further in": (
+        evolve(GOOD, tools=(Tool("f", "", {"properties": {"a": {"type": "text"}}}),)),
+        "tools[0].parameters.properties.a.type",
+    ),
+    "an answer's schema": (
+        evolve(GOOD, response_format=ResponseFormat("json_schema", {"items": "text"})),
+        "response_format.schema.items",
+    ),
     "a tool's schema of another kind": (evolve(GOOD, tools=(Tool("f", "", []),)), "tools[0].parameters"),  # type: ignore[arg-type]
     "two tools of one name": (evolve(GOOD, tools=(Tool("f"), Tool("f"))), "tools[1].name"),
     "a choice of no tool": (evolve(GOOD, tool_choice=NamedTool("g"), tools=(Tool("f"),)), "tool_choice"),
@@ -259,9 +267,7 @@ SIZED = {
         Request("m", [Message("assistant", "")]),
         response_format=ResponseFormat("json", name="abc", description="de", extra={"f": ""}),
     ),
-    "schema": evolve(
-        Request("m", [Message("assistant", "")]), tools=(Tool("f", "", {"a": ["12", {"bc": "d"}]}),)
-    ),
+    "schema": evolve(Request("m", [Message("assistant", "")]), tools=(Tool("f", "", {"$ref": "12"}),)),
     "metadata": evolve(Request("m", [Message("assistant", "")]), metadata={"abc": "def"}),
     "extra": evolve(Request("m", [Message("assistant", "")]), extra={"abc": "def"}),
     "stop": evolve(Request("m", [Message("assistant", "")]), stop=("abc", "def")),

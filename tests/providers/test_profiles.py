@@ -194,6 +194,12 @@ async def test_documents_are_ranked_by_whoever_can(kind: str):
     assert bodies == [{"model": "m", "query": "which?", "documents": ["a", "b"], "top_n": 2}]
 
 
+def test_a_ranking_of_fireworks_has_another_name_for_its_results():
+    said = {"object": "list", "model": "m", "data": [{"index": 1, "relevance_score": 0.9}]}
+    ranking: Any = dialect_of("fireworks", "openai.chat")
+    assert [one.index for one in ranking.decode_ranking(said, {}).results] == [1]
+
+
 async def test_whoever_has_no_ranking_says_so_before_anything_is_sent():
     core = provider("groq", api_key="sk-the-key", base_url="https://nobody.example", model="m")
     with pytest.raises(Unsupported, match="no rerank"):
@@ -281,6 +287,12 @@ def test_a_thought_without_text_is_left_out_where_only_text_is_taken():
             False,
         ),
         ("deepseek", ReasoningOptions(max_tokens=500), {"reasoning_effort": "low"}, True),
+        ("cerebras", ReasoningOptions("medium"), {"reasoning_effort": "medium"}, False),
+        ("cerebras", ReasoningOptions("xhigh"), {"reasoning_effort": "high"}, True),
+        ("groq", ReasoningOptions("minimal"), {"reasoning_effort": "low"}, True),
+        ("groq", ReasoningOptions("default"), {"reasoning_effort": "default"}, False),
+        ("together", ReasoningOptions("high"), {"reasoning_effort": "high"}, False),
+        ("together", ReasoningOptions(enabled=False), {"reasoning": {"enabled": False}}, False),
         ("mistral", ReasoningOptions("high"), {"reasoning_effort": "high"}, False),
         ("mistral", ReasoningOptions("low"), {"reasoning_effort": "high"}, True),
         ("mistral", ReasoningOptions(enabled=False), {"reasoning_effort": "none"}, False),
@@ -315,6 +327,66 @@ def test_a_beginning_of_an_answer_is_marked_as_the_server_wants_it(kind, message
         body, _ = sent_to(kind, Request("m", other))
         assert "prefix" not in body["messages"][-1]
         assert "continue_final_message" not in body
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "goes_on"),
+    [
+        ("anthropic", "", True),  # with the right model
+        ("anthropic", "claude-3-haiku-20240307", True),
+        ("anthropic", "claude-opus-4-20250514", True),
+        ("anthropic", "claude-opus-4-1", True),
+        ("anthropic", "claude-haiku-4-5-20251001", True),
+        ("anthropic", "claude-opus-4-5", True),
+        ("anthropic", "claude-opus-4-6", False),
+        ("anthropic", "claude-sonnet-4-6", False),
+        ("anthropic", "claude-opus-4-8", False),
+        ("anthropic", "claude-opus-5", False),
+        ("anthropic", "claude-haiku-5-5", False),
+        ("anthropic", "claude-fable-5-1", False),
+        ("anthropic", "claude-not-yet-made-20270101", False),
+        ("azure-anthropic", "claude-sonnet-4-5", True),
+        ("azure-anthropic", "a-deployment", False),  # nobody knows of what
+        ("vertex-anthropic", "claude-sonnet-4@20250514", True),
+        ("vertex-anthropic", "claude-opus-4-6@default", False),
+        ("openrouter", "anthropic/claude-haiku-4.5", True),
+        ("openrouter", "anthropic/claude-sonnet-4", True),
+        ("openrouter", "anthropic/claude-opus-4.6", False),
+        ("openrouter", "openai/gpt-5.1", False),
+        ("mistral", "anything", True),
+        ("openai", "gpt-5.1", False),
+    ],
+)
+def test_what_goes_on_from_a_beginning_depends_on_the_model(kind, model, goes_on):
+    assert PROFILES[kind].capabilities_of(model).prefill is goes_on
+    assert evolve(PROFILES[kind].capabilities_of(model), prefill=False) == evolve(
+        PROFILES[kind].capabilities, prefill=False
+    )
+
+
+async def test_a_provider_tells_its_models_apart_until_it_is_told_better():
+    plain: Any = provider("anthropic", api_key="sk-k", model="claude-opus-5")
+    told: Any = provider(
+        "anthropic", api_key="sk-k", model="claude-opus-5", capabilities=Capabilities(prefill=True)
+    )
+    routed: Any = provider("openrouter", api_key="sk-k", dialect="anthropic.messages", model="m")
+    try:
+        assert plain.capabilities.prefill
+        assert not plain.capabilities_of("claude-opus-5").prefill
+        assert told.capabilities_of("claude-opus-5") == Capabilities(prefill=True)
+        assert routed.capabilities_of("anthropic/claude-haiku-4.5").prefill
+        assert not routed.capabilities_of("anthropic/claude-opus-5").prefill
+    finally:
+        for one in (plain, told, routed):
+            await one.aclose()
+
+
+@pytest.mark.parametrize("kind", ["cerebras", "groq", "openai"])
+def test_a_tool_call_without_text_has_no_content(kind):
+    """Cerebras' gpt-oss overlooks the calls beside an empty text: langchain-ai/langchainjs, issue 8643."""
+    call = Message("assistant", ToolCall("c1", "f", "{}"))
+    body, _ = sent_to(kind, Request("m", [USED_TOOL[0], call, USED_TOOL[2]]))
+    assert body["messages"][1]["content"] is None
 
 
 def test_mistral_takes_sound_and_files_in_its_own_form():

@@ -319,10 +319,11 @@ def test_failovers_that_fail_use_up_a_budget_and_others_do_not():
     budget = Budget(0.1, 3)
     for n in range(100):
         assert budget.take(n)
-        budget.settle(n, lost=False)
+        budget.settle()
     for _ in range(3):
         assert budget.take(100)
-        budget.settle(100, lost=True)
+        budget.lose(100)
+        budget.settle()
     assert not budget.take(101)
     for _ in range(20):
         budget.window.add(101, False)
@@ -332,14 +333,15 @@ def test_failovers_that_fail_use_up_a_budget_and_others_do_not():
 def test_failovers_under_way_count_too():
     budget = Budget(0, 2)
     assert [budget.take(0) for _ in range(3)] == [True, True, False]
-    budget.settle(0, lost=False)
+    budget.settle()
     assert budget.take(0)
 
 
 def test_a_budget_is_whole_again_a_minute_later():
     budget = Budget(0, 1)
     budget.take(0)
-    budget.settle(0, lost=True)
+    budget.lose(0)
+    budget.settle()
     assert not budget.take(30)
     assert budget.take(61)
 

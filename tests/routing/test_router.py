@@ -353,6 +353,21 @@ async def test_what_can_be_emulated_is_a_wish():
     assert (await routed(can("emulating", json_schema=False)).complete(as_json)).provider == "emulating"
 
 
+async def test_a_beginning_goes_to_those_whose_model_goes_on_from_it():
+    class Choosy(MockProvider):
+        def capabilities_of(self, model: str) -> Capabilities:
+            return Capabilities(prefill=model == "old")
+
+    begun = Request("", [Message("user", "hi"), Message("assistant", "Once")])
+    new, old = Choosy(default="n", name="new", model="new"), Choosy(default="o", name="old", model="old")
+    assert {(await routed(new, old).complete(begun)).provider for _ in range(3)} == {"old"}
+    assert (await routed(new).complete(begun)).text == "n"  # a wish
+    renamed = routed(Route(old, name="a", model="new"), Route(old, name="b"))
+    for _ in range(3):
+        _, call = await ask(renamed, begun)
+        assert [attempt.provider for attempt in call.ledger.attempts] == ["b"]
+
+
 async def test_embeddings_go_to_those_that_have_them():
     it = routed(can("chat", embeddings=False), can("vectors"))
     assert {(await it.embed(["x"])).provider for _ in range(3)} == {"vectors"}

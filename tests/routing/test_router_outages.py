@@ -516,4 +516,4 @@ async def test_a_target_that_is_gone_troubles_nobody():
     await load(first, seconds=1, rate=8)
     second = Router(b, checks=None)
     await Chain(second, runtime=runtime).complete("hi")
-    assert second._enter(runtime).troubled.names == set()
+    assert not second._enter(runtime).disturbed

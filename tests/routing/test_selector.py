@@ -215,6 +215,18 @@ def test_a_card_of_a_provider_has_its_abilities_and_the_tables_price_and_context
     assert card_of(MockProvider()).price is None
 
 
+def test_a_card_says_what_its_model_can_where_models_differ():
+    class Choosy(MockProvider):
+        def capabilities_of(self, model: str) -> Capabilities:
+            return Capabilities(prefill=model == "old")
+
+    assert card_of(Chain(Choosy([], model="old"))).capabilities.prefill
+    assert not card_of(Choosy([], model="old"), model="new").capabilities.prefill
+    of = {card.model: card.capabilities for card in catalogue(["anthropic"])}
+    assert of["claude-haiku-4-5"].prefill
+    assert not of["claude-opus-4-6"].prefill
+
+
 def test_a_card_that_says_its_own_goes_before_the_table():
     table = PriceTable({"mock-1": {"input": "2", "output": "4"}})
     made = card_of(MockProvider(), table=table, context_tokens=5, quality=3)

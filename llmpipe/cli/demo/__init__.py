@@ -1,12 +1,19 @@
-"""`llmpipe demo`: a few hundred calls through the production chain, over providers that misbehave."""
+"""`llmpipe demo`: hundreds of calls through the production chain, over providers that misbehave and die."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 
+from rich.console import Console
+
+from llmpipe.cli.demo import report
 from llmpipe.cli.demo.live import run_live
-from llmpipe.cli.demo.report import show
+from llmpipe.cli.demo.promises import check
+from llmpipe.cli.demo.routed import report as routed_report
+from llmpipe.cli.demo.routed.promises import check as check_routed
+from llmpipe.cli.demo.routed.run import run_routed
 from llmpipe.cli.demo.run import run_scene
 
 __all__ = ("add_arguments", "run")
@@ -14,9 +21,17 @@ __all__ = ("add_arguments", "run")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--calls", type=int, default=600, help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--calls", type=int, default=600, help="how many in the scene of faults (default: %(default)s)"
+    )
     parser.add_argument(
         "--seed", type=int, default=7, help="of traffic, faults and jitter (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--scene",
+        choices=("all", "faults", "routing"),
+        default="all",
+        help="a chain over two providers that misbehave, a router over four, or both (default)",
     )
     parser.add_argument(
         "--live", action="store_true", help="a few calls to the real provider there is a key for"
@@ -27,5 +42,16 @@ def run(options: argparse.Namespace) -> int:
     """Run the demo; 1 if a promise is broken."""
     if options.live:
         return asyncio.run(run_live())
-    scene = asyncio.run(run_scene(max(1, options.calls), options.seed))
-    return show(scene)
+    # What the scenes do wrong on purpose is told in the report; a warning of each would hide it.
+    logging.getLogger("llmpipe.credentials").addHandler(logging.NullHandler())
+    console = Console(highlight=False)
+    promises = {}
+    if options.scene in ("all", "faults"):
+        faults = asyncio.run(run_scene(max(1, options.calls), options.seed))
+        report.show(console, faults)
+        promises["one chain over two providers"] = check(faults)
+    if options.scene in ("all", "routing"):
+        routed = asyncio.run(run_routed(options.seed))
+        routed_report.show(console, routed)
+        promises["one router over four"] = check_routed(routed)
+    return report.verdict(console, promises)

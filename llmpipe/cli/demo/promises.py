@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from attrs import frozen
 
-from llmpipe.cli.demo.scene import OUTAGE, Record, Scene
+from llmpipe.cli.demo.scene import CALLS_PER_SECOND, OUTAGE, Record, Scene
 from llmpipe.errors import StreamBroken
 from llmpipe.pipeline.call import Attempt, Note
 from llmpipe.types import Completion
@@ -60,7 +60,8 @@ def _no_full_call_fails(scene: Scene) -> Iterator[Promise]:
     yield Promise(
         "no full call fails: what breaks is tried again or elsewhere",
         not lost,
-        f"{len(full)} full calls, {len(lost)} lost",
+        f"{len(full)} full calls, {len(lost)} lost"
+        + "".join(f", {r.errand.kind}: {r.outcome}" for r in lost[:3]),
     )
 
 
@@ -116,7 +117,13 @@ def _outage(scene: Scene) -> Iterator[Promise]:
         f"opened {len(opened)}, closed {len(closed)} times",
     )
     refused = scene.alpha.book.statuses[503]
-    yield Promise("the failing provider is left in peace", refused <= 25, f"{refused} requests met a 503")
+    # On a busy machine a few dozen calls may be under way when it begins to fail.
+    calls = CALLS_PER_SECOND * (OUTAGE[1] - OUTAGE[0])
+    yield Promise(
+        "the failing provider is left in peace",
+        refused <= calls / 3,
+        f"{refused} requests met a 503, of some {calls:.0f} calls",
+    )
 
 
 def _shared(scene: Scene) -> Iterator[Promise]:

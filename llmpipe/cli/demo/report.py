@@ -5,52 +5,57 @@ from __future__ import annotations
 import statistics
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from llmpipe.cli.demo.promises import attempts, charged_nano, check, notes
+from llmpipe.cli.demo.promises import Promise, attempts, charged_nano, notes
 from llmpipe.cli.demo.scene import Record, Scene
 from llmpipe.middleware.waterfall import render_waterfall
 from llmpipe.pipeline.call import Attempt
 
-__all__ = ("added_seconds", "show")
+__all__ = ("added_seconds", "show", "table", "verdict")
 
 
-def show(scene: Scene) -> int:
-    """Print the report; 1 if a promise was broken."""
-    console = Console(highlight=False)
+def show(console: Console, scene: Scene) -> None:
+    """Print the report."""
     took = f"{len(scene.records)} calls in {scene.seconds:.0f} s"
-    console.print(f"\n[bold]{took}[/bold] over two providers that misbehave\n")
+    console.print(f"\n[bold]{took}[/bold] through one chain over two providers that misbehave\n")
     console.print(_outcomes(scene))
     console.print(_on_the_way(scene))
     console.print(_money(scene))
     _added(console, scene)
     _waterfall(console, scene)
-    promises = check(scene)
-    table = Table(title="promises", title_justify="left", show_header=False, box=None)
-    for promise in promises:
-        mark = "[green]kept[/green]" if promise.kept else "[bold red]BROKEN[/bold red]"
-        table.add_row(mark, promise.text, f"[dim]{promise.seen}[/dim]")
-    console.print(table)
-    broken = sum(not promise.kept for promise in promises)
+
+
+def verdict(console: Console, promises: Mapping[str, Sequence[Promise]]) -> int:
+    """Print the promises of each scene, and whether they were kept; 1 if one was broken."""
+    for scene, found in promises.items():
+        made = Table(title=f"promises of {scene}", title_justify="left", show_header=False, box=None)
+        for promise in found:
+            mark = "[green]kept[/green]" if promise.kept else "[bold red]BROKEN[/bold red]"
+            made.add_row(mark, promise.text, f"[dim]{promise.seen}[/dim]")
+        console.print(made)
+    count = sum(map(len, promises.values()))
+    broken = sum(not promise.kept for found in promises.values() for promise in found)
     if broken:
-        console.print(f"[bold red]{broken} of {len(promises)} promises broken[/bold red]")
+        console.print(f"[bold red]{broken} of {count} promises broken[/bold red]")
     else:
-        console.print(f"[bold green]all {len(promises)} promises kept[/bold green]")
+        console.print(f"[bold green]all {count} promises kept[/bold green]")
     return int(broken > 0)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
+def table(title: str, *columns: str) -> Table:
+    """An empty table whose first column is text, and the others figures."""
+    made = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right")
-    return table
+        made.add_column(column, justify="left" if position == 0 else "right")
+    return made
 
 
 def _outcomes(scene: Scene) -> Table:
-    table = _table(
+    made = table(
         "how the calls ended",
         "kind",
         "calls",
@@ -64,7 +69,7 @@ def _outcomes(scene: Scene) -> Table:
         ends = Counter(r.outcome for r in mine)
         streamed = sum(r.errand.request.stream for r in mine)
         broken = ends["StreamBroken"]
-        table.add_row(
+        made.add_row(
             kind,
             str(len(mine)),
             str(streamed),
@@ -72,17 +77,17 @@ def _outcomes(scene: Scene) -> Table:
             str(broken),
             str(len(mine) - ends["ok"] - broken),
         )
-    return table
+    return made
 
 
 def _on_the_way(scene: Scene) -> Table:
-    table = _table("what happened on the way", "event", "times", "")
+    made = table("what happened on the way", "event", "times", "")
     errors = Counter(f"{a.provider}: {_ended(a)}" for a in attempts(scene) if a.error is not None)
-    table.add_row("attempts", str(len(attempts(scene))), f"for {len(scene.records)} calls")
+    made.add_row("attempts", str(len(attempts(scene))), f"for {len(scene.records)} calls")
     for text, times in errors.most_common():
-        table.add_row(f"  failed, {text}", str(times), "")
+        made.add_row(f"  failed, {text}", str(times), "")
     waits = [float(note.detail["seconds"]) for _, note in notes(scene, "retry.wait")]
-    table.add_row("waits before a retry", str(len(waits)), f"{sum(waits):.1f} s together")
+    made.add_row("waits before a retry", str(len(waits)), f"{sum(waits):.1f} s together")
     for kind, text in (
         ("fallback.switched", "fallbacks to another target"),
         ("fallback.skipped", "targets skipped: circuit open, or resting"),
@@ -93,8 +98,8 @@ def _on_the_way(scene: Scene) -> Table:
         ("coalesce.joined", "shared a reply under way"),
         ("redact.request", "requests with personal data masked"),
     ):
-        table.add_row(text, str(len(notes(scene, kind))), "")
-    return table
+        made.add_row(text, str(len(notes(scene, kind))), "")
+    return made
 
 
 def _ended(attempt: Attempt) -> str:
@@ -105,16 +110,16 @@ def _ended(attempt: Attempt) -> str:
 
 
 def _money(scene: Scene) -> Table:
-    table = _table("money", "provider", "requests", "our ledger", "its own bill")
+    made = table("money", "provider", "requests", "our ledger", "its own bill")
     for name, book, providers in (
         ("alpha", scene.alpha.book, ("alpha",)),
         ("beta", scene.beta.book, ("beta", "beta-old-key")),
     ):
         ours = charged_nano(scene, *providers)
-        table.add_row(name, str(len(book.entries)), f"${ours / 1e9:.9f}", f"${book.billed_nano / 1e9:.9f}")
+        made.add_row(name, str(len(book.entries)), f"${ours / 1e9:.9f}", f"${book.billed_nano / 1e9:.9f}")
     saved = sum(note.detail.get("saved") or 0 for _, note in notes(scene, "cache.hit"))
-    table.add_row("saved by the cache", "", f"${saved / 1e9:.9f}", "")
-    return table
+    made.add_row("saved by the cache", "", f"${saved / 1e9:.9f}", "")
+    return made
 
 
 def added_seconds(record: Record) -> float:
@@ -160,5 +165,6 @@ def _waterfall(console: Console, scene: Scene) -> None:
         key=lambda r: (len({a.provider for a in r.call.ledger.attempts}), len(r.call.ledger.attempts)),
     )
     console.print(f"[bold]one call with a story[/bold] (number {best.errand.number}, {best.errand.kind})")
-    console.print(render_waterfall(best.call), markup=False, soft_wrap=True)
+    width = min(100, console.width)
+    console.print(render_waterfall(best.call, width=width), markup=False, soft_wrap=True)
     console.print()

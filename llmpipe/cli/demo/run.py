@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sized
 from random import Random
 
 from aiolimiter import AsyncLimiter
@@ -16,15 +17,13 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from llmpipe.cli.demo.scene import Record, Scene, build, simulators
+from llmpipe.cli.demo.scene import CALLS_PER_SECOND, Record, Scene, build, simulators
 from llmpipe.cli.demo.traffic import Errand, errands
 from llmpipe.errors import LLMError
 from llmpipe.pipeline.chain import Chain
 from llmpipe.types import Completion
 
-__all__ = ("run_scene",)
-
-CALLS_PER_SECOND = 60
+__all__ = ("run_scene", "send")
 
 
 async def run_scene(calls: int, seed: int) -> Scene:
@@ -38,7 +37,8 @@ async def run_scene(calls: int, seed: int) -> Scene:
         before = len(asyncio.all_tasks())
         begun = loop.time()
         async with chain:
-            await _send(chain, scene, errands(calls, Random(seed)))  # noqa: S311  traffic, nothing secret
+            work = errands(calls, Random(seed))  # noqa: S311  traffic, nothing secret
+            await send(chain, work, scene.records, title="calls", per_second=CALLS_PER_SECOND)
             scene.seconds = loop.time() - begun
             scene.connections_left = sum(target.connections_in_use for target in targets)
         for target in targets[1:]:
@@ -49,9 +49,12 @@ async def run_scene(calls: int, seed: int) -> Scene:
     return scene
 
 
-async def _send(chain: Chain, scene: Scene, work: list[Errand]) -> None:
-    console = Console(stderr=True)
-    pace = AsyncLimiter(CALLS_PER_SECOND / 10, 0.1)  # plain pacing: order and refunds do not matter here
+async def send(
+    chain: Chain, work: Iterable[Errand], records: list[Record], *, title: str, per_second: int
+) -> None:
+    """Make the calls of `work`, so many a second, write down each as it ends, and wait until all are over."""
+    total = len(work) if isinstance(work, Sized) else None
+    pace = AsyncLimiter(per_second / 10, 0.1)  # plain pacing: order and refunds do not matter here
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -60,13 +63,14 @@ async def _send(chain: Chain, scene: Scene, work: list[Errand]) -> None:
         TimeElapsedColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("calls", total=len(work), state="")
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=total, state="")
 
         async def one(errand: Errand) -> None:
             record = await _call(chain, errand)
-            scene.records.append(record)
-            failed = sum(r.error is not None for r in scene.records)
+            records.append(record)
+            failed = sum(r.error is not None for r in records)
             progress.update(bar, advance=1, state=f"{failed} ended in an error" if failed else "")
 
         async with asyncio.TaskGroup() as group:

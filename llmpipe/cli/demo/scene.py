@@ -21,10 +21,12 @@ from llmpipe.runtime import Runtime
 from llmpipe.testing.simulator import Fault, Rule, Simulator, plain_answer
 from llmpipe.types import AnyRequest, Completion, Message, Request
 
-__all__ = ("Call", "FIRST_TOKEN_SECONDS", "Record", "Scene", "build", "simulators")
+__all__ = ("CALLS_PER_SECOND", "Call", "FIRST_TOKEN_SECONDS", "Record", "Scene", "build", "simulators")
 
 KEY, REVOKED_KEY = "sk-demo-0123456789abcdef", "sk-demo-revoked-0123456789"
-FIRST_TOKEN_SECONDS = 1.0
+CALLS_PER_SECOND = 60
+FIRST_TOKEN_SECONDS = 2.0
+"""Of patience with the first token: enough for a busy machine, where the simulators may be the slow ones."""
 OUTAGE = (3.0, 6.0)
 """Seconds after the start between which the first provider answers nothing but 503."""
 
@@ -116,9 +118,11 @@ def build(alpha: Simulator, beta: Simulator, seed: int) -> tuple[Chain, tuple[HT
     second = _at("anthropic", api_key=KEY, base_url=beta.url + "/v1", model="claude-haiku-4-5", name="beta")
     standard = presets.production(
         redact=Redact(mode="reversible"),
-        timeout=Timeout(first=FIRST_TOKEN_SECONDS, idle=2.0, total=20.0),
-        retry=Retry(base=0.1, cap=1.0),
-        breaker=Breaker(base=1.0),
+        timeout=Timeout(first=FIRST_TOKEN_SECONDS, idle=5.0, total=30.0),
+        # All targets share the attempts of a call: of six, two may go to a failing one and a revoked key.
+        retry=Retry(attempts=6, base=0.1, cap=1.0),
+        # Tried again each second: a probe that meets one of the other faults is not the last one here.
+        breaker=Breaker(base=1.0, cap=1.0),
         coalesce=Coalesce(),
         rate_limit=RateLimit(concurrency=64, per="target"),
     )

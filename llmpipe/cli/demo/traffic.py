@@ -42,7 +42,7 @@ class Errand:
 
 
 def errands(count: int, random: Random) -> list[Errand]:
-    """`count` calls: plain ones, repeated ones, ones with personal data, ones with tools; half streamed."""
+    """`count` calls: plain, repeated, with personal data, with tools; about half are streamed."""
     made = []
     for number in range(1, count + 1):
         draw = random.random()
@@ -54,7 +54,9 @@ def errands(count: int, random: Random) -> list[Errand]:
             errand = _tools(number, random)
         else:
             errand = _plain(number, random)
-        made.append(evolve(errand, request=evolve(errand.request, stream=random.random() < 0.5)))
+        # Repeated ones are whole: who shares a stream that breaks after its first word shares that end too.
+        stream = random.random() < 0.5 and errand.kind != "repeated"
+        made.append(evolve(errand, request=evolve(errand.request, stream=stream)))
     return made
 
 

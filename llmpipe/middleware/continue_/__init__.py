@@ -6,8 +6,9 @@ its `warnings` and in ``extra["continued"]``. Where the stream cannot be taken u
 raised, with all that had come in `error.partial`, as without this middleware.
 
 It is taken up when nothing but text, and reasoning before it, had been given out, and only by a target whose
-`capabilities.prefill` says that it goes on from such a beginning; any other would answer anew in the
-middle of a sentence. Where no text had begun the request is asked anew, and any target will do.
+`capabilities.prefill` says that it goes on from such a beginning, with the model that is asked for; any other
+would answer anew in the middle of a sentence. Where no text had begun the request is asked anew, and any
+target will do.
 
 ===========================  =================================================================
 note                         detail
@@ -18,8 +19,7 @@ note                         detail
                              asked for), attempts, deadline, prefill (nobody can), failed
 ===========================  =================================================================
 
-Sources: Anthropic, "Prefill Claude's response" and "Migrating to Claude 4.6" (refused from then on), which
-is why `models` exists.
+Source: https://platform.claude.com/docs/en/build-with-claude/prompt-engineering/prefill-claudes-response
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from llmpipe.middleware.names import names
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.provider import capabilities_of
 from llmpipe.pipeline.relay import relayed
 from llmpipe.types import Request
 
@@ -70,9 +71,10 @@ def _targets(value: Any) -> tuple[Any, ...]:
             )
         if any(target is other for other in targets[:place]):
             raise ConfigError(f"continue target {target.name!r} is given twice")
-        if not _prefills(target):
+        if not _prefills(target, target.model):
+            which = f" with model {target.model!r}" if _prefills(target, "") else ""
             raise ConfigError(
-                f"continue target {target.name!r} cannot go on from the beginning of an answer: its "
+                f"continue target {target.name!r} cannot go on from the beginning of an answer{which}: "
                 f"capabilities.prefill is not set"
             )
     return targets
@@ -86,8 +88,8 @@ class Continue:
         targets: providers or chains, asked in this order, the one that broke last; each must be able to go on
             from the beginning of an answer. None given: the target that broke, if it can.
         attempts: how many times the reply of one call is taken up again. 0: never.
-        models: patterns of models that can go on, such as ``"claude-haiku-4-5*"``, where not all models of
-            a target can. None given: all can.
+        models: patterns of models that may go on, such as ``"claude-haiku-4-5*"``, of those that the targets
+            say can. None given: all.
         min_attempt: seconds to the deadline below which nobody is asked.
 
     Raises: the error that broke the stream, see the module; ConfigError for a target that says it cannot.
@@ -138,7 +140,7 @@ class Continue:
             if broke and not error.retryable:
                 continue
             known = not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
-            if anew or (known and _prefills(target)):
+            if anew or (known and _prefills(target, model)):
                 found.append((broke, target))
         return [target for _, target in sorted(found, key=lambda one: one[0])]
 
@@ -166,8 +168,9 @@ class Continue:
         return inner * (1 + self.attempts * max(1, len(self.targets)))
 
 
-def _prefills(target: Any) -> bool:
-    """Whether `target` says that it goes on from an assistant message at the end."""
+def _prefills(target: Any, model: str) -> bool:
+    """Whether `target` says that it goes on from an assistant message at the end, with `model`."""
     while isinstance(target, Chain):
         target = target.provider
-    return bool(getattr(getattr(target, "capabilities", None), "prefill", False))
+    can = capabilities_of(target, model)
+    return can is not None and can.prefill

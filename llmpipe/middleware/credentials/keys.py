@@ -36,7 +36,7 @@ class Keys:
     Raises: ConfigError for no key, an empty one, or one given twice.
     """
 
-    __slots__ = ("_all", "_made", "_order", "_resting", "_turn")
+    __slots__ = ("_all", "_made", "_order", "_refused", "_resting", "_turn")
 
     def __init__(self, *keys: str | Secret, order: Literal["round_robin", "first"] = "round_robin") -> None:
         if order not in ("round_robin", "first"):
@@ -46,6 +46,7 @@ class Keys:
         self._turn = 0
         self._all: tuple[Key, ...] = ()
         self._resting: dict[Key, float] = {}
+        self._refused: set[Key] = set()  # of those that rest
         self.replace(*keys)
 
     @classmethod
@@ -77,29 +78,51 @@ class Keys:
             raise ConfigError("a provider's keys are at least one; api_key=None means that it needs none")
         self._made, self._all = made, tuple(found.values())
         self._resting = {key: until for key, until in self._resting.items() if key.secret in found}
+        self._refused = {key for key in self._refused if key.secret in found}
 
-    def rest(self, key: Key, until: float) -> None:
-        """Pass `key` over until that time, in monotonic seconds, where another can be used."""
+    def rest(self, key: Key, until: float, *, refused: bool = False) -> None:
+        """Pass `key` over until that time, in monotonic seconds, where another can be used.
+
+        `refused`: waiting does not help it, so it is tried all the same where the others are no better.
+        """
         if key in self._all:
             self._resting[key] = max(until, self._resting.get(key, 0.0))
+            if refused:
+                self._refused.add(key)
+            else:
+                self._refused.discard(key)
 
-    def pick(self, now: float, refused: Collection[str] = ()) -> Key | None:
+    def pick(self, now: float, passed: Collection[str] = ()) -> Key | None:
         """The key for the next attempt; None where none can be used now.
 
-        Args: refused holds the labels that this call has no use for any more.
+        Where all that are left were refused before, the one of them that has rested longest is tried
+        again. Args: `passed` holds the labels that this call has no use for.
         """
         keys, count = self._all, len(self._all)
         start = self._turn if self._order == "round_robin" else 0
         for place in range(start, start + count):
             key = keys[place % count]
-            if key.label not in refused and self._resting.get(key, 0.0) <= now:
+            if key.label not in passed and self._resting.get(key, 0.0) <= now:
                 self._turn = (place + 1) % count
                 return key
-        return None
+        left = [key for key in keys if key.label not in passed]
+        if not left or not self._refused.issuperset(left):
+            return None
+        again = min(left, key=self._resting.__getitem__)
+        del self._resting[again]
+        self._refused.discard(again)
+        return again
 
-    def wait(self, now: float, refused: Collection[str] = ()) -> float | None:
-        """Seconds until `pick` gives a key; None where all are refused."""
-        waits = [self._resting.get(key, now) - now for key in self._all if key.label not in refused]
+    def ready(self, now: float, passed: Collection[str], but: Key) -> bool:
+        """Whether there is a key to use at once besides `but` and those of the labels `passed`."""
+        resting = self._resting
+        return any(
+            key is not but and key.label not in passed and resting.get(key, 0.0) <= now for key in self._all
+        )
+
+    def wait(self, now: float, passed: Collection[str] = ()) -> float | None:
+        """Seconds until `pick` gives a key; None where all are `passed`."""
+        waits = [self._resting.get(key, now) - now for key in self._all if key.label not in passed]
         soonest = min(waits, default=inf)
         return None if soonest == inf else max(0.0, soonest)
 

@@ -31,6 +31,7 @@ from llmpipe.types import (
     ToolCall,
     ToolResult,
 )
+from llmpipe.types.json_schema import schema_problems
 
 __all__ = (
     "Limits",
@@ -300,11 +301,7 @@ class _Check:
             else:
                 names.add(tool.name)
             self.text(f"{path}.description", tool.description)
-            schema: Any = tool.parameters
-            if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
-                self.problem(f"{path}.parameters", "must be a JSON Schema of type object")
-            else:
-                self.weigh(f"{path}.parameters", schema)
+            self.schema(f"{path}.parameters", tool.parameters, of_object=True)
         choice = request.tool_choice
         if isinstance(choice, NamedTool):
             if choice.name not in names:
@@ -330,10 +327,13 @@ class _Check:
             self.problem(
                 "response_format.type", f"must be text, json or json_schema, not {_show(wanted.type)}"
             )
-        elif wanted.type == "json_schema" and not isinstance(wanted.schema, Mapping):
-            self.problem("response_format.schema", "must be a JSON Schema")
-        if wanted.schema is not None:
-            self.weigh("response_format.schema", wanted.schema)
+        if wanted.schema is not None or wanted.type == "json_schema":
+            self.schema("response_format.schema", wanted.schema, of_object=False)
+
+    def schema(self, path: str, schema: Any, *, of_object: bool) -> None:
+        self.found += (problems := schema_problems(schema, path, of_object=of_object))
+        if not problems:
+            self.weigh(path, schema)
 
     def rest(self, model: Any, extra: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """What every kind of request has; and the verdict on the size of it all."""

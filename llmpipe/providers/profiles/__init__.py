@@ -1,7 +1,8 @@
 """Providers as data: which dialect, where, how the key is sent, and what each can do.
 
-Sources: each provider's API reference (its pages are named in comments where they say what nobody would
-guess), the official SDKs, and recorded traffic of most. What a quirk means, the dialect's `Quirks` say.
+Sources: each provider's documentation, the official SDKs, reports of what servers answered, and recorded
+traffic of most. They are named in comments beside what nobody would guess; what is told by none of them is
+called assumed, and is set so that a mistake shows at once. What a quirk means, the dialect's `Quirks` say.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.providers.profile import Profile
-from llmpipe.providers.profiles.beside import VERSION
+from llmpipe.providers.profiles.beside import GOES_ON, VERSION
 
 __all__ = ("PROFILES",)
 
@@ -23,8 +23,8 @@ _ANTHROPIC = Profile(
     models_path="/models?limit=1000",  # as many as one page can have; by default it has 20
     count_path="/messages/count_tokens",
     headers=VERSION,
-    # There is no JSON without a schema. Models before Claude Opus 4.6 continue a message of theirs.
-    capabilities=Capabilities(json_mode=False, prefill=True, count_tokens=True),
+    capabilities=Capabilities(json_mode=False, prefill=True, count_tokens=True),  # no JSON without a schema
+    prefill_models=GOES_ON,
     prices="anthropic",
 )
 
@@ -34,7 +34,8 @@ PROFILES = (
         _ANTHROPIC,
         name="azure-anthropic",
         base_url="https://{resource}.services.ai.azure.com/anthropic/v1",
-        key_env="ANTHROPIC_FOUNDRY_API_KEY",  # of Anthropic's SDK
+        key_env="ANTHROPIC_FOUNDRY_API_KEY",
+        # As Anthropic's SDK has it (anthropic/lib/foundry.py): no models, and counts as at Anthropic.
         models_path="",
         settings={"resource": None},
     ),
@@ -48,8 +49,8 @@ PROFILES = (
         key_prefix="Bearer ",
         chat_path="/{model}:rawPredict",
         stream_path="/{model}:streamRawPredict",
-        # The model is in the body there: https://docs.cloud.google.com/vertex-ai/generative-ai/docs/
-        # partner-models/claude/count-tokens
+        # The model is in the body there, and not every location has it:
+        # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude/count-tokens
         count_path="/publishers/anthropic/models/count-tokens:rawPredict",
         models_path="",
         model_prefix="publishers/anthropic/models/",

@@ -8,12 +8,30 @@ from attrs import evolve
 
 from llmpipe.pipeline.provider import Capabilities
 
-__all__ = ("STATELESS", "VERSION", "messages", "responses")
+__all__ = ("GOES_ON", "STATELESS", "VERSION", "messages", "responses")
 
 VERSION = {"anthropic-version": "2023-06-01"}
 
+GOES_ON = (
+    "*claude-3*",
+    "*claude-*-4",
+    "*claude-*-4-0",
+    "*claude-*-4[-@]20*",
+    "*claude-*-4[-.]1*",
+    "*claude-*-4[-.]5*",
+)
+"""The Claude models that go on from the beginning of an answer, as they are called in various places.
+
+Every later one, from 4.6 on, refuses it with a 400: https://github.com/QwenLM/qwen-code/issues/8039, and
+measured at 4.5, 4.6 and 5: https://github.com/router-for-me/CLIProxyAPI/issues/5319. New ones need no entry.
+"""
+
 STATELESS = {"encrypted_reasoning": False, "replay_plain_reasoning": True}
-"""Quirks of Responses where open models think: in plain text, which goes back as plain text."""
+"""Quirks of Responses where open models think: in plain text, which goes back as plain text.
+
+Recorded at DeepSeek (``deepseek/responses-test-deepseek-responses-replay-own-reasoning-history``). Assumed of
+the others: they send no proof that could be wanted back.
+"""
 
 
 def responses(can: Capabilities, **changes: Any) -> dict[str, dict[str, Any]]:
@@ -33,7 +51,8 @@ def responses(can: Capabilities, **changes: Any) -> dict[str, dict[str, Any]]:
 def messages(can: Capabilities, **changes: Any) -> dict[str, dict[str, Any]]:
     """For `Profile.also`: Anthropic's Messages, of open models unless `changes` say something else.
 
-    These sign no thought and want it back, and none is held to a schema.
+    These sign no thought and want it back, and none is held to a schema (assumed: what they document has
+    neither).
     """
     able = evolve(
         can, audio=False, documents=False, embeddings=False, rerank=False, json_mode=False, json_schema=False

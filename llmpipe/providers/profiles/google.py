@@ -23,6 +23,8 @@ _GEMINI = Profile(
     count_path="/{model}:countTokens",
     models_path="/models?pageSize=1000",
     model_prefix="models/",
+    # Not documented, and seen to go on: https://github.com/rmusser01/tldw_chatbook/pull/735. Others had an
+    # error: https://github.com/livekit/agents/issues/2570.
     capabilities=Capabilities(embeddings=True, audio=True, prefill=True, count_tokens=True),
     prices="google",
 )

@@ -6,12 +6,12 @@ from attrs import evolve
 
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.providers.profile import Profile
-from llmpipe.providers.profiles.beside import STATELESS, messages, responses
+from llmpipe.providers.profiles.beside import GOES_ON, STATELESS, messages, responses
 
 __all__ = ("PROFILES",)
 
-# These servers cache by themselves, and document neither a developer's role nor pictures in a tool's answer:
-# the same is said in ways that all of them take.
+# Assumed of these servers: no developer's role, no marks for caching, no pictures in a tool's answer. The
+# same is said in ways that all of them take, so nothing is lost where that is wrong.
 _PLAIN = {"cache_control": False, "tool_media": False, "lacks": ("messages.developer",)}
 
 _IMAGES = Capabilities(documents=False)
@@ -38,15 +38,19 @@ PROFILES = (
         "https://api.cerebras.ai/v1",
         key_env="CEREBRAS_API_KEY",
         embeddings_path="",
-        capabilities=_IMAGES,  # https://inference-docs.cerebras.ai/models/gemma-4-31b
+        # Of one model, and only such as are sent, not fetched:
+        # https://inference-docs.cerebras.ai/capabilities/image-inputs
+        capabilities=_IMAGES,
         quirks={
             **_PLAIN,
             "max_tokens_field": "max_completion_tokens",
             "reasoning_param": "reasoning_effort",
+            # Others are a 400, and so is "none" with some models:
+            # https://github.com/egoist/chatwise-releases/issues/1325
+            "efforts": ("none", "low", "medium", "high"),
             # reasoning_content is refused: https://github.com/QwenLM/qwen-code/issues/11045
             "reasoning_field": "reasoning",
             "reasoning_moved": True,
-            "empty_content": "",
             "max_stop": 4,
             # Taken and never applied: https://github.com/pydantic/pydantic-ai/pull/7653
             "lacks": ("logit_bias", "messages.developer"),
@@ -59,7 +63,11 @@ PROFILES = (
         "https://openrouter.ai/api/v1",
         key_env="OPENROUTER_API_KEY",
         rerank_path="/rerank",
+        # Pictures, sound and files as they are; whether a beginning is continued depends on who is behind it.
+        # Recorded of Claude (openrouter/chat-chat-with-params-openrouter-claude-haiku-4-5-supports-top-k);
+        # others may begin anew and say nothing of it, as OpenAI's did (rmusser01/tldw_chatbook, pull 735).
         capabilities=_ROUTER,
+        prefill_models=GOES_ON,
         # https://openrouter.ai/docs/use-cases/reasoning-tokens
         quirks={"reasoning_param": "reasoning", "reasoning_field": "reasoning_details", "top_k": True},
         also={
@@ -78,16 +86,20 @@ PROFILES = (
         "https://api.groq.com/openai/v1",
         key_env="GROQ_API_KEY",
         embeddings_path="",
-        capabilities=evolve(_IMAGES, prefill=True),  # https://console.groq.com/docs/prefilling
+        # "Assistant Message Prefilling", of all models: https://console.groq.com/docs/prompting
+        capabilities=evolve(_IMAGES, prefill=True),
         quirks={
             **_PLAIN,
             "max_tokens_field": "max_completion_tokens",
             "reasoning_param": "reasoning_effort",
+            # Recorded are "none" and "low"; "default" is Qwen's. Assumed: there are no others.
+            "efforts": ("none", "low", "medium", "high", "default"),
             # reasoning_content is refused: https://github.com/agentjido/req_llm/issues/772
             "reasoning_field": "reasoning",
             "reasoning_moved": True,
             "max_stop": 4,
-            # A 400 each: https://console.groq.com/docs/openai
+            # By Groq's SDK (types/chat/completion_create_params.py), where no model supports any of them; of
+            # names and the role it is assumed.
             "lacks": ("logit_bias", "logprobs", "messages.developer", "messages.name", "n", "top_logprobs"),
         },
         also=responses(_IMAGES, quirks=STATELESS),
@@ -98,8 +110,9 @@ PROFILES = (
         "openai.chat",
         "https://api.mistral.ai/v1",
         key_env="MISTRAL_API_KEY",
+        # `prefix`, the efforts and `document_url` are those of Mistral's SDK (docs/models/*.md in
+        # mistralai/client-python). That it refuses what is left out here is assumed: nothing recorded has it.
         capabilities=Capabilities(embeddings=True, audio=True, prefill=True),
-        # A field that it does not know is a 422: https://docs.mistral.ai/api/endpoint/chat has those it does.
         quirks={
             "seed_field": "random_seed",
             "tool_id_chars": 9,
@@ -132,12 +145,16 @@ PROFILES = (
             # https://api-docs.deepseek.com/guides/thinking_mode
             "reasoning_param": "thinking",
             "reasoning_moved": True,
-            "json": "object",  # https://api-docs.deepseek.com/guides/json_mode
+            "json": "object",  # https://platform.deepseek.com/api-docs/guides/json_mode/
             "prefill": "prefix",
             "max_stop": 16,
         },
         also={
-            **responses(_IMAGES, quirks=STATELESS),  # https://api-docs.deepseek.com/guides/responses_api
+            # https://api-docs.deepseek.com/guides/responses_api. It holds answers to a schema, by
+            # https://api-docs.deepseek.com/api/create-response as quoted in
+            # https://github.com/moona3k/macparakeet/pull/1087; a chat refuses one:
+            # https://github.com/llm-exe/llm-exe/issues/662.
+            **responses(_IMAGES, quirks=STATELESS),
             **messages(  # https://api-docs.deepseek.com/guides/anthropic_api
                 _IMAGES,
                 base_url="https://api.deepseek.com/anthropic/v1",
@@ -161,7 +178,9 @@ PROFILES = (
             "reasoning_param": "reasoning_effort",
             "reasoning_moved": True,
         },
-        # https://docs.x.ai/developers/model-capabilities/text/comparison: the one that is developed further
+        # The one that is developed further: https://docs.x.ai/developers/model-capabilities/text/comparison.
+        # It takes files by address or id, not the files themselves, and searches them with a tool of its own
+        # (https://docs.x.ai/docs/guides/files/chat-with-files): that is for whoever asks for it.
         also=responses(_IMAGES),
         prices="x-ai",
     ),
@@ -170,11 +189,15 @@ PROFILES = (
         "openai.chat",
         "https://api.together.ai/v1",  # https://docs.together.ai/docs/inference/openai-compatibility
         key_env="TOGETHER_API_KEY",
-        rerank_path="/rerank",
+        rerank_path="/rerank",  # as Cohere's: https://docs.together.ai/docs/together-and-llamarank
         capabilities=_RERANKS,
         quirks={
             **_PLAIN,
             "stream_usage": False,  # comes unasked
+            # Some models know `reasoning`, which turns it on and off, and some `reasoning_effort`:
+            # https://docs.together.ai/docs/inference/chat/reasoning. That it goes back in the field it came
+            # in is assumed.
+            "reasoning_param": "auto",
             "reasoning_field": "reasoning",
             "reasoning_moved": True,
             "top_k": True,
@@ -194,7 +217,8 @@ PROFILES = (
         quirks={
             **_PLAIN,
             "reasoning_param": "reasoning_effort",
-            "efforts": ("minimal", "low", "medium", "high"),  # of its SDK
+            # Of Perplexity's SDK, types/chat/completion_create_params.py.
+            "efforts": ("minimal", "low", "medium", "high"),
             "reasoning_field": None,
             "json": "schema",  # https://docs.perplexity.ai/guides/structured-outputs
             "top_k": True,
@@ -207,10 +231,11 @@ PROFILES = (
         "openai.chat",
         "https://api.fireworks.ai/inference/v1",
         key_env="FIREWORKS_API_KEY",
-        rerank_path="/rerank",  # https://docs.fireworks.ai/guides/querying-embeddings-models
+        rerank_path="/rerank",
         capabilities=_RERANKS,
-        # https://docs.fireworks.ai/guides/reasoning
+        # https://docs.fireworks.ai/guides/reasoning. The efforts are the model's.
         quirks={**_PLAIN, "reasoning_param": "reasoning_effort", "reasoning_moved": True, "top_k": True},
+        # https://docs.fireworks.ai/api-reference/post-responses
         also=responses(_RERANKS, quirks=STATELESS),
         prices="fireworks",
     ),

@@ -10,6 +10,7 @@ from llmpipe.providers.profiles.beside import STATELESS, messages, responses
 
 __all__ = ("PROFILES",)
 
+# Assumed, as of hosted ones: the same is said in ways that all of them take.
 _PLAIN = {"cache_control": False, "tool_media": False, "lacks": ("messages.developer",)}
 
 # What the model can, nobody else knows; what the server has no words for, it cannot.
@@ -24,8 +25,10 @@ PROFILES = (
         "http://localhost:11434/v1",
         key_env="OLLAMA_API_KEY",  # of ollama.com, which is base_url="https://ollama.com/v1"
         key_required=False,
+        # Continuing is the template's: most do (https://github.com/ollama/ollama/issues/6778), some did not
+        # (…/5775), and nobody says which.
         capabilities=_OLLAMA,
-        # https://docs.ollama.com/api/openai-compatibility
+        # https://docs.ollama.com/api/openai-compatibility.md, with Responses
         quirks={
             **_PLAIN,
             "reasoning_param": "reasoning_effort",
@@ -53,7 +56,7 @@ PROFILES = (
         key_required=False,
         rerank_path="/rerank",
         capabilities=_SERVER,
-        # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+        # docs/serving/openai_compatible_server.md in vllm-project/vllm: chats, vectors, rankings as Cohere's.
         quirks={
             **_PLAIN,
             "reasoning_param": "reasoning_effort",
@@ -63,6 +66,7 @@ PROFILES = (
             "prefill": "continue",
             "top_k": True,
         },
+        # vllm/entrypoints/anthropic has Messages. That they, and Responses, continue nothing is assumed.
         also={**responses(_SERVER, quirks=STATELESS), **messages(evolve(_SERVER, prefill=False))},
         prices="vllm",
     ),
@@ -74,7 +78,8 @@ PROFILES = (
         key_required=False,
         rerank_path="/rerank",
         capabilities=_SERVER,
-        # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+        # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md, with Responses, Messages,
+        # rankings, and "prefilling of assistant messages similar to the Claude API"
         quirks={**_PLAIN, "reasoning_param": "reasoning_effort", "reasoning_moved": True, "top_k": True},
         also={
             **responses(_SERVER, quirks=STATELESS),

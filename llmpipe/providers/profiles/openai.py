@@ -12,9 +12,10 @@ __all__ = ("PROFILES",)
 
 _CAN = Capabilities(embeddings=True, audio=True)
 
-# Reasoning models refuse max_tokens, and every current model takes the newer name. Reasoning is never taken
-# back in a conversation of this dialect. Caching needs no marks. Tools answer with text only, and a file is
-# sent, not fetched. https://platform.openai.com/docs/api-reference/chat/create
+# By the types of OpenAI's SDK (openai/types/chat): reasoning models refuse max_tokens and every model has the
+# newer name, messages have no field for reasoning, tools answer with text, and 4 stop sequences are the most.
+# A file is sent, not fetched: https://developers.openai.com/api/docs/guides/pdf-files.
+# A tool call's id of more than 40 characters is a 400: https://github.com/agno-agi/agno/issues/5382.
 _QUIRKS = {
     "max_tokens_field": "max_completion_tokens",
     "reasoning_param": "reasoning_effort",
@@ -29,8 +30,8 @@ _QUIRKS = {
 _AZURE = Profile(
     "azure",
     "openai.chat",
-    # The same API is at {resource}.services.ai.azure.com and .cognitiveservices.azure.com, with base_url.
-    # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
+    # articles/ai-foundry/openai/api-version-lifecycle.md in MicrosoftDocs/azure-ai-docs. Recorded as well at
+    # {resource}.services.ai.azure.com and .cognitiveservices.azure.com, which go in with base_url.
     "https://{resource}.openai.azure.com/openai/v1",
     key_env="AZURE_OPENAI_API_KEY",
     key_header="api-key",
@@ -61,7 +62,7 @@ PROFILES = (
     evolve(
         _AZURE,
         name="azure-deployments",  # the API before v1, with the deployment in the path
-        version="2024-10-21",  # the last of the dated versions that is no preview
+        version="2024-10-21",  # the last of the dated versions that was no preview, in August 2025
         base_url="https://{resource}.openai.azure.com/openai",
         chat_path="/deployments/{model}/chat/completions?api-version={api_version}",
         embeddings_path="/deployments/{model}/embeddings?api-version={api_version}",
@@ -70,7 +71,7 @@ PROFILES = (
         also=responses(
             _CAN,
             chat_path="/responses?api-version={api_version}",
-            # Before 2025-03-01-preview there were none.
+            # Responses came with 2025-03-01-preview; the documentation's own example has this one.
             settings={"resource": None, "api_version": "2025-04-01-preview"},
         ),
     ),

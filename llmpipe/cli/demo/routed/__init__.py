@@ -1,0 +1,1 @@
+"""The second scene: a router over four providers that speak four dialects."""
