@@ -21,6 +21,7 @@ from llmpipe.dialects.anthropic_messages.open_block import OpenBlock, is_json, s
 from llmpipe.dialects.anthropic_messages.reply import arguments, decode_finish, extra_of
 from llmpipe.dialects.anthropic_messages.usage import decode_usage, merge_usage
 from llmpipe.dialects.call_ids import made_up_id
+from llmpipe.dialects.decoding import Decoding
 from llmpipe.dialects.jsonbody import excerpt, leftover, lines_of_json
 from llmpipe.dialects.problem import object_of, says_error, stray_error
 from llmpipe.dialects.sse import SSEParser
@@ -51,82 +52,48 @@ _STOP_REASON = frozenset(("stop_reason",))
 _TOLD_AGAIN = ("container", "context_management", "input_transformations")
 
 
-class MessageDecoder:
-    """One stream's bytes to events. `index` of an event is that of its content block."""
+class MessageDecoder(Decoding):
+    """The decoder of one stream, which ends with ``message_stop``. An event's `index` is its block's."""
 
     __slots__ = (
         "_blocks",
         "_called",
         "_ended",
-        "_error",
         "_late",
         "_message_id",
         "_parser",
         "_started",
         "_usage",
         "_used",
-        "finished",
     )
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
+        super().__init__()
         self._parser = SSEParser(max_event_bytes)
         self._blocks: dict[object, OpenBlock] = {}  # by the wire's index
         self._used: set[int] = set()  # the indexes of events
         self._late: dict[str, Any] = {}  # of the beginning, for the end to replace
         self._message_id = ""
         self._usage: dict[str, Any] = {}
-        self._error: LLMError | None = None
         self._started = False
         self._called = False  # a tool was called
         self._ended = False  # a Finish was given out
-        self.finished = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes; bytes after the end are ignored.
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        for name, raw in self._parser.feed(data):
+            if raw is None:
+                events.append(_PING)
+            elif self._take(name, raw, events):
+                break
 
-        Raises: the classified LLMError of an ``error`` event, BadReply for what is not the
-        protocol; both after the events completed before were returned.
-        """
-        if self._error is not None:
-            raise self._error
-        if self.finished:
-            return []
-        events: list[Event] = []
-        try:
-            for name, raw in self._parser.feed(data):
-                if raw is None:
-                    events.append(_PING)
-                    continue
-                if self._take(name, raw, events):
-                    break
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
-
-    def close(self) -> list[Event]:
-        """The last events, at the end of the bytes.
-
-        Raises: StreamBroken if ``message_stop`` was not seen, or an error that is still due.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
+    def _end(self, events: list[Event]) -> None:
         ended = False
-        try:
-            for name, raw in self._parser.close():
-                # Otherwise it was cut inside the event.
-                if raw is not None and not ended and (is_json(raw) or lines_of_json(raw, b"[DONE]")):
-                    ended = self._take(name, raw, events)
-            if not ended:
-                raise self._broken()
-        except LLMError as error:
-            self._error = error
-            raise
-        return events
+        for name, raw in self._parser.close():
+            # Otherwise it was cut inside the event.
+            if raw is not None and not ended and (is_json(raw) or lines_of_json(raw, b"[DONE]")):
+                ended = self._take(name, raw, events)
+        if not ended:
+            raise self._broken()
 
     def _broken(self) -> LLMError:
         """Why the stream has no end: cut, or never a stream but an error as plain JSON."""

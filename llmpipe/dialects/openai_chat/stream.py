@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llmpipe.dialects.decoding import Decoding
 from llmpipe.dialects.jsonbody import excerpt, lines_of_json
 from llmpipe.dialects.openai_chat.choice import ChoiceDecoder
 from llmpipe.dialects.openai_chat.errors import error_in
@@ -16,7 +17,7 @@ from llmpipe.dialects.openai_chat.usage import decode_usage
 from llmpipe.dialects.openai_chat.words import NAME
 from llmpipe.dialects.problem import says_error, stray_error
 from llmpipe.dialects.sse import ServerSentEvent, SSEParser
-from llmpipe.errors import BadReply, LLMError, StreamBroken
+from llmpipe.errors import BadReply, StreamBroken
 from llmpipe.types import (
     Event,
     Extra,
@@ -43,7 +44,7 @@ _CHUNK_FIELDS = frozenset(
 )
 
 
-class ChatDecoder:
+class ChatDecoder(Decoding):
     """One stream's bytes to its events, the same for every cutting of the bytes.
 
     The end is ``[DONE]``. Cerebras and Perplexity end without it: there, the reply is whole when
@@ -54,8 +55,6 @@ class ChatDecoder:
 
     __slots__ = (
         "_choices",
-        "_done",
-        "_error",
         "_extra",
         "_main",
         "_parser",
@@ -71,6 +70,7 @@ class ChatDecoder:
     )
 
     def __init__(self, quirks: Quirks) -> None:
+        super().__init__()
         self._quirks = quirks
         self._parser = SSEParser(quirks.max_event_bytes)
         self._main = ChoiceDecoder(0)
@@ -84,66 +84,28 @@ class ChatDecoder:
         self._whole = False
         self._template: Template | None = None
         self._tries = 64
-        self._done = False
-        self._error: LLMError | None = None
 
-    @property
-    def finished(self) -> bool:
-        """Whether ``[DONE]`` was seen, so that no more bytes are needed."""
-        return self._done
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        came = self._parser.feed(data)
+        place = 0
+        while place < len(came):
+            if self._template is not None:
+                place = self._template.read(came, place, events)
+                if place == len(came):
+                    break
+            self._take(came[place], events)
+            place += 1
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes.
-
-        Raises: the classified error that the provider reports inside the stream, BadReply for what
-        is not this protocol. What was completed before it is returned first.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self._done:
-            return events
-        try:
-            came = self._parser.feed(data)
-            place = 0
-            while place < len(came):
-                if self._template is not None:
-                    place = self._template.read(came, place, events)
-                    if place == len(came):
-                        break
-                self._take(came[place], events)
-                place += 1
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
-
-    def close(self) -> list[Event]:
-        """The last events, at the end of the bytes.
-
-        Raises: StreamBroken if the end was not seen. As nothing is called after `close`, it raises
-        even where an event without its blank line was still to be given.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self._done:
-            return events
-        try:
-            for event in self._parser.close():
-                if not event.data or self._is_whole(event.data):
-                    self._take(event, events)
-            if not self._done:
-                self._end(events)
-        except LLMError as error:
-            self._error = error
-            raise
-        return events
+    def _end(self, events: list[Event]) -> None:
+        for event in self._parser.close():
+            if not event.data or self._is_whole(event.data):
+                self._take(event, events)
+        if not self.finished:
+            self._end_without_word(events)
 
     def _take(self, event: ServerSentEvent, events: list[Event]) -> None:
         data = event.data
-        if self._done:
+        if self.finished:
             return
         if not data:  # a comment, or an event that keeps the connection alive
             events.append(_PING)
@@ -292,7 +254,7 @@ class ChatDecoder:
             return data.strip() == b"[DONE]" or bool(lines_of_json(data, b"[DONE]"))
         return True
 
-    def _end(self, events: list[Event]) -> None:
+    def _end_without_word(self, events: list[Event]) -> None:
         """The bytes are over, and there was no ``[DONE]``."""
         if self._whole:
             self._finish(events)
@@ -316,7 +278,7 @@ class ChatDecoder:
         self._stray_error()
         if not self._seen:
             raise BadReply("the stream has no choices", code="no_choices", phase="stream")
-        self._done, self._template = True, None
+        self.finished, self._template = True, None
         others = [self._encode_other(self._choices[index]) for index in sorted(self._choices) if index != 0]
         if others:
             events.append(Extra({"choices": others}))

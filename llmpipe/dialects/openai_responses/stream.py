@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from llmpipe.dialects.decoding import Decoding
 from llmpipe.dialects.jsonbody import excerpt, lines_of_json
 from llmpipe.dialects.openai_chat.errors import error_in
 from llmpipe.dialects.openai_chat.reply import created_at
@@ -43,8 +44,8 @@ _STATUS = {
 }
 
 
-class ResponseDecoder:
-    """One stream's bytes to its events, the same for every cutting of the bytes.
+class ResponseDecoder(Decoding):
+    """The decoder of one stream.
 
     The end is ``response.completed`` or ``response.incomplete``, which has the whole reply once more; what
     no event before it told is told then. ``response.failed`` and ``error`` raise. A stream that ends
@@ -52,67 +53,31 @@ class ResponseDecoder:
     signs of life and opaque parts.
     """
 
-    __slots__ = ("_done", "_error", "_extra", "_output", "_parser", "_started")
+    __slots__ = ("_extra", "_output", "_parser", "_started")
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
+        super().__init__()
         self._parser = SSEParser(max_event_bytes)
         self._output = Output()
         self._started = False
         self._extra: dict[str, Any] = {}
-        self._done = False
-        self._error: LLMError | None = None
 
-    @property
-    def finished(self) -> bool:
-        """Whether the response's own end was seen, so that no more bytes are needed."""
-        return self._done
+    def _read(self, data: bytes, events: list[Event]) -> None:
+        for event in self._parser.feed(data):
+            self._take(event, events)
+            if self.finished:
+                break
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes; bytes after the end are ignored.
-
-        Raises: the classified error that the provider reports inside the stream, BadReply for what
-        is not this protocol. What was completed before it is returned first.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
-        try:
-            for event in self._parser.feed(data):
+    def _end(self, events: list[Event]) -> None:
+        for event in self._parser.close():
+            if event.data and _is_whole(event.data):  # otherwise it was cut inside
                 self._take(event, events)
-                if self._done:
-                    break
-        except LLMError as error:
-            self._error = error
-            if not events:
-                raise
-        return events
-
-    def close(self) -> list[Event]:
-        """The last events, at the end of the bytes.
-
-        Raises: StreamBroken if the end was not seen, or an error that is still due.
-        """
-        if self._error is not None:
-            raise self._error
-        events: list[Event] = []
-        if self.finished:
-            return events
-        try:
-            for event in self._parser.close():
-                if event.data and _is_whole(event.data):  # otherwise it was cut inside
-                    self._take(event, events)
-            if not self._done:
-                raise self._broken()
-        except LLMError as error:
-            self._error = error
-            raise
-        return events
+        if not self.finished:
+            raise self._broken()
 
     def _take(self, sent: ServerSentEvent, events: list[Event]) -> None:
         data = sent.data
-        if self._done:
+        if self.finished:
             return
         if not data:  # a comment, or an event that keeps the connection alive
             events.append(_PING)
@@ -160,9 +125,9 @@ class ResponseDecoder:
         elif kind in _FAILED and not isinstance(event.get("response"), dict):
             raise error_of_event({"message": f"{kind}, and no reason is given", **event}, phase="stream")
         elif kind in _STATUS:
-            self._end(event["response"], _STATUS[kind], events)
+            self._finish(event["response"], _STATUS[kind], events)
         elif event.get("object") == "response":  # a whole reply in one event
-            self._end(event, "completed", events)
+            self._finish(event, "completed", events)
         elif not kind and says_error(event):
             raise error_in(event, phase="stream")
         else:
@@ -226,7 +191,7 @@ class ResponseDecoder:
             )
         )
 
-    def _end(self, response: Any, status: str, events: list[Event]) -> None:
+    def _finish(self, response: Any, status: str, events: list[Event]) -> None:
         """The whole response once more."""
         if not isinstance(response, dict):
             raise TypeError("the response at the end is no object")
@@ -246,7 +211,7 @@ class ResponseDecoder:
         reason = finish_of(response, self._output.kinds)
         assert reason is not None  # its status was set above
         events.append(Finish(reason, changes(self._extra, extra_of(response)) or None))
-        self._done = True
+        self.finished = True
 
 
 def _is_whole(data: bytes) -> bool:
