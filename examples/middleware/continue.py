@@ -2,7 +2,7 @@
 
 import asyncio
 
-from llmpipe import Capabilities, Chain, Completion, Continue, MockProvider, StreamBroken
+from llmpipe import Capabilities, Chain, Completion, Continue, MockProvider, Request, StreamBroken
 
 
 class Claude(MockProvider):
@@ -23,7 +23,9 @@ async def main() -> None:
     assert isinstance(done, Completion)
 
     print(done.text)
-    print("asked to go on from:", repr(claude.requests[0].messages[-1].text))
+    asked = claude.requests[0]
+    assert isinstance(asked, Request)
+    print("asked to go on from:", repr(asked.messages[-1].text))
     print("warning:", done.warnings[0])
 
 

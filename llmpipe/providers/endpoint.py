@@ -120,8 +120,9 @@ class Endpoint:
         if keys is None:
             return None
         chosen = None if call is None else call.credential
-        # One that was replaced meanwhile is used for the call that has it.
-        return chosen if isinstance(chosen, Key) else keys.pick(0.0) or keys.all[0]
+        # One that was replaced meanwhile is used for the call that has it; another provider's never is.
+        ours = isinstance(chosen, Key) and chosen.owner is keys
+        return chosen if ours else keys.pick(0.0) or keys.all[0]
 
     def _in_path(self, model: str) -> str:
         """`model`, a caller's word, as a path may hold it."""

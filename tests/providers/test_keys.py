@@ -8,7 +8,7 @@ import logging
 import orjson
 import pytest
 
-from llmpipe import Chain, Fallback, MockProvider, RateLimit, Retry, presets
+from llmpipe import Chain, Fallback, MockProvider, RateLimit, Request, Retry, presets
 from llmpipe.errors import AuthenticationFailed, ConfigError, LLMError, RateLimited
 from llmpipe.middleware.credentials import Credentials, Keys
 from llmpipe.providers.factory import provider
@@ -87,9 +87,9 @@ async def test_when_all_keys_are_throttled_the_error_says_when_the_first_is_read
                 await chain.complete("hi")
             assert caught.value.retry_after == pytest.approx(20, abs=1)
             assert caught.value.metadata["keys"] == {"tried": 2, "refused": 0}
-            with pytest.raises(LLMError) as caught:  # nobody is asked again before that
+            with pytest.raises(LLMError) as refused:  # nobody is asked again before that
                 await chain.complete("hi")
-            assert (caught.value.code, caught.value.sent) == ("credentials_resting", False)
+            assert (refused.value.code, refused.value.sent) == ("credentials_resting", False)
             assert len(desk.seen) == 2
 
 
@@ -212,3 +212,14 @@ def test_keys_stay_with_the_first_where_that_is_asked():
     assert keys.wait(1.0, {"1", "2"}) is None
     with pytest.raises(ConfigError, match="round_robin"):
         Keys("sk-a-key-1", order="random")
+
+
+async def test_one_providers_key_never_goes_to_another():
+    desk = Desk({})
+    async with serving(desk) as server:
+        mine = provider("openai", api_key=Keys("sk-my-own-key"), base_url=server.url, model="m")
+        other = Keys("sk-of-another")
+        call = Chain(mine).new_call(Request("m", "hi")).evolve(credential=other.all[0])
+        await mine(call)
+        await mine.aclose()
+    assert desk.seen == ["sk-my-own-key"]

@@ -11,13 +11,14 @@ import pytest
 
 from llmpipe import Capabilities, Chain, EmbeddingRequest, Message, Request, Tool
 from llmpipe.errors import ConfigError, InvalidRequest, LLMError, Unsupported
-from llmpipe.providers.factory import provider
+from llmpipe.providers import factory
 from llmpipe.providers.http import HTTPProvider
 from llmpipe.providers.profiles import PROFILES, Profile
 from llmpipe.types import Audio, Document
 from tests.providers.kit import BODY, Peer, Server, response
 
 pytestmark = pytest.mark.real_time
+provider: Any = factory.provider  # whose providers are looked at from inside here
 
 CHAT = {
     "openai": "POST /v1/chat/completions",

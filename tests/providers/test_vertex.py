@@ -74,12 +74,12 @@ class Google(Server):
                 said = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
                 await peer.send(response(json.dumps(said).encode(), status="400 Bad Request"))
                 continue
-            said = {
+            token = {
                 "access_token": f"ya29.{self.tokens}",
                 "expires_in": self.lifetime,
                 "token_type": "Bearer",
             }
-            await peer.send(response(json.dumps(said).encode()))
+            await peer.send(response(json.dumps(token).encode()))
 
 
 async def test_one_token_serves_many_calls_that_come_at_once(private_key):

@@ -74,8 +74,8 @@ class Credentials:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """The reply with the first key that is neither refused nor throttled, and has room."""
         keys = getattr(call.target or call.provider, "keys", None)
-        if not isinstance(keys, Keys):
-            return await call_next(call)
+        if not isinstance(keys, Keys):  # a key of the target before this one, perhaps, is not this one's
+            return await call_next(call if call.credential is None else call.evolve(credential=None))
         cfg = call.opt(self)
         refused = _refused(call, call.target_key[0])
         full: dict[str, LimitReached] = {}

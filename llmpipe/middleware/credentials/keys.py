@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from math import inf
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.secret import Secret
@@ -16,10 +16,11 @@ __all__ = ("Key", "Keys")
 
 @frozen(eq=False)
 class Key:
-    """One key. `label`, its number, is what logs, notes and limits know it by."""
+    """One key. `label`, its number, is what logs, notes and limits know it by; `owner` the keys it is of."""
 
     secret: Secret
     label: str
+    owner: Keys = field(repr=False)
 
 
 class Keys:
@@ -73,7 +74,7 @@ class Keys:
                 raise ConfigError("the same API key is given twice")
             if secret not in known:
                 made += 1
-            found[secret] = known.get(secret) or Key(secret, str(made))
+            found[secret] = known.get(secret) or Key(secret, str(made), self)
         if not found:
             raise ConfigError("a provider's keys are at least one; api_key=None means that it needs none")
         self._made, self._all = made, tuple(found.values())
