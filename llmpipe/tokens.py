@@ -34,6 +34,7 @@ It is a count that errs high, not a proof: only `bound_tokens` is that, and only
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -146,9 +147,15 @@ def estimate_request(
     form = request.response_format
     if form is not None and form.schema is not None:
         total += _SCHEMA_PROMPT + count(_json(form.schema))
-    if request.extra:
-        total += count(_json(request.extra))
+    if request.extra and (texts := {k: v for k, v in request.extra.items() if not _is_switch(v)}):
+        total += count(_json(texts))
     return total
+
+
+def _is_switch(value: object) -> bool:
+    """Whether `value` is flags and numbers, which say how to answer, and no text that a model could read."""
+    values = value.values() if isinstance(value, Mapping) else (value,)
+    return all(one is None or isinstance(one, bool | int | float) for one in values)
 
 
 def _message(message: Message, count: Callable[[str], int]) -> int:

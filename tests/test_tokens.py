@@ -141,8 +141,15 @@ def test_what_json_cannot_say_is_counted_all_the_same():
     deep: dict[str, object] = {}
     for _ in range(300):
         deep = {"a": deep}
-    for odd in (2**64, "\ud800", deep):
-        assert text_of(Text("x"), extra={"odd": odd}) > text_of(Text("x"))
+    for odd in ([2**64], "\ud800", deep):
+        assert text_of(Text("x"), extra={"odd": [odd]}) > text_of(Text("x"))
     for _ in range(5000):
         deep = {"a": deep}
     assert text_of(Text("x"), extra=deep) >= text_of(Text("x"))
+
+
+def test_switches_of_a_wire_are_no_part_of_the_prompt():
+    plain = estimate_request(Request(messages="hi"))
+    switches = {"store": False, "top_k": 5, "stream_options": {"include_usage": True}, "user": None}
+    assert estimate_request(Request(messages="hi", extra=switches)) == plain
+    assert estimate_request(Request(messages="hi", extra={"documents": ["a long text"]})) > plain

@@ -14,7 +14,7 @@ from llmpipe.errors import ConfigError, LLMError
 __all__ = ("main",)
 
 _COMMANDS = {
-    "demo": ("llmpipe.cli.demo", "send a few hundred calls through a chain over two misbehaving providers"),
+    "demo": ("llmpipe.cli.demo", "send a few hundred calls through chains over misbehaving providers"),
     "chat": ("llmpipe.cli.chat", "talk to a model; to a mock without a key"),
     "explain": ("llmpipe.cli.explain", "say what the chain in a file does, in which order and why"),
     "simulate-provider": ("llmpipe.cli.simulate", "run a provider that misbehaves on cue"),

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import evolve, fields
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # botocore has no types
-from botocore.session import Session  # type: ignore[import-untyped]  # as above
+from botocore.exceptions import BotoCoreError
+from botocore.session import Session
 
 from llmpipe import Capabilities, ConfigError
 from llmpipe.dialects.bedrock_converse import BedrockConverse

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio.to_thread
-from botocore.auth import SigV4Auth  # type: ignore[import-untyped]  # botocore has no types
-from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]  # as above
-from botocore.credentials import Credentials, RefreshableCredentials  # type: ignore[import-untyped]  # as above
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError  # type: ignore[import-untyped]  # as above
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
-from botocore.session import Session  # type: ignore[import-untyped]  # as above
+from botocore.session import Session
 
 from llmpipe import AuthenticationFailed, ConfigError
 from llmpipe.secret import Secret, scrub
