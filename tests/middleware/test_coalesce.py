@@ -184,7 +184,7 @@ async def test_a_slow_reader_holds_nobody_up():
     assert await slow == "abc"
 
 
-async def test_a_stream_that_breaks_breaks_for_all_after_what_had_come():
+async def test_a_stream_that_breaks_breaks_for_all_who_have_had_its_beginning():
     chain = merged([["a", Wait(1), StreamBroken("cut")], "again"])
 
     async def collect():
@@ -199,8 +199,7 @@ async def test_a_stream_that_breaks_breaks_for_all_after_what_had_come():
     first, second, full = await in_turn(collect(), collect(), ask(chain))
     assert first[0] == second[0] == ["a"]
     assert first[1] is not second[1]
-    assert isinstance(full, StreamBroken)
-    assert await ask(chain) == "again"
+    assert full == "again"
     await turns()
     assert settled(chain)
 
@@ -210,7 +209,8 @@ SECRETIVE: list[Any] = ["ask ann@example.com or ", Wait(1), StreamBroken("cut")]
 
 @pytest.mark.parametrize("mode", ["log", "wire", "reversible"])
 async def test_a_broken_flight_shows_nobody_what_redaction_further_out_hides(mode):
-    chain = Chain(MockProvider([SECRETIVE]), Redact(output=True, mode=mode), Coalesce(when="always"))
+    broken = MockProvider(default=SECRETIVE)
+    chain = Chain(broken, Redact(output=True, mode=mode), Coalesce(when="always"))
     errors = await in_turn(read(chain), read(chain), ask(chain))
     assert [type(error) for error in errors] == [StreamBroken] * 3
     for error in errors:
@@ -583,3 +583,37 @@ def test_wrong_settings_are_refused_and_plain_ones_are_built():
     with pytest.raises(ConfigError, match="'deterministic' or 'always'"):
         Coalesce(when="sometimes")
     assert build("coalesce", {"when": "always", "vary": ["lang"]}) == Coalesce(when="always", vary=("lang",))
+
+
+async def test_who_wants_the_whole_of_a_stream_that_breaks_asks_anew_and_the_others_join():
+    chain = merged([["a", Wait(1), StreamBroken("cut")]], default=["whole", Wait(1)])
+
+    async def stream() -> str:
+        async with chain.stream("hi", temperature=0) as reply:
+            return "".join([text async for text in reply.texts()])
+
+    streamed = asyncio.ensure_future(stream())
+    await asyncio.sleep(0.5)
+    late = [asyncio.ensure_future(ask(chain)) for _ in range(3)]
+    with pytest.raises(StreamBroken):
+        await streamed
+    assert await asyncio.gather(*late) == ["whole"] * 3
+    assert len(chain.provider.requests) == 2
+
+
+async def test_streams_that_go_on_breaking_are_ridden_a_few_times_only():
+    chain = merged(default=["a", Wait(1), StreamBroken("cut")])
+
+    async def streams() -> None:
+        while True:
+            with pytest.raises(StreamBroken):
+                async with chain.stream("hi", temperature=0) as reply:
+                    async for _ in reply:
+                        pass
+
+    task = asyncio.ensure_future(streams())
+    await asyncio.sleep(0.5)
+    with pytest.raises(StreamBroken):
+        await ask(chain)
+    assert now() < 10
+    task.cancel()

@@ -5,7 +5,8 @@ cancelled caller stops no other, the last one to leave ends the flight.
 
 - *Deadlines* are each caller's own. The flight has none, so an impatient leader cuts nobody short.
 - *Priority* is the highest of those on board: a queue further in moves the flight forward.
-- *Errors* go to all on board, and are not kept: the next caller starts afresh.
+- *Errors* go to all on board, and are not kept: the next caller starts afresh. So do callers who wanted
+  the whole of a stream that broke, for they have had nothing of it.
 - *A stream* that is joined late is given from its beginning, then follows. A caller who wants the whole
   reply waits for its end; one who wants a stream and finds a whole reply in flight gets it when it is done.
 - *Attempts and cost* stand in the ledger of the leader. Who joined has no attempts and costs nothing.
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
 
-from llmpipe.errors import ConfigError
+from llmpipe.errors import ConfigError, LLMError
 from llmpipe.middleware.canonical import SERVER_STATE, deterministic, key_of, uses_server_state
 from llmpipe.middleware.coalesce.flight import Flight
 from llmpipe.middleware.names import names
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.reply import Reply
 
 __all__ = ("Coalesce",)
+
+_MAX_FLIGHTS = 3  # that a call rides one after another, before it flies alone
 
 
 @frozen(kw_only=True)
@@ -81,14 +84,22 @@ class Coalesce:
         if call.options:  # one caller's own time limits or targets are not the others'
             key += repr(call.options).encode()
         flights: dict[bytes, Flight] = call.runtime.state("coalesce", self.name, dict)
-        flight = flights.get(key)
-        if flight is None:
-            flight = Flight(call, key, flights)
-            flight.start(call_next)
-            return await flight.ride(call)
-        if flight.call.ledger is call.ledger:  # this very call, in a chain within the chain
-            return await call_next(call)
-        call.note("coalesce.joined", leader=flight.call.id)
-        if call.priority > flight.priority:
-            flight.raise_priority(call.priority)
-        return await flight.join(call)
+        for _ in range(_MAX_FLIGHTS):
+            flight = flights.get(key)
+            if flight is None:
+                flight = Flight(call, key, flights)
+                flight.start(call_next)
+                return await flight.ride(call)
+            if flight.call.ledger is call.ledger:  # this very call, in a chain within the chain
+                return await call_next(call)
+            call.note("coalesce.joined", leader=flight.call.id)
+            if call.priority > flight.priority:
+                flight.raise_priority(call.priority)
+            try:
+                return await flight.join(call)
+            except LLMError:
+                # A stream that broke is not asked for again, because others have had its beginning. Who
+                # wants the whole has had nothing of it.
+                if request.stream or not (flight.streamed and flight.failed):
+                    raise
+        return await call_next(call)
