@@ -17,6 +17,8 @@ from llmpipe import (
     StreamBroken,
     TextDelta,
 )
+from llmpipe.dialects.decoding import Decoding
+from llmpipe.dialects.losses import Losses, native, refused
 
 
 class Lines:
@@ -24,13 +26,20 @@ class Lines:
 
     name = "lines"
 
-    def encode_request(self, request: Request) -> dict[str, Any]:
-        """The body the server expects."""
-        return {"prompt": request.messages[-1].text, "stream": request.stream, **request.extra}
+    def encode_request(self, request: Request, losses: Losses | None = None) -> dict[str, Any]:
+        """The body the server expects; what it cannot say, and can do without, is told to `losses`."""
+        losses = Losses() if losses is None else losses
+        if request.seed is not None:
+            losses.dropped("seed", "this server has none")
+        if request.tools:
+            raise refused("tools", "this server calls none")
+        # The words of another dialect, in which the request may have been read, stay here.
+        extra = native(request.extra, request.dialect, self.name, "", losses)
+        return {"prompt": request.messages[-1].text, "stream": request.stream, **extra}
 
     def decode_reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Completion:
         """The completion in its body."""
-        return Completion(message=Message("assistant", body["text"]), finish_reason="stop")
+        return Completion(message=Message("assistant", body["text"], dialect=self.name), finish_reason="stop")
 
     def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
         """The verdicts are decided here, and nowhere else. Texts of a provider go through `secret.scrub`."""
@@ -41,29 +50,28 @@ class Lines:
         return LinesDecoder()
 
 
-class LinesDecoder:
-    """Bytes to events, however they are cut: a line may come in pieces, and so may a character."""
+class LinesDecoder(Decoding):
+    """Bytes to events, however they are cut: a line may come in pieces, and so may a character.
+
+    `Decoding` sees to it that events come before errors, and that a broken stream stays broken.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._rest = b""
-        self.finished = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes."""
+    def _read(self, data: bytes, events: list[Event]) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [event for line in lines if line for event in self._event(orjson.loads(line))]
+        for line in filter(None, lines):
+            said = orjson.loads(line)
+            if said.get("done"):
+                self.finished = True
+                events.append(Finish("stop"))
+            else:
+                events.append(TextDelta(said["text"]))
 
-    def _event(self, line: dict[str, Any]) -> list[Event]:
-        if line.get("done"):
-            self.finished = True
-            return [Finish("stop")]
-        return [TextDelta(line["text"])]
-
-    def close(self) -> list[Event]:
-        """At the end of the bytes: a stream without its own end is broken."""
-        if not self.finished:
-            raise StreamBroken("the bytes ended before the line that says done", phase="stream")
-        return []
+    def _end(self, events: list[Event]) -> None:
+        raise StreamBroken("the bytes ended before the line that says done", phase="stream")
 
 
 # endregion client
