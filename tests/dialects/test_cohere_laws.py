@@ -440,6 +440,12 @@ def test_any_body_is_a_completion_or_one_error(body):
         assert fold(outcome([streamed(unfold(done))])[0]).text == done.text
 
 
+def test_a_caller_with_documents_and_no_text_is_the_same_again():
+    body = {"model": "m", "messages": [{"role": "user", "content": []}], "documents": ["x"]}
+    request = DIALECT.decode_request(body)
+    assert DIALECT.decode_request(as_json(DIALECT.encode_request(request))) == request
+
+
 @settings(deadline=None, max_examples=100)
 @given(mutated(REQUEST))
 def test_any_request_is_understood_or_refused(body):

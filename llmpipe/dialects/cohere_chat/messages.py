@@ -102,7 +102,7 @@ def _said(
         else:
             content.append(encode_part(part, message.dialect, where, losses))
     extra = native(message.extra, message.dialect, NAME, path, losses)
-    return {**extra, "role": message.role, "content": shorthand(content)}
+    return {**extra, "role": message.role, "content": shorthand(content) if content else []}
 
 
 def _assistant(
