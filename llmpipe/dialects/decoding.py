@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from llmpipe.errors import LLMError
 from llmpipe.types import Event
 
 __all__ = ("Decoding",)
 
 
-class Decoding:
+class Decoding(ABC):
     """One stream's bytes to events, the same for every cutting of the bytes; what they mean, a dialect says.
 
     Events that were completed before an error are always given out first: the error then comes from the
@@ -59,8 +61,8 @@ class Decoding:
             raise
         return events
 
-    def _read(self, data: bytes, events: list[Event]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, data: bytes, events: list[Event]) -> None: ...
 
-    def _end(self, events: list[Event]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _end(self, events: list[Event]) -> None: ...
