@@ -6,6 +6,7 @@ leave out some of the deltas, or all of them, lose nothing so.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ __all__ = ("Call", "Message", "OpenItem", "Other", "Said", "Thought", "open_item
 _PING = Ping()
 
 
-class OpenItem:
+class OpenItem(ABC):
     """One item of the output; `wire` is what its beginning said of it, `at` its place.
 
     It is `implied` where a delta began it, before the server did.
@@ -47,9 +48,9 @@ class OpenItem:
         self.implied = False
         self.settled = False
 
+    @abstractmethod
     def settle(self, item: Mapping[str, Any], events: list[Event], reply_id: str) -> None:
         """Tell what `item`, which is whole, says beyond what was told."""
-        raise NotImplementedError
 
     def abandon(self, events: list[Event], reply_id: str) -> None:
         """The reply is over, and nobody said more of this item than its beginning did."""
