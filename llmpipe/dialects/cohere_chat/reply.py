@@ -154,8 +154,6 @@ def _part(block: dict[str, Any]) -> Part:
         return Opaque(NAME, block)
     text = block.get(kind) or ""
     if not isinstance(text, str):
-        if "type" not in block:  # it never said that it was text
-            return Opaque(NAME, block)
         raise BadReply(f"a {kind} block of the reply has no {kind}", code="bad_block", phase="body")
     if kind == "text":
         return Text(text, leftover(block, _TEXT))
