@@ -189,6 +189,7 @@ FACE = (
         r"llmpipe\.(providers|config|dialects|runtime|secret|pipeline\.(chain|provider))\b",
     ),
     ("Middlewares", r"llmpipe\.middleware\b"),
+    ("Routing and tools", r"llmpipe\.(routing|tools)\b"),
     ("To write your own", r"llmpipe\.pipeline\b"),
     ("Requests and messages", r"llmpipe\.types\.(requests|messages)\b"),
     ("Replies", r"llmpipe\.types\.(replies|fold)\b"),

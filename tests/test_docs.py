@@ -6,11 +6,13 @@ import ast
 import re
 import runpy
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
+import llmpipe
 from llmpipe import errors
 from llmpipe.pipeline.registry import BUILT_IN
 
@@ -184,3 +186,18 @@ def test_every_page_can_be_found():
                 listed |= {found for entry in entries for found in page.parent.glob(f"{entry}.md")}
     lost = [str(page.relative_to(ROOT)) for page in pages() if page not in listed | {DOCS / "index.md"}]
     assert not lost, "in no table of contents: " + ", ".join(lost)
+
+
+def test_every_name_of_the_package_has_its_group():
+    homes = {**llmpipe._MODULES, **llmpipe._MODULE_OF}
+    groups = [pattern for _, pattern in TABLES["FACE"]]
+    for name in llmpipe.__all__:
+        assert any(re.match(pattern, homes[name]) for pattern in groups), name
+
+
+def test_no_page_skips_a_level_of_headings():
+    for page in sorted(DOCS.rglob("*.md")):
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        levels = [len(found) for found in re.findall(r"^(#+) ", text, re.MULTILINE)]
+        assert levels[0] == 1, page
+        assert all(next_ <= level + 1 for level, next_ in pairwise(levels)), page

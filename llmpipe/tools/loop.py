@@ -52,8 +52,8 @@ class ToolLoop:
 
     Attributes:
         chain: asked once for each step.
-        tools: functions, of which `llmpipe.tools.tool` makes tools; or `Tool`s that nobody here answers for:
-            when the model asks for one of these, the loop is over and the call is pending.
+        tools: functions, of which `llmpipe.tools.tool` makes tools; or a `Tool` that nobody here answers for:
+            when the model asks for such a one, the loop is over and the call is pending.
         tool_choice: of the first step, as in a `Request`. ``"required"`` or a `NamedTool` hold for that
             step only, because a model that must call a tool every time can never answer.
         max_steps: how often the model is asked, at most.

@@ -109,10 +109,10 @@ def table() -> str:
     for probe in PROBES:
         if probe.group != group:
             group = probe.group
-            lines += [f"\n### {group}\n", f"| | {' | '.join(MODELS)} |", "| --- |" + " --- |" * len(MODELS)]
+            lines += [f"\n## {group}\n", f"| | {' | '.join(MODELS)} |", "| --- |" + " --- |" * len(MODELS)]
         cells = [shown(*outcome(name, probe), notes) for name in MODELS]
         lines.append(f"| {probe.name} | {' | '.join(cells)} |")
-    lines.append("\n### Notes\n")
+    lines.append("\n## Notes\n")
     lines += [f"{number}. {note}" for note, number in notes.items()]
     return "\n".join(lines) + "\n"
 

@@ -51,14 +51,14 @@ def table(found: dict[tuple[str, str, str], Cell]) -> str:
     lines: list[str] = []
     for feature in FEATURES:
         lines += [
-            f"\n### {feature}\n",
+            f"\n## {feature}\n",
             f"| caller | {' | '.join(PROVIDERS)} |",
             "| --- |" + " --- |" * len(PROVIDERS),
         ]
         for inbound in DIALECTS:
             cells = [shown(found[inbound, outbound, feature], notes) for outbound in PROVIDERS]
             lines.append(f"| `{inbound}` | {' | '.join(cells)} |")
-    lines.append("\n### Notes\n")
+    lines.append("\n## Notes\n")
     lines += [f"{number}. {note}" for note, number in notes.items()]
     return "\n".join(lines) + "\n"
 
