@@ -16,7 +16,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ("Alarm", "Resting", "Runtime", "shielded")
+__all__ = ("Alarm", "Closing", "Resting", "Runtime", "shielded")
 
 T = TypeVar("T")
 
@@ -77,6 +77,15 @@ class Resting(Protocol):
 
     def rest(self) -> None:
         """Stop the timer if nobody waits for it. It starts again when it is needed."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """State that holds connections, files or what is not written yet."""
+
+    async def aclose(self) -> None:
+        """Finish what is under way and let go. It opens again when it is needed."""
         ...
 
 
@@ -147,7 +156,7 @@ class Runtime:
         log.error("%s: %s: %s", what, type(error).__name__, error, exc_info=error)
 
     async def aclose(self) -> None:
-        """Cancel the tasks it owns and wait for them, `cleanup_seconds` at most; stop idle timers.
+        """Cancel the tasks it owns and wait, `cleanup_seconds` at most; stop idle timers, close stores.
 
         Tasks of another loop that runs are cancelled too, and not waited for.
         """
@@ -168,6 +177,8 @@ class Runtime:
         for state in [*self._state.values()]:
             if isinstance(state, Resting):
                 state.rest()
+            elif isinstance(state, Closing):
+                await state.aclose()
 
     def _cancel_elsewhere(self) -> set[asyncio.Task[Any]]:
         """Cancel the tasks that belong to other loops, from which they are; forget those of closed ones."""

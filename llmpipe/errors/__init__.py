@@ -29,6 +29,8 @@
     ├── CircuitOpen               a breaker refused; nothing was sent                503
     ├── BudgetExceeded            a budget refused; nothing was sent                 402
     ├── FeatureDisabled           switched off by configuration; nothing was sent    403
+    ├── StoreUnavailable          a store the call depends on is out of reach        503
+    │   └── StoreDamaged          what is kept there is damaged, or of a newer form  503
     ├── NotCached                 to be answered from the cache only, and not there  504
     └── ReplyClosed               the reply was closed by another task               499
     ConfigError (ValueError)      a wrong argument or file; raised at construction
@@ -69,7 +71,15 @@ from llmpipe.errors.provider import (
     Timeout,
     UnknownError,
 )
-from llmpipe.errors.refusal import BudgetExceeded, CircuitOpen, FeatureDisabled, NotCached, ReplyClosed
+from llmpipe.errors.refusal import (
+    BudgetExceeded,
+    CircuitOpen,
+    FeatureDisabled,
+    NotCached,
+    ReplyClosed,
+    StoreDamaged,
+    StoreUnavailable,
+)
 
 __all__ = (
     "AuthenticationFailed",
@@ -98,6 +108,8 @@ __all__ = (
     "ReplyClosed",
     "RequestTooLarge",
     "ServiceUnavailable",
+    "StoreDamaged",
+    "StoreUnavailable",
     "StreamBroken",
     "Timeout",
     "UnknownError",

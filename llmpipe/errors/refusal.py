@@ -1,4 +1,4 @@
-"""The chain itself ended the call: a breaker, a budget, a switch, a cache, a reader who left."""
+"""The chain itself ended the call: a breaker, a budget, a switch, a cache, a store, a reader who left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from typing import ClassVar
 
 from llmpipe.errors.base import Billed, LLMError, Rescue
 
-__all__ = ("BudgetExceeded", "CircuitOpen", "FeatureDisabled", "NotCached", "ReplyClosed")
+__all__ = (
+    "BudgetExceeded",
+    "CircuitOpen",
+    "FeatureDisabled",
+    "NotCached",
+    "ReplyClosed",
+    "StoreDamaged",
+    "StoreUnavailable",
+)
 
 
 class CircuitOpen(LLMError):
@@ -45,6 +53,24 @@ class NotCached(LLMError, LookupError):
     wire_type = "not_cached"
     default_status = 504  # RFC 9111, 5.2.1.7
     default_sent = False
+
+
+class StoreUnavailable(LLMError):
+    """A store that the call depends on cannot be reached in time, and nothing may be done without it.
+
+    Nothing was sent. No other target helps, for all of them depend on the store.
+    """
+
+    type = "STORE_UNAVAILABLE"
+    wire_type = "service_unavailable"
+    default_status = 503
+    default_sent = False
+
+
+class StoreDamaged(StoreUnavailable):
+    """What is kept in a store is damaged, or was written by a newer version; nothing was changed in it."""
+
+    type = "STORE_DAMAGED"
 
 
 class ReplyClosed(LLMError):

@@ -27,7 +27,7 @@ from llmpipe.pipeline.call import Call, Ledger
 from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Alarm
 from llmpipe.state import Cache as Store
-from llmpipe.state import Entry, State, open_state
+from llmpipe.state import Entry, shared
 from llmpipe.types import Cost, Request
 from llmpipe.types.copying import recharged, replace
 from llmpipe.types.frozen import EMPTY
@@ -194,7 +194,7 @@ class Cache:
     def _shelf(self, runtime: Runtime) -> _Shelf:
         shelf = runtime.state("cache", self.name, _Shelf)
         if shelf.config is not self:  # new, or the chain was rebuilt with other bounds
-            state: State = runtime.state("state", self.store, lambda: open_state(self.store))
+            state = shared(runtime, self.store)
             shelf.store = state.cache(self.name, max_entries=self.max_entries, max_bytes=self.max_bytes)
             shelf.config = self
         return shelf

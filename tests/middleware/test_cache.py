@@ -570,7 +570,7 @@ async def test_a_store_that_takes_its_time_is_written_to_in_the_background():
             return None
 
     runtime = Runtime()
-    runtime.state("state", "slow://", Slow)
+    runtime.state("store", "slow://", Slow)
     chain = Chain(MockProvider(["one"]), Cache(store="slow://"), runtime=runtime)
     assert await ask(chain) == "one"
     assert now() == 1  # the read; nobody waits for the write

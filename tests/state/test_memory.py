@@ -181,8 +181,8 @@ async def test_a_url_opens_a_backend_whose_caches_are_found_by_name():
     again = state.cache("a", max_entries=5, max_bytes=10_000)
     assert await again.get(b"k") is not None
     assert await state.cache("b", max_entries=5, max_bytes=10_000).get(b"k") is None
-    await state.aclose()
-    assert await state.cache("a", max_entries=5, max_bytes=10_000).get(b"k") is None
+    await state.aclose()  # a chain that was closed may be called again, and finds what it had
+    assert await state.cache("a", max_entries=5, max_bytes=10_000).get(b"k") is not None
 
 
 @pytest.mark.parametrize(

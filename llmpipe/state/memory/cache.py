@@ -1,4 +1,4 @@
-"""State that lives in this process and ends with it."""
+"""Replies in this process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from llmpipe.errors import BadReply, ConfigError
+from llmpipe.state.contracts.cache import Entry
 from llmpipe.state.freeze import freeze
-from llmpipe.state.protocols import Cache, Entry
 
-__all__ = ("MemoryCache", "MemoryState")
+__all__ = ("MemoryCache",)
 
 # Of an entry beside its reply: itself, key, dict slots, list item. Rather too much: 390 were measured.
 _ENTRY_BYTES = 660
@@ -112,23 +112,3 @@ class MemoryCache:
         held = self._held
         while len(held) > self._max_entries or self._bytes > self._max_bytes:
             self._bytes -= held.popitem(last=False)[1].size
-
-
-class MemoryState:
-    """The backend ``memory://``."""
-
-    def __init__(self) -> None:
-        self._caches: dict[str, MemoryCache] = {}
-
-    def cache(self, name: str, *, max_entries: int, max_bytes: int) -> Cache:
-        """The cache called `name`, with these bounds from now on."""
-        found = self._caches.get(name)
-        if found is None:
-            found = self._caches[name] = MemoryCache(max_entries, max_bytes)
-        else:
-            found.resize(max_entries, max_bytes)
-        return found
-
-    async def aclose(self) -> None:
-        """Forget everything."""
-        self._caches.clear()

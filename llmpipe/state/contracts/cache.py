@@ -1,4 +1,4 @@
-"""What a backend of state gives."""
+"""Replies that were given before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import frozen
 
 from llmpipe.types import Completion, Embeddings, Ranking
 
-__all__ = ("Cache", "Entry", "State")
+__all__ = ("Cache", "Entry")
 
 
 @frozen
@@ -46,17 +46,4 @@ class Cache(Protocol):
 
     def size(self) -> tuple[int, int] | None:
         """How many entries there are, and their bytes; None where only the backend could tell."""
-        ...
-
-
-@runtime_checkable
-class State(Protocol):
-    """An open backend."""
-
-    def cache(self, name: str, *, max_entries: int, max_bytes: int) -> Cache:
-        """The cache called `name`, with these bounds from now on; what it holds stays as far as it fits."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close connections and files."""
         ...

@@ -1,0 +1,1 @@
+"""What backends of state give: one small protocol for each kind of thing that is kept."""

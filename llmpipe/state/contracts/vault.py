@@ -1,0 +1,58 @@
+"""Where sealed keys lie. A backend keeps bytes; what they mean only `llmpipe.keys` knows."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from attrs import field, frozen
+
+__all__ = ("SealedKey", "Vault")
+
+
+@frozen(kw_only=True)
+class SealedKey:
+    """An encrypted key.
+
+    Attributes:
+        tenant, provider, name: whose it is, for which provider, and which of several; together unique.
+        version: rises with each key that is stored there, from 1.
+        master: id of the master key that seals `data_key`. It is no secret.
+        data_key: the data key, encrypted by the master key; nonce first.
+        secret: the key, encrypted by the data key; nonce first.
+        created_at: when this version was stored, seconds since the epoch.
+        hint: its masked form, for people.
+    """
+
+    tenant: str
+    provider: str
+    name: str
+    version: int
+    master: str
+    data_key: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
+    created_at: float
+    hint: str = ""
+
+
+@runtime_checkable
+class Vault(Protocol):
+    """Sealed keys by (tenant, provider, name). All raise: StoreUnavailable."""
+
+    async def get(self, tenant: str, provider: str, name: str) -> SealedKey | None:
+        """The key of these names, or None."""
+        ...
+
+    async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
+        """Store `key` if what is there now has this (version, master); None: if nothing is there.
+
+        Whether it was stored. So two who change one key at once cannot undo each other.
+        """
+        ...
+
+    async def delete(self, tenant: str, provider: str, name: str) -> bool:
+        """Forget the key; whether there was one."""
+        ...
+
+    async def keys(self, *, after: tuple[str, str, str] | None = None, limit: int = 1000) -> list[SealedKey]:
+        """All keys in order of (tenant, provider, name), `limit` beyond `after`."""
+        ...

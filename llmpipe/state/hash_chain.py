@@ -1,0 +1,68 @@
+"""The hashes that chain audit records, so that what was changed, moved or cut out is found.
+
+A record's hash is SHA-256, in hex, over the JSON (sorted keys, no spaces, UTF-8) of all its fields but
+`hash` itself; `previous` is among them. So a chain shows by itself that something inside it was changed,
+removed or moved. That its end was cut off shows only against something kept elsewhere: a hash noted
+before, which `verify` takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import orjson
+from attrs import evolve
+
+from llmpipe.state.contracts.audit import Anchor, AuditRecord
+
+__all__ = ("chained", "digest", "fault")
+
+
+def digest(record: AuditRecord) -> str:
+    """The hash that `record` should have, 64 hex digits."""
+    fields = {
+        "at": record.at,
+        "body": dict(record.body),
+        "call": record.call,
+        "kind": record.kind,
+        "outcome": record.outcome,
+        "previous": record.previous,
+        "seq": record.seq,
+        "tenant": record.tenant,
+        "user": record.user,
+        "writer": record.writer,
+    }
+    return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def chained(record: AuditRecord, after: AuditRecord | Anchor) -> AuditRecord:
+    """`record` as the next one of its writer's chain: with its number, and both hashes."""
+    placed = evolve(record, seq=after.seq + 1, previous=after.hash, hash="")
+    return evolve(placed, hash=digest(placed))
+
+
+def fault(records: Iterable[AuditRecord], anchor: Anchor, *, known: Anchor | None = None) -> str | None:
+    """What is wrong with one writer's chain, from its anchor on; None if nothing is.
+
+    Names the first record that does not fit. `known` is a record noted earlier, as (seq, hash): it
+    must be there as it was, unless it was pruned since.
+    """
+    seq, previous = anchor.seq, anchor.hash
+    seen = known is None or known.seq <= anchor.seq
+    for record in records:
+        where = f"record {record.seq} of {record.writer!r}"
+        if record.seq != seq + 1:
+            return f"{where} follows record {seq}: {abs(record.seq - seq - 1)} are missing or out of order"
+        if record.previous != previous:
+            return f"{where} does not follow the record before it"
+        if digest(record) != record.hash:
+            return f"{where} was changed"
+        seq, previous = record.seq, record.hash
+        if known is not None and record.seq == known.seq:
+            if record.hash != known.hash:
+                return f"{where} is not the one that was noted"
+            seen = True
+    if not seen and known is not None:
+        return f"the chain ends at record {seq}, and record {known.seq} had been written"
+    return None
