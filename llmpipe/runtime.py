@@ -174,10 +174,10 @@ class Runtime:
                 names = ", ".join(sorted(task.get_name() for task in late))
                 self.report("closing the runtime", TimeoutError(f"still running: {names}"))
                 break
-        for state in [*self._state.values()]:
+        for state in reversed([*self._state.values()]):  # what rests on a store is younger than the store
             if isinstance(state, Resting):
                 state.rest()
-            elif isinstance(state, Closing):
+            if isinstance(state, Closing):
                 await state.aclose()
 
     def _cancel_elsewhere(self) -> set[asyncio.Task[Any]]:

@@ -21,23 +21,21 @@ from typing import Any, ClassVar
 from attrs import Factory, asdict, define, field, fields, frozen
 
 from llmpipe.errors import ConfigError
+from llmpipe.middleware.charging import FREE, charge_for, usage_of
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.pipeline.reply import Reply
-from llmpipe.pricing import Price, PriceTable, cost_of
+from llmpipe.pricing import PriceTable
 from llmpipe.pricing import prices as packaged_prices
 from llmpipe.runtime import Runtime
-from llmpipe.tokens import estimate_request
 from llmpipe.types import Cost as Charge
 from llmpipe.types import Usage
 from llmpipe.types.copying import recharged
 
 __all__ = ("Cost", "Total", "Totals")
 
-_FREE = Charge()
-_TIERS = frozenset(("batch", "flex", "priority"))
 _OTHER = "_other"
 
 _Key = tuple[str, str, str, str, str]
@@ -252,8 +250,8 @@ class Cost:
                     model = result.model or attempt.asked_model
                     usage = result.usage or _so_far(attempt, result)
                 else:
-                    model, usage = attempt.model, _usage(attempt)
-                charge = attempt.charge = self._charge(attempt, model, usage)
+                    model, usage = attempt.model, usage_of(attempt)
+                charge = attempt.charge = charge_for(self._table, attempt, model, usage)
                 if charge is None:
                     known = False
                     if not _first_told(call, attempt, model):
@@ -267,28 +265,9 @@ class Cost:
             line.calls += 1
         return total if known else None
 
-    def _charge(self, attempt: Attempt, model: str, usage: Usage | None) -> Charge | None:
-        if usage is None:
-            return _FREE
-        extra, tier = attempt.request.extra, ""
-        if extra and (told := extra.get("service_tier")) and isinstance(told, str) and told in _TIERS:
-            tier = told
-        price = self._table.find(attempt.provider, model, tier=tier)
-        if price is None:
-            price = self._otherwise(attempt, model, tier)
-        return cost_of(usage, price)
-
-    def _otherwise(self, attempt: Attempt, model: str, tier: str) -> Price | None:
-        """The price by the names that are left: the model's that was asked, the provider's that sells it."""
-        find, asked = self._table.find, attempt.asked_model
-        found = find(attempt.provider, asked, tier=tier) if model != asked else None
-        if found is None and attempt.sold_as not in ("", attempt.provider):
-            found = find(attempt.sold_as, model, tier=tier) or find(attempt.sold_as, asked, tier=tier)
-        return found
-
     def _sum(self, call: Call, first: int, so_far: Result) -> Charge | None:
         """What all attempts cost, those beside this reply aside; `so_far` is what has come of it."""
-        total, attempts = _FREE, call.ledger.attempts[first:]
+        total, attempts = FREE, call.ledger.attempts[first:]
         live = _live(attempts)
         for attempt in attempts:
             charge = attempt.charge
@@ -296,11 +275,13 @@ class Cost:
                 total += charge
                 continue
             if attempt is live:
-                charge = self._charge(attempt, so_far.model or attempt.asked_model, _so_far(attempt, so_far))
+                charge = charge_for(
+                    self._table, attempt, so_far.model or attempt.asked_model, _so_far(attempt, so_far)
+                )
             elif attempt.outcome is None and attempt.error is None:
                 continue
             else:
-                charge = self._charge(attempt, attempt.model, _usage(attempt))
+                charge = charge_for(self._table, attempt, attempt.model, usage_of(attempt))
             if charge is None:
                 return None
             total += charge
@@ -329,17 +310,6 @@ def _so_far(attempt: Attempt, result: Result) -> Usage:
     return Outcome("error", result=result, request=attempt.request).usage
 
 
-def _usage(attempt: Attempt) -> Usage | None:
-    """The tokens of an attempt that is over: told, or estimated; None where nothing is to be paid."""
-    if attempt.outcome is not None:
-        return attempt.outcome.usage
-    error = attempt.error
-    # An error that is none of ours does not say, and a cancellation cannot: both may be billed.
-    if not getattr(error, "sent", True) or getattr(error, "billed", "unknown") == "no":
-        return None
-    return Usage(estimate_request(attempt.request), source="estimated")
-
-
 def _first_told(call: Call, attempt: Attempt, model: str) -> bool:
     """Tell of an attempt without a price, unless a chain inside this one has: whether it was told now."""
     number = attempt.number
@@ -359,7 +329,7 @@ def _free(call: Call, book: _Book, result: Result | None) -> Charge | None:
         if note.kind in ("cache.hit", "cache.stale"):
             line.hits += 1
             line.saved_nano += note.detail.get("saved") or 0
-    return _FREE
+    return FREE
 
 
 def _escaped(part: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.target import Target
 
-__all__ = ("Attempt", "Call", "Ledger", "Note")
+__all__ = ("Attempt", "Call", "Guard", "Ledger", "Note")
 
 C = TypeVar("C")
 
@@ -96,6 +96,11 @@ class Ledger:
         self.notes.append(Note(asyncio.get_running_loop().time(), kind, detail))
 
 
+Guard = Callable[["Call"], Awaitable["Call"]]
+"""What is asked before each attempt of a call, wherever it is made: in a chain within the chain, by a
+router, a hedge or a member of an ensemble. It gives the call back, changed or not, or refuses by an error."""
+
+
 # With a dict instead of slots a frozen instance is made, and copied, four times as fast (measured).
 @frozen(eq=False, slots=False)
 class Call:
@@ -118,6 +123,7 @@ class Call:
         credential: which of the provider's keys to use, where it has several; it has a `label`.
         connect_timeout: seconds a new connection may take; None leaves it to the provider.
         spare: whether another target stands ready, so that waiting for this one is pointless.
+        guards: what is asked before each attempt, in this order.
         ledger: attempts and notes, shared by all copies.
     """
 
@@ -137,6 +143,7 @@ class Call:
     spare: bool = False
     credential: Any = field(default=None, repr=False)
     connect_timeout: float | None = None
+    guards: tuple[Guard, ...] = field(default=(), repr=False)
     ledger: Ledger = field(factory=Ledger, repr=False)
 
     @property

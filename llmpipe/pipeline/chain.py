@@ -140,6 +140,8 @@ class Chain:
             nested: Reply = await provider(call.evolve(target=None, provider=provider))
             given.append(nested)
             return nested
+        for guard in call.guards:
+            call = await guard(call)
         attempts, now = call.ledger.attempts, call.runtime.now
         request = call.request
         attempt = Attempt(len(attempts) + 1, provider.name, request.model or provider.model, request, now())

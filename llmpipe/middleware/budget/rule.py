@@ -1,0 +1,186 @@
+"""One budget: how much, for how long, of whom, and what happens when it is used up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from time import time
+from typing import Any, Literal
+
+from attrs import Factory, field, frozen
+
+from llmpipe.errors import ConfigError
+from llmpipe.middleware.budget.periods import (
+    PERIODS,
+    Period,
+    PeriodName,
+    Zone,
+    midnight,
+    period_at,
+    zone_of,
+)
+from llmpipe.middleware.names import names
+from llmpipe.pipeline.call import Call
+
+__all__ = ("Rule", "SCOPES", "Scopes", "scopes_of")
+
+SCOPES = ("global", "account", "project", "user", "key", "provider", "model")
+"""What a budget can be of; ``tenant`` is another word for ``account``, and ``tag:x`` is the call's tag x."""
+
+Action = Literal["block", "downgrade", "alert"]
+Scopes = Mapping[str, str]
+"""Scope to its value in one call."""
+
+_MOST_USD = Decimal(4_000_000)  # nano-USD of two of them still fit 53 bits, which is what Lua counts in
+
+
+def scopes_of(call: Call, provider: str, model: str) -> dict[str, str]:
+    """The scopes of one attempt of `call`. What the call does not say is "", a value like any other."""
+    tags = call.tags
+    return {
+        "account": call.tenant,
+        "project": str(tags.get("project", "")),
+        "user": call.user,
+        "key": str(tags.get("key", "")),
+        "provider": provider,
+        "model": model,
+    }
+
+
+def _usd(value: Any) -> Decimal:
+    """Dollars as they were written: 0.1 is a tenth, and not the nearest binary fraction."""
+    try:
+        return Decimal(str(value))
+    except InvalidOperation:
+        return Decimal("NaN")  # refused below, where its name is known
+
+
+def _shares(value: float | Iterable[float]) -> tuple[float, ...]:
+    return (value,) if isinstance(value, int | float) else tuple(value)
+
+
+@frozen(kw_only=True)
+class Rule:
+    """One budget. Every combination of what it is `per` has all of it.
+
+    Attributes:
+        usd: US dollars for each period, above 0.
+        period: ``hour``, ``day``, ``week``, ``month``, aligned with the calendar; or ``total``.
+        timezone: of the calendar, such as ``Europe/Berlin``.
+        per: what is counted apart: ``global`` (nothing), ``account``, ``project``, ``user``, ``key``,
+            ``provider``, ``model``, ``tag:name``; or several. A user or a project is one of its account.
+        when: only calls like these: scope to a pattern with ``*`` and ``?``; ``{"model": "gpt-4o*"}``.
+        action: ``block`` refuses; ``downgrade`` goes on with the model `downgrade_to`; ``alert`` only tells.
+        alert_at: shares of the budget at which ``budget.alert`` is noted, each once a period.
+        since, until: days (``2026-12-31``) from and to the end of which it holds.
+        name: what it is called in errors and in the store; by default the period and what it is per.
+    """
+
+    usd: Decimal = field(converter=_usd)
+    period: PeriodName = "month"
+    timezone: str = "UTC"
+    per: tuple[str, ...] = field(default=("global",), converter=names)
+    when: Mapping[str, str] = Factory(dict)
+    action: Action = "block"
+    downgrade_to: str = ""
+    alert_at: tuple[float, ...] = field(default=(0.8,), converter=_shares)
+    since: str = ""
+    until: str = ""
+    name: str = ""
+    nano: int = field(init=False, repr=False, eq=False)
+    zone: Zone = field(init=False, repr=False, eq=False)
+    _holds: tuple[float, float] = field(init=False, repr=False, eq=False)
+    _keys: tuple[str, ...] = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        where = f"budget {self.name!r}" if self.name else f"budget of {self.usd} USD"
+        if not (self.usd.is_finite() and 0 < self.usd <= _MOST_USD):
+            raise ConfigError(f"{where}: usd is dollars above 0, {_MOST_USD} at most, not {self.usd}")
+        if self.period not in PERIODS:
+            raise ConfigError(f"{where}: period is one of {', '.join(PERIODS)}, not {self.period!r}")
+        if self.action not in ("block", "downgrade", "alert"):
+            raise ConfigError(f"{where}: action is block, downgrade or alert, not {self.action!r}")
+        if (self.action == "downgrade") != bool(self.downgrade_to):
+            raise ConfigError(f"{where}: action 'downgrade' and downgrade_to go together")
+        if any(not 0 < share <= 1 for share in self.alert_at):
+            raise ConfigError(f"{where}: alert_at is shares above 0, up to 1, not {self.alert_at}")
+        keys = tuple([_scope(name, f"{where}: per") for name in self.per if name != "global"])
+        _set = object.__setattr__  # frozen: this is part of the construction
+        _set(self, "when", {_scope(name, f"{where}: when"): str(one) for name, one in self.when.items()})
+        _set(self, "_keys", _owned(keys))
+        _set(self, "zone", zone_of(self.timezone, where))
+        _set(self, "nano", int(self.usd.scaleb(9)))
+        _set(self, "name", self.name or f"{self.period}:{'+'.join(self.per)}")
+        _set(self, "_holds", (self._day("since", where), self._day("until", where, ends=True)))
+        if self.nano < 1:
+            raise ConfigError(f"{where}: {self.usd} USD is less than can be counted, 0.000000001")
+        if self._holds[0] >= self._holds[1]:
+            raise ConfigError(f"{where}: until is before since")
+        if self._holds[1] <= time():
+            raise ConfigError(f"{where}: it ended with {self.until}, and would never hold")
+
+    def _day(self, name: str, where: str, *, ends: bool = False) -> float:
+        told = getattr(self, name)
+        if not told:
+            return float("inf") if ends else float("-inf")
+        try:
+            day = date.fromisoformat(told)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{where}: {name} is a day, as 2026-12-31, not {told!r}") from None
+        return midnight(day, self.zone) + (86_400.0 if ends else 0.0)
+
+    @property
+    def limit(self) -> int | None:
+        """Nano-USD that must not be exceeded; None where it only tells."""
+        return None if self.action == "alert" else self.nano
+
+    def applies(self, scopes: Scopes, tags: Mapping[str, str], at: float) -> bool:
+        """Whether a call of these scopes, at that time, is paid from it."""
+        if not self._holds[0] <= at < self._holds[1]:
+            return False
+        if not self.when:  # as most: a generator costs a microsecond
+            return True
+        return all(fnmatchcase(_value(scope, scopes, tags), pattern) for scope, pattern in self.when.items())
+
+    def account(self, scopes: Scopes, tags: Mapping[str, str]) -> str:
+        """The key of the balance that a call of these scopes is paid from."""
+        if not self._keys:
+            return self.name
+        return f"{self.name}/" + "/".join(
+            [f"{scope}={_escaped(_value(scope, scopes, tags))}" for scope in self._keys]
+        )
+
+    def period_at(self, at: float) -> Period:
+        """The period that `at`, seconds since the epoch, lies in."""
+        return period_at(at, self.period, self.zone)
+
+    def resets_at(self, period: Period) -> datetime | None:
+        """When the period ends, as a clock in its zone shows it; None for one that never ends."""
+        return None if period.end is None else datetime.fromtimestamp(period.end, self.zone)
+
+
+def _scope(name: Any, where: str) -> str:
+    if name == "tenant":
+        return "account"
+    if isinstance(name, str) and (name in SCOPES[1:] or (name.startswith("tag:") and len(name) > 4)):
+        return name
+    near = get_close_matches(str(name), SCOPES, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"{where}: there is no scope {name!r}; there are {', '.join(SCOPES)}, tag:name{hint}")
+
+
+def _owned(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """With the account where a name means something only within one: two tenants may both have a "bob"."""
+    return ("account", *keys) if {"user", "project"} & set(keys) and "account" not in keys else keys
+
+
+def _value(scope: str, scopes: Scopes, tags: Mapping[str, str]) -> str:
+    return str(tags.get(scope[4:], "")) if scope.startswith("tag:") else scopes[scope]
+
+
+def _escaped(value: str) -> str:
+    """So that nobody can name himself into another's budget."""
+    return value.replace("%", "%25").replace("/", "%2F") if "/" in value or "%" in value else value
