@@ -16,7 +16,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-__all__ = ("Alarm", "Closing", "Resting", "Runtime", "shielded")
+__all__ = ("Alarm", "Closing", "Resting", "Runtime", "at_once", "shielded")
 
 T = TypeVar("T")
 
@@ -191,6 +191,20 @@ class Runtime:
             else:
                 loop.call_soon_threadsafe(task.cancel)
         return others
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, which never waits: such as what is kept in memory. Needs no task.
+
+    Raises: RuntimeError if it does wait.
+    """
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise RuntimeError("what was to be done at once has waited for something")
 
 
 async def shielded(work: Coroutine[Any, Any, None], runtime: Runtime, what: str) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from attrs import Factory, field, frozen
 
 from llmpipe.errors import ConfigError
-from llmpipe.middleware.budget.desk import Desk, at_once
+from llmpipe.middleware.budget.desk import Desk
 from llmpipe.middleware.budget.purse import Purse
 from llmpipe.middleware.budget.rule import Rule
 from llmpipe.middleware.numeric import check_numbers
@@ -30,7 +30,7 @@ from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
 from llmpipe.pricing import PriceTable
 from llmpipe.pricing import prices as packaged_prices
-from llmpipe.runtime import Runtime, shielded
+from llmpipe.runtime import Runtime, at_once, shielded
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.linker import Handler, Middleware

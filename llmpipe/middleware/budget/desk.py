@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.state import Balance, Draw, Ledger, Shortage, Spend, shared
@@ -12,7 +12,7 @@ from llmpipe.state import Balance, Draw, Ledger, Shortage, Spend, shared
 if TYPE_CHECKING:
     from llmpipe.runtime import Runtime
 
-__all__ = ("Desk", "at_once")
+__all__ = ("Desk",)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between two tries to bring what is owed
 _MAX_TOLD = 10_000
@@ -179,13 +179,3 @@ class Desk:
             self._told.clear()
         self._told.add(key)
         return True
-
-
-def at_once(work: Coroutine[Any, Any, None]) -> None:
-    """Run to its end what never waits, such as a settlement in memory."""
-    try:
-        work.send(None)
-    except StopIteration:
-        return
-    work.close()
-    raise RuntimeError("a store in memory has waited for something")
