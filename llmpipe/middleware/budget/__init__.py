@@ -163,11 +163,9 @@ class Budget:
         Tags are scopes called as in a rule: ``**{"tag:team": "search"}``.
         """
         at = runtime.wall()
-        known = {name: scopes.get(name, "") for name in ("project", "user", "key", "provider", "model")}
-        known["account"] = scopes.get("account", scopes.get("tenant", ""))
-        tags = {name[4:]: value for name, value in scopes.items() if name.startswith("tag:")}
-        rules = [rule for rule in self.rules if rule.applies(known, tags, at)]
-        keys = [(rule.account(known, tags), rule.period_at(at).start) for rule in rules]
+        known = {"account": scopes.get("tenant", ""), **scopes}
+        rules = [rule for rule in self.rules if rule.applies(known, at)]
+        keys = [(rule.account(known), rule.period_at(at).start) for rule in rules]
         balances = await self.desk(runtime).ledger.balances(keys)
         found = []
         for rule, (account, _), balance in zip(rules, keys, balances, strict=True):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, evolve, field
 
 from llmpipe.middleware.budget.refusal import refusal, unknown_price
-from llmpipe.middleware.budget.rule import Rule, Scopes, scopes_of
+from llmpipe.middleware.budget.rule import Rule
 from llmpipe.middleware.charging import charge_for, price_for, tier_of, usage_of
+from llmpipe.middleware.scopes import Scopes, scopes_of
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pricing import Price, worst_case
 from llmpipe.state import Draw, Shortage, Spend
@@ -59,7 +60,7 @@ class Purse:
             target: Any = call.target or call.provider
             provider, model = target.name, call.request.model or target.model
             scopes = scopes_of(self.call, provider, model)
-            rules = [rule for rule in self.config.rules if rule.applies(scopes, call.tags, self.at)]
+            rules = [rule for rule in self.config.rules if rule.applies(scopes, self.at)]
             if not rules:
                 return call
             limited = [rule for rule in rules if _limit(rule, model) is not None]
@@ -68,7 +69,7 @@ class Purse:
                 raise unknown_price(provider, model, limited[0])
             call = self._capped(call, limited)
             worst, likely = self._worst(call.request, price)
-            draws = self._draws(rules, scopes, call, model, worst - self._freed(call), likely)
+            draws = self._draws(rules, scopes, model, worst - self._freed(call), likely)
             short = await self._hold(rules, draws, worst)
             if short is None:
                 self.passes.append((provider, model, worst))
@@ -100,9 +101,7 @@ class Purse:
         )
         return (0, 0) if worst is None else (worst.input_nano + worst.output_nano, worst.input_nano)
 
-    def _draws(  # noqa: PLR0917  all that an attempt is paid by
-        self, rules: list[Rule], scopes: Scopes, call: Call, model: str, more: int, likely: int
-    ) -> list[Draw]:
+    def _draws(self, rules: list[Rule], scopes: Scopes, model: str, more: int, likely: int) -> list[Draw]:
         """What is to be held of each rule's balance, with `more` for this attempt; noted at once.
 
         At once, for another attempt may be made beside this one.
@@ -110,7 +109,7 @@ class Purse:
         draws = []
         for rule in rules:
             period = rule.period_at(self.at)
-            key = rule.account(scopes, call.tags), period.start
+            key = rule.account(scopes), period.start
             self.totals[key] = wanted = self.totals.get(key, 0) + more
             self.rules[key] = rule
             draws.append(Draw(*key, max(0, wanted), _limit(rule, model), likely, period.end))
@@ -168,11 +167,11 @@ class Purse:
             await self._tell(charges)
 
     def _charge(self, attempt: Attempt, nano: int, charges: dict[_Key, Draw]) -> None:
-        scopes, tags = scopes_of(self.call, attempt.provider, attempt.asked_model), self.call.tags
+        scopes = scopes_of(self.call, attempt.provider, attempt.asked_model)
         for rule in self.config.rules:
-            if rule.applies(scopes, tags, self.at):
+            if rule.applies(scopes, self.at):
                 period = rule.period_at(self.at)
-                key = rule.account(scopes, tags), period.start
+                key = rule.account(scopes), period.start
                 before = charges[key].nano if key in charges else 0
                 charges[key] = Draw(*key, before + nano, ends=period.end)
                 self.rules[key] = rule

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llmpipe.errors import BudgetExceeded
-from llmpipe.middleware.budget.rule import Rule, Scopes
+from llmpipe.middleware.budget.rule import Rule
+from llmpipe.middleware.scopes import Scopes
 from llmpipe.state import Draw, Shortage
 
 __all__ = ("refusal", "unknown_price", "usd")

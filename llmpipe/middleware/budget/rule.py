@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from time import time
 from typing import Any, Literal
 
@@ -23,31 +21,12 @@ from llmpipe.middleware.budget.periods import (
     zone_of,
 )
 from llmpipe.middleware.names import names
-from llmpipe.pipeline.call import Call
+from llmpipe.middleware.scopes import Scopes, balance_key, matches, owned, scope
 
-__all__ = ("Rule", "SCOPES", "Scopes", "scopes_of")
-
-SCOPES = ("global", "account", "project", "user", "key", "provider", "model")
-"""What a budget can be of; ``tenant`` is another word for ``account``, and ``tag:x`` is the call's tag x."""
+__all__ = ("Rule",)
 
 Action = Literal["block", "downgrade", "alert"]
-Scopes = Mapping[str, str]
-"""Scope to its value in one call."""
-
 _MOST_USD = Decimal(4_000_000)  # nano-USD of two of them still fit 53 bits, which is what Lua counts in
-
-
-def scopes_of(call: Call, provider: str, model: str) -> dict[str, str]:
-    """The scopes of one attempt of `call`. What the call does not say is "", a value like any other."""
-    tags = call.tags
-    return {
-        "account": call.tenant,
-        "project": str(tags.get("project", "")),
-        "user": call.user,
-        "key": str(tags.get("key", "")),
-        "provider": provider,
-        "model": model,
-    }
 
 
 def _usd(value: Any) -> Decimal:
@@ -107,10 +86,10 @@ class Rule:
             raise ConfigError(f"{where}: action 'downgrade' and downgrade_to go together")
         if any(not 0 < share <= 1 for share in self.alert_at):
             raise ConfigError(f"{where}: alert_at is shares above 0, up to 1, not {self.alert_at}")
-        keys = tuple([_scope(name, f"{where}: per") for name in self.per if name != "global"])
+        keys = [scope(name, f"{where}: per") for name in self.per]
         _set = object.__setattr__  # frozen: this is part of the construction
-        _set(self, "when", {_scope(name, f"{where}: when"): str(one) for name, one in self.when.items()})
-        _set(self, "_keys", _owned(keys))
+        _set(self, "when", {scope(name, f"{where}: when"): str(one) for name, one in self.when.items()})
+        _set(self, "_keys", owned(keys))
         _set(self, "zone", zone_of(self.timezone, where))
         _set(self, "nano", int(self.usd.scaleb(9)))
         _set(self, "name", self.name or f"{self.period}:{'+'.join(self.per)}")
@@ -137,21 +116,15 @@ class Rule:
         """Nano-USD that must not be exceeded; None where it only tells."""
         return None if self.action == "alert" else self.nano
 
-    def applies(self, scopes: Scopes, tags: Mapping[str, str], at: float) -> bool:
+    def applies(self, scopes: Scopes, at: float) -> bool:
         """Whether a call of these scopes, at that time, is paid from it."""
         if not self._holds[0] <= at < self._holds[1]:
             return False
-        if not self.when:  # as most: a generator costs a microsecond
-            return True
-        return all(fnmatchcase(_value(scope, scopes, tags), pattern) for scope, pattern in self.when.items())
+        return not self.when or matches(self.when, scopes)
 
-    def account(self, scopes: Scopes, tags: Mapping[str, str]) -> str:
+    def account(self, scopes: Scopes) -> str:
         """The key of the balance that a call of these scopes is paid from."""
-        if not self._keys:
-            return self.name
-        return f"{self.name}/" + "/".join(
-            [f"{scope}={_escaped(_value(scope, scopes, tags))}" for scope in self._keys]
-        )
+        return balance_key(self.name, self._keys, scopes)
 
     def period_at(self, at: float) -> Period:
         """The period that `at`, seconds since the epoch, lies in."""
@@ -160,27 +133,3 @@ class Rule:
     def resets_at(self, period: Period) -> datetime | None:
         """When the period ends, as a clock in its zone shows it; None for one that never ends."""
         return None if period.end is None else datetime.fromtimestamp(period.end, self.zone)
-
-
-def _scope(name: Any, where: str) -> str:
-    if name == "tenant":
-        return "account"
-    if isinstance(name, str) and (name in SCOPES[1:] or (name.startswith("tag:") and len(name) > 4)):
-        return name
-    near = get_close_matches(str(name), SCOPES, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{where}: there is no scope {name!r}; there are {', '.join(SCOPES)}, tag:name{hint}")
-
-
-def _owned(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """With the account where a name means something only within one: two tenants may both have a "bob"."""
-    return ("account", *keys) if {"user", "project"} & set(keys) and "account" not in keys else keys
-
-
-def _value(scope: str, scopes: Scopes, tags: Mapping[str, str]) -> str:
-    return str(tags.get(scope[4:], "")) if scope.startswith("tag:") else scopes[scope]
-
-
-def _escaped(value: str) -> str:
-    """So that nobody can name himself into another's budget."""
-    return value.replace("%", "%25").replace("/", "%2F") if "/" in value or "%" in value else value
