@@ -207,9 +207,10 @@ class KeyVault:
         try:
             plain = open_sealed(await self._data_key(row), row.secret, names)
         except NotOpened as error:
+            known = ", ".join(map(repr, self._masters))
             raise StoreDamaged(
                 f"the key {row.name!r} of provider {row.provider!r}, tenant {row.tenant!r}, does not open: "
-                f"{error}. It is sealed by master key {row.master!r}; known are {', '.join(map(repr, self._masters))}",
+                f"{error}. It is sealed by master key {row.master!r}; known are {known}",
                 code="not_opened",
             ) from None
         return Secret(plain.decode())

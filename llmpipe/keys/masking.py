@@ -17,7 +17,8 @@ _NAMES = re.compile(
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # Names that end so and hold no secret.
 _HARMLESS = frozenset((
-    "completion_tokens", "input_tokens", "max_tokens", "output_tokens", "prompt_tokens", "tokens", "total_tokens",
+    "completion_tokens", "input_tokens", "max_tokens", "output_tokens", "prompt_tokens", "tokens",
+    "total_tokens",
 ))  # fmt: skip
 _DEEPEST = 50
 
