@@ -73,6 +73,7 @@ class Rule:
     zone: Zone = field(init=False, repr=False, eq=False)
     _holds: tuple[float, float] = field(init=False, repr=False, eq=False)
     _keys: tuple[str, ...] = field(init=False, repr=False, eq=False)
+    _last: Period | None = field(init=False, default=None, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         where = f"budget {self.name!r}" if self.name else f"budget of {self.usd} USD"
@@ -128,7 +129,12 @@ class Rule:
 
     def period_at(self, at: float) -> Period:
         """The period that `at`, seconds since the epoch, lies in."""
-        return period_at(at, self.period, self.zone)
+        last = self._last  # calls come one after another, and so are of the same period, nearly all
+        if last is not None and last.start <= at and (last.end is None or at < last.end):
+            return last
+        found = period_at(at, self.period, self.zone)
+        object.__setattr__(self, "_last", found)  # what is remembered changes nothing about the rule
+        return found
 
     def resets_at(self, period: Period) -> datetime | None:
         """When the period ends, as a clock in its zone shows it; None for one that never ends."""
