@@ -12,8 +12,10 @@ name                            kind       labels                               
 ``tokens.total``                counter    provider, model, kind: input, output,
                                            cached_input, cache_write, reasoning
 ``finish_reasons.total``        counter    provider, model, reason
-``errors.total``                counter    provider, model, type, retryable
+``errors.total``                counter    provider, model, type, retryable,
+                                           error_type (a closed set: `error_types`)
 ``cost.total``                  counter    provider, model (USD)                    ``cost_usd_total``
+``cost.by_model``               counter    model (USD)                              ``cost_by_model_usd…``
 ``cost.requests``               counter    provider, model: attempts with a price
 ``cost.by_user``                counter    tenant, user (USD); only with `users`    ``cost_by_user_usd_total``
 ``cost.saved``                  counter    (USD that hits saved)                    ``cost_saved_usd_total``
@@ -29,10 +31,24 @@ name                            kind       labels                               
                                            ``failed``, ``rejected``
 ``retry.*``                     counter    the same; ``attempts``, ``successful``,
                                            ``failed``, ``delay``                    delay: ``…_seconds_total``
+``router.state``                gauge      router, target: 0 healthy, 1 degraded,
+                                           2 returning, 3 down
+``router.in_flight``            gauge      router, target
+``rate_limit.queue.depth``      gauge      limit: who waits
+``rate_limit.queue.oldest``     gauge      limit: for how long the first has        ``…_seconds``
+``rate_limit.queue.in_flight``  gauge      limit: who is admitted
+``alerts.firing``               gauge      rule, severity
+``alerts.*``                    counter    sink; ``sent``, ``dropped``, ``failed``,
+                                           ``retries``
+``log.failures``                counter    (records that got lost)
+``loop.lag``, ``.lag_worst``    gauge      (how late the loop is)                   ``…_seconds``
+``resources.*``                 gauge      ``cpu``, ``memory``, ``process_cpu``,
+                                           ``rss_bytes``, ``descriptors``,
+                                           ``threads``; with `resources`
 ==============================  =========  =======================================  ====================
 
-A call is counted under the target that answered it, or was asked last. ``circuit.*`` and
-``retry.*`` are the breakers' and retries' own figures, read when the metrics are. Models and
+A call is counted under the target that answered it, or was asked last. What others count
+themselves (from ``circuit.state`` on) is read when the metrics are. Models and
 providers beyond `max_targets` are counted as ``_other``. It writes no notes.
 """
 
@@ -44,8 +60,12 @@ from typing import Any, ClassVar
 from attrs import Factory, frozen
 
 from llmpipe.errors import ConfigError
+from llmpipe.middleware.lag import Lag
 from llmpipe.middleware.metrics.book import Book
+from llmpipe.middleware.metrics.dashboard import dashboard
 from llmpipe.middleware.metrics.instruments import SECONDS, Registry, check_bounds, check_names
+from llmpipe.middleware.metrics.others import on_loop
+from llmpipe.middleware.metrics.resources import Resources, check_psutil
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.linker import Handler
@@ -66,6 +86,9 @@ class Metrics:
         bounds: upper bounds of the buckets of all durations, seconds, ascending.
         max_targets: pairs of provider and model that are kept apart.
         users: count the cost by tenant and user too. Their ids are then in the metrics.
+        resources: seconds between samples of the machine and the process, which the extra
+            ``resources`` (psutil) measures; None: not measured.
+        lag: measure how late the event loop is; some 5 µs ten times a second.
     """
 
     prefix: str = "llmpipe"
@@ -73,6 +96,8 @@ class Metrics:
     bounds: tuple[float, ...] = SECONDS
     max_targets: int = 200
     users: bool = False
+    resources: float | None = None
+    lag: bool = False
     name: str = "metrics"
     priority: int = bands.OBSERVE
 
@@ -84,6 +109,10 @@ class Metrics:
         if self.max_targets < 1:
             raise ConfigError(f"metrics: max_targets must be at least 1, not {self.max_targets}")
         check_bounds(self.bounds)
+        if self.resources is not None:
+            if self.resources <= 0:
+                raise ConfigError(f"metrics: resources is seconds above 0, or None, not {self.resources}")
+            check_psutil()
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """Count the call when it is over."""
@@ -105,8 +134,24 @@ class Metrics:
     def registry(self, runtime: Runtime) -> Registry:
         """The instruments of `runtime`, with the breakers' and retries' figures as they are now."""
         book = runtime.state("metrics", self.name, self._book)
+        if on_loop():
+            self._measure(runtime)
         book.collect(runtime)
         return book.registry
+
+    def dashboard(self, runtime: Runtime) -> dict[str, Any]:
+        """What a dashboard shows, as plain JSON: totals, rates, percentiles, money, states. On the loop.
+
+        See `llmpipe.middleware.metrics.dashboard` for its shape.
+        """
+        self._measure(runtime)
+        return dashboard(runtime.state("metrics", self.name, self._book), runtime)
+
+    def _measure(self, runtime: Runtime) -> None:
+        if self.resources is not None:
+            Resources.start(runtime, interval=self.resources)
+        if self.lag:
+            Lag.of(runtime)
 
     def snapshot(self, runtime: Runtime) -> dict[str, dict[str, Any]]:
         """All metrics as plain JSON: for each name its kind, help and values with labels."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from llmpipe.errors import LLMError
+from llmpipe.middleware.metrics.error_types import error_type_of
 from llmpipe.middleware.metrics.instruments import OTHER, Counter, Family, Histogram, Registry
+from llmpipe.middleware.metrics.others import collect
+from llmpipe.middleware.metrics.ring import RESOLUTION, Ring, Sums
 from llmpipe.pipeline.call import Attempt, Call, Ledger, Note
 from llmpipe.pipeline.outcome import Outcome
 from llmpipe.runtime import Runtime
@@ -14,7 +18,6 @@ from llmpipe.runtime import Runtime
 __all__ = ("Book",)
 
 _TARGET = ("provider", "model")
-_KEY = ("provider", "endpoint", "model")
 
 
 class _Target:
@@ -55,6 +58,9 @@ class Book:
 
     def __init__(self, bounds: Sequence[float], max_targets: int, *, users: bool) -> None:
         self.active: set[Ledger] = set()
+        self.bounds = tuple(bounds)
+        self.ring = Ring()
+        self.due = -inf
         self.registry = registry = Registry(limit=20 * max_targets)
         self._max_targets = max_targets
         self._targets: dict[tuple[str, str], _Target] = {}
@@ -87,8 +93,13 @@ class Book:
         )
         self.tokens = counter("tokens.total", "Tokens of all attempts.", (*_TARGET, "kind"))
         self.finishes = counter("finish_reasons.total", "Why models stopped.", (*_TARGET, "reason"))
-        self.errors = counter("errors.total", "Calls that failed, by error.", (*_TARGET, "type", "retryable"))
+        self.errors = counter(
+            "errors.total", "Calls that failed, by error.", (*_TARGET, "type", "retryable", "error_type")
+        )
         self.cost = counter("cost.total", "USD of all attempts.", _TARGET, exposed="cost_usd_total")
+        self.by_model = counter(
+            "cost.by_model", "USD by model.", ("model",), exposed="cost_by_model_usd_total"
+        )
         self.costed = counter("cost.requests", "Attempts with a known price.", _TARGET)
         self.saved = counter("cost.saved", "USD that hits saved.", exposed="cost_saved_usd_total").of()
         self.hits = counter("cache.hits", "Calls answered from a cache.", ("kind",))
@@ -98,10 +109,9 @@ class Book:
             bounds=bounds,
             exposed="rate_limit_wait_seconds",
         ).of()
-        self._simple = {
-            "coalesce.joined": counter("coalesced.total", "Calls that rode along with another.").of(),
-            "fallback.switched": counter("fallbacks.total", "Switches to another target.").of(),
-        }
+        self.coalesced = counter("coalesced.total", "Calls that rode along with another.").of()
+        self.fallbacks = counter("fallbacks.total", "Switches to another target.").of()
+        self._simple = {"coalesce.joined": self.coalesced, "fallback.switched": self.fallbacks}
         self.redactions = counter("redactions.total", "What was found in requests and replies.", ("kind",))
         self.events = counter("events.total", "What happened on the way, by kind.", ("kind",))
         self.by_user: Family[Counter] | None = None
@@ -116,8 +126,11 @@ class Book:
         """Count a call that ended without a reply."""
         self.active.discard(call.ledger)
         status = "error" if isinstance(error, Exception) else "cancelled"
-        target = self._attempts(call) if call.ledger.attempts else self._target(*call.target_key[::2])
         now = call.runtime.now()
+        if now >= self.due:
+            self.turn(now)
+        attempts = call.ledger.attempts
+        target = self._attempts(attempts, call) if attempts else self._target(*call.target_key[::2])
         self._ended(call, target, status, now)
         if status == "error":
             self._error(target, error)
@@ -126,9 +139,12 @@ class Book:
         """Count a call that had a reply."""
         ledger = call.ledger
         self.active.discard(ledger)  # first: an amendment that cannot take half a reply may raise below
+        ended_at = outcome.ended_at
+        if ended_at >= self.due:
+            self.turn(ended_at)
         attempts = ledger.attempts
         if attempts:
-            target = self._attempts(call)
+            target = self._attempts(attempts, call)
             last = attempts[-1].outcome or outcome  # the same end, and its events are folded already
         else:
             result = outcome.completion
@@ -137,18 +153,19 @@ class Book:
         if call.request.stream:
             target.first_content.observe(outcome.committed_at - call.started_at)
         if outcome.status != "ok":
-            self._ended(call, target, outcome.status, outcome.ended_at)
+            self._ended(call, target, outcome.status, ended_at)
             if outcome.error is not None and outcome.status == "error":
                 self._error(target, outcome.error)
             return
         target.requests.value += 1
-        target.duration.observe(outcome.ended_at - call.started_at)
+        target.duration.observe(ended_at - call.started_at)
         reason = last.completion.finish_reason
-        counter = target.reasons.get(reason)
-        if counter is None:
+        try:
+            target.reasons[reason].value += 1
+        except KeyError:
             counter = self.finishes.of(target.provider, target.model, reason or "")
+            counter.value += 1
             target.reasons[reason] = counter
-        counter.value += 1
         if ledger.notes:
             self._notes(ledger.notes)
 
@@ -159,13 +176,14 @@ class Book:
 
     def _error(self, target: _Target, error: BaseException) -> None:
         retryable = "true" if isinstance(error, LLMError) and error.retryable else "false"
-        self.errors.of(target.provider, target.model, _type_of(error), retryable).value += 1
+        kind, word = _type_of(error), error_type_of(error)
+        self.errors.of(target.provider, target.model, kind, retryable, word).value += 1
 
     # ------------------------------------------------------------ attempts
 
-    def _attempts(self, call: Call) -> _Target:
+    def _attempts(self, attempts: Sequence[Attempt], call: Call) -> _Target:
         """Count all attempts of a call, of which there must be one; the target of the last one."""
-        for attempt in call.ledger.attempts:
+        for attempt in attempts:
             target = self._attempt(attempt)
             charge = attempt.charge
             if charge is not None:
@@ -183,8 +201,10 @@ class Book:
             self._count_attempt(target, attempt)
             return target
         model = outcome.completion.model or attempt.asked_model
-        found = self._targets.get((attempt.provider, model))
-        target = self._target(attempt.provider, model) if found is None else found
+        try:
+            target = self._targets[attempt.provider, model]
+        except KeyError:
+            target = self._target(attempt.provider, model)
         if attempt.status == "ok":
             target.attempts.value += 1
             target.attempt_duration.observe(outcome.ended_at - attempt.started_at)
@@ -231,42 +251,54 @@ class Book:
                 self.waits.observe(detail["seconds"])
 
     def collect(self, runtime: Runtime) -> None:
-        """Take over what breakers and retries count themselves."""
+        """Take over what others count themselves, and sum what is summed by one label only."""
         self.in_flight.value = len(self.active)
-        counter = self.registry.counter
-        boards = runtime.states("breaker").values()
-        if boards:
-            state = self.registry.gauge(
-                "circuit.state", "State of a circuit: 0 closed, 1 half-open, 2 open.", _KEY
-            )
-            state.clear()  # one that its board has dropped is not open for ever
-        for board in boards:
-            for circuit in list(board):
-                key = _words(circuit.key)
-                state.of(*key).value = circuit.state
-                for name in ("total", "successful", "failed", "rejected"):
-                    family = counter(f"circuit.requests.{name}", f"Calls at a circuit: {name}.", _KEY)
-                    family.of(*key).value = getattr(circuit, name)
-        for quotas in runtime.states("retry").values():
-            for key, quota in list(quotas.items()):
-                for name in ("attempts", "successful", "failed"):
-                    family = counter(f"retry.{name}", f"Retries: {name}.", _KEY)
-                    family.of(*_words(key)).value = getattr(quota, name)
-                delay = counter(
-                    "retry.delay",
-                    "Seconds waited before retries.",
-                    _KEY,
-                    exposed="retry_delay_seconds_total",
-                )
-                delay.of(*_words(key)).value = quota.delay
+        sums: dict[str, float] = {}
+        for labels, child in self.cost.children():
+            sums[labels["model"]] = sums.get(labels["model"], 0.0) + child.value
+        for model, usd in sums.items():
+            self.by_model.of(model).value = usd
+        collect(self.registry, runtime)
+
+    # ------------------------------------------------------------ what was
+
+    def turn(self, now: float) -> None:
+        """Write down the sums: nothing was counted since the last five seconds ended."""
+        ring = self.ring
+        if ring.began is None:
+            ring.began = now
+            ring.add(now, {})
+        else:
+            ring.add(min(now, self.due), self.sums())
+        self.due = now + RESOLUTION
+
+    def sums(self) -> dict[str, Sums]:
+        """The sums now, by provider; of all, under the empty name."""
+        found: dict[str, dict[str, Any]] = {"": {}}
+
+        def add(provider: str, name: str, value: float) -> None:
+            for key in ("", provider) if provider else ("",):
+                sums = found.setdefault(key, {})
+                sums[name] = sums.get(name, 0) + value
+
+        for labels, child in self.requests.children():
+            status = labels["status"]
+            add(labels["provider"], "failed" if status == "error" else status, child.value)
+        for labels, child in self.tokens.children():
+            if labels["kind"] in ("input", "output"):
+                add(labels["provider"], f"{labels['kind']}_tokens", child.value)
+        for labels, child in self.cost.children():
+            add(labels["provider"], "cost_usd", child.value)
+        durations: dict[str, list[int]] = {"": [0] * (len(self.bounds) + 1)}
+        for labels, histogram in self.duration.children():
+            if labels["status"] == "ok":
+                for key in {"", labels["provider"]}:
+                    counts = durations.setdefault(key, [0] * (len(self.bounds) + 1))
+                    for place, count in enumerate(histogram.counts):
+                        counts[place] += count
+        empty = (0,) * (len(self.bounds) + 1)
+        return {key: Sums(**sums, durations=tuple(durations.get(key, empty))) for key, sums in found.items()}
 
 
 def _type_of(error: BaseException) -> str:
     return error.type if isinstance(error, LLMError) else type(error).__name__
-
-
-def _words(key: Any) -> tuple[str, ...]:
-    """The key of a circuit or quota as label values; one that is no target key stands as the model."""
-    if isinstance(key, tuple) and len(key) == len(_KEY):
-        return tuple(map(str, key))
-    return ("", "", str(key))

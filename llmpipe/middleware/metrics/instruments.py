@@ -223,6 +223,9 @@ class Registry:
             raise ConfigError(f"{name} is a {found.kind} with the labels {found.labels} already")
         return found
 
+    def __len__(self) -> int:
+        return len(self._families)
+
     def families(self) -> list[Family[Any]]:
         """All families, by name."""
         return [family for _, family in sorted(self._families.items())]

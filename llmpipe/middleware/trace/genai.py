@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from llmpipe.errors import LLMError
 from llmpipe.middleware.log.fields import MAX_TAG_CHARS, clipped, masked, operation_of
 from llmpipe.middleware.log.jsonlog import json_line
+from llmpipe.middleware.metrics.error_types import error_type_of
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.outcome import Outcome
 from llmpipe.types import (
@@ -37,6 +38,7 @@ __all__ = (
     "content",
     "failed",
     "provider_name",
+    "server_of",
     "span_name",
 )
 
@@ -87,7 +89,7 @@ def asked(call: Call, own: Mapping[str, str]) -> Attributes:
         "gen_ai.operation.name": operation_of(request),
         "gen_ai.provider.name": provider_name(provider, own),
         "gen_ai.request.model": model,
-        **_server(endpoint),
+        **server_of(endpoint),
         "llmpipe.call.id": call.id,
     }
     if request.stream:
@@ -160,9 +162,11 @@ def attempted(attempt: Attempt, own: Mapping[str, str]) -> Attributes:
 def failed(error: Exception) -> tuple[Attributes, str]:
     """The attributes of a failure, and the description of the span's status."""
     if not isinstance(error, LLMError):
-        return {"error.type": type(error).__name__}, masked(str(error)[:2000])
+        kind = {"error.type": type(error).__name__, "llmpipe.error_type": error_type_of(error)}
+        return kind, masked(str(error)[:2000])
     said = {
         "error.type": error.type,
+        "llmpipe.error_type": error_type_of(error),
         "llmpipe.error.retryable": error.retryable,
         "llmpipe.error.status": error.status,
     }
@@ -204,7 +208,7 @@ def _part(part: Part, clip: Callable[[str], str]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _server(endpoint: str) -> Mapping[str, Any]:
+def server_of(endpoint: str) -> Mapping[str, Any]:
     """``server.address`` and ``server.port`` of an endpoint: a URL or a host.
 
     A bare word, such as the ``mock`` of a provider without a network, is no address.

@@ -90,7 +90,10 @@ async def test_a_failure_is_counted_by_type_and_retryability(stream: bool):
         with pytest.raises(error):
             await (read(chain) if stream else chain.complete("hi"))
     assert nonzero(chain, "requests.total") == {"p m error": 2}
-    assert nonzero(chain, "errors.total") == {"p m RATE_LIMIT true": 1, "p m INVALID_REQUEST false": 1}
+    assert nonzero(chain, "errors.total") == {
+        "p m RATE_LIMIT true provider_rate_limited": 1,
+        "p m INVALID_REQUEST false caller_invalid_request": 1,
+    }
     assert nonzero(chain, "attempts.total") == {"p m error RATE_LIMIT": 1, "p m error INVALID_REQUEST": 1}
     assert nonzero(chain, "request.first_content") == {}
 
@@ -99,7 +102,7 @@ async def test_an_error_of_another_kind_is_counted_by_its_class():
     chain = Chain(MockProvider([KeyError("x")], name="p", model="m"), METRICS)
     with pytest.raises(KeyError):
         await chain.complete("hi")
-    assert nonzero(chain, "errors.total") == {"p m KeyError false": 1}
+    assert nonzero(chain, "errors.total") == {"p m KeyError false llmpipe_internal": 1}
 
 
 async def test_a_refusal_without_an_attempt_is_counted_under_the_target():
@@ -119,7 +122,7 @@ async def test_a_stream_that_breaks_is_an_error_with_the_tokens_it_used():
     with pytest.raises(StreamBroken):
         await read(chain)
     assert nonzero(chain, "requests.total") == {"p m error": 1}
-    assert nonzero(chain, "errors.total") == {"p m NETWORK_ERROR true": 1}
+    assert nonzero(chain, "errors.total") == {"p m NETWORK_ERROR true provider_connection_failed": 1}
     assert nonzero(chain, "attempts.total") == {"p m error NETWORK_ERROR": 1}
     assert values(chain, "tokens.total")["p m output"] > 0
     assert nonzero(chain, "finish_reasons.total") == {}
@@ -223,7 +226,10 @@ async def test_the_circuits_figures_are_the_breakers():
     assert values(chain, "circuit.requests.failed") == {"p mock m": 5}
     assert values(chain, "circuit.requests.rejected") == {"p mock m": 2}
     assert values(chain, "circuit.requests.successful") == {"p mock m": 0}
-    assert nonzero(chain, "errors.total") == {"p m SERVICE_UNAVAILABLE true": 5, "p m CIRCUIT_OPEN false": 2}
+    assert nonzero(chain, "errors.total") == {
+        "p m SERVICE_UNAVAILABLE true provider_overloaded": 5,
+        "p m CIRCUIT_OPEN false llmpipe_dropped": 2,
+    }
     assert nonzero(chain, "events.total") == {"breaker.opened": 1, "breaker.refused": 2}
 
 

@@ -1,0 +1,155 @@
+"""Alerts by e-mail."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from smtplib import SMTP, SMTP_SSL, SMTPException, SMTPRecipientsRefused, SMTPResponseException
+from socket import SHUT_RDWR
+from typing import Any, Literal
+
+from anyio import CapacityLimiter, to_thread
+from attrs import field, frozen
+
+from llmpipe.errors import ConfigError
+from llmpipe.middleware.alerts.alert import Alert, Severity, check_severity, stamp
+from llmpipe.middleware.alerts.sinks.base import Undelivered
+from llmpipe.middleware.alerts.sinks.webhook import secret
+from llmpipe.middleware.names import names
+from llmpipe.secret import Secret
+
+__all__ = ("Email",)
+
+_PORTS = {"starttls": 587, "tls": 465, "none": 25}
+
+
+def _password(value: Any) -> Secret | None:
+    return None if value is None else secret(value)
+
+
+@frozen(kw_only=True)
+class Email:
+    """Sends each alert as a plain message over SMTP, in a thread.
+
+    Attributes:
+        host, port: of the server; the port is by default the usual one of `security`.
+        security: ``starttls``, ``tls`` from the first byte, or ``none``, with which no password is sent.
+        username, password: for servers that ask for them; the password is never shown.
+        sender: the address it comes from.
+        to: the addresses it goes to.
+        source: who says so, in the subject.
+        ca_file: certificates to trust in place of the system's.
+        at_least: the mildest severity it is given.
+    """
+
+    host: str
+    to: tuple[str, ...] = field(converter=names)
+    sender: str
+    port: int | None = None
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: str = ""
+    password: Secret | None = field(default=None, converter=_password)
+    source: str = "llmpipe"
+    ca_file: str | None = None
+    at_least: Severity = "error"
+    name: str = "email"
+
+    def __attrs_post_init__(self) -> None:
+        check_severity(self.at_least, f"alert sink {self.name}: at_least")
+        if self.security not in _PORTS:
+            raise ConfigError(f"alert sink {self.name}: security is starttls, tls or none")
+        if not self.host or not self.to or not all("@" in one for one in (*self.to, self.sender)):
+            raise ConfigError(f"alert sink {self.name}: host, sender and to are a server and addresses")
+        if bool(self.username) != (self.password is not None):
+            raise ConfigError(f"alert sink {self.name}: username and password belong together")
+        if self.password is not None and self.security == "none":
+            raise ConfigError(f"alert sink {self.name}: a password is not sent without encryption")
+        try:
+            self.message(Alert(rule="r", key="k", severity="info", summary="s"))
+        except ValueError:
+            raise ConfigError(f"alert sink {self.name}: sender, to and source are single lines") from None
+
+    async def send(self, alert: Alert) -> None:
+        """Send it. Raises: Undelivered."""
+        work = _Mail(self, self.message(alert))
+        try:
+            await to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=CapacityLimiter(1))
+        finally:
+            work.shut()
+
+    def message(self, alert: Alert) -> EmailMessage:
+        """What is sent."""
+        word = "RESOLVED" if alert.state == "resolved" else alert.severity.upper()
+        message = EmailMessage()
+        summary = " ".join(alert.summary.split())
+        message["Subject"] = f"[{word}] {self.source}: {summary[:200]}"
+        message["From"] = self.sender
+        message["To"] = ", ".join(self.to)
+        message["Date"] = format_datetime(datetime.fromtimestamp(alert.at, UTC))
+        message["Message-ID"] = make_msgid(domain=self.sender.rpartition("@")[2])
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
+        lines = [
+            alert.summary,
+            "",
+            f"rule: {alert.rule}",
+            f"about: {alert.key}",
+            f"since: {stamp(alert.since)}",
+            f"seen: {alert.count}",
+            *(f"{name}: {value}" for name, value in alert.details.items()),
+        ]
+        message.set_content("\n".join(lines) + "\n")
+        return message
+
+
+class _Mail:
+    """One exchange with a server, in a thread."""
+
+    def __init__(self, cfg: Email, message: EmailMessage) -> None:
+        self._cfg = cfg
+        self._message = message
+        self._server: SMTP | None = None
+        self._over = False
+
+    def run(self) -> None:
+        """Send the message. Raises: Undelivered."""
+        try:
+            self._send()
+        except SMTPResponseException as error:
+            kept = error.smtp_code >= 500
+            raise Undelivered(f"the server said {error.smtp_code}", retryable=not kept) from None
+        except SMTPRecipientsRefused as error:
+            codes = sorted({code for code, _ in error.recipients.values()})
+            raise Undelivered(f"recipients refused: {codes}", retryable=min(codes) < 500) from None
+        except (OSError, SMTPException, ValueError) as error:  # their texts are the server's
+            raise Undelivered(f"it could not be sent: {type(error).__name__}") from None
+
+    def _send(self) -> None:
+        cfg = self._cfg
+        port = cfg.port or _PORTS[cfg.security]
+        if cfg.security == "tls":
+            made: SMTP = SMTP_SSL(cfg.host, port, timeout=10.0, context=self._context())
+        else:
+            made = SMTP(cfg.host, port, timeout=10.0)
+        with made as server:
+            self._server = server
+            if self._over:
+                return
+            if cfg.security == "starttls":
+                server.starttls(context=self._context())
+            if cfg.password is not None:
+                server.login(cfg.username, cfg.password.reveal())
+            server.send_message(self._message)
+
+    def _context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self._cfg.ca_file)
+
+    def shut(self) -> None:
+        """Wake a thread that still waits for the other side."""
+        self._over = True
+        sock = None if self._server is None else self._server.sock
+        if sock is not None:
+            with suppress(OSError):  # it is closed already
+                sock.shutdown(SHUT_RDWR)
