@@ -195,7 +195,7 @@ class Storm:
         for gates in runtime.states("rate_limit").values():
             for gate in gates.values():
                 assert gate.in_flight == 0, f"{gate.key}: {gate.in_flight} in flight"
-                assert gate.queue == []
+                assert not gate.queue
                 assert gate._timer is None
         for deadlines in runtime.state("timeout", "deadlines", dict).values():
             assert deadlines.pending == {}

@@ -18,7 +18,7 @@ Times are seconds of whatever monotonic clock the caller uses throughout.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from math import inf
+from math import inf, sqrt
 from random import Random
 from typing import Literal
 
@@ -37,6 +37,8 @@ from llmpipe.middleware.breaker.window import Window
 __all__ = ("Circuit", "Permit")
 
 _BUSY_SECONDS = 1.0  # what to tell who comes while a probe is out: when it ends, nobody knows
+_SIGMAS = 3.0  # what chance alone exceeds once in some 700 windows that have nothing in common
+_MOST = 0.95  # nothing is so usual that a target where all calls fail is not opened
 _BASELINE_WEIGHT = 0.1  # of the newest window in what is usual: the last twenty or so matter
 
 
@@ -234,7 +236,9 @@ class Circuit:
                 # Once a window, so that an outage trips before it is taken for what is usual.
                 self._learned_at = now
                 self.baseline += _BASELINE_WEIGHT * (window.failures / window.calls - self.baseline)
-            limit = min(0.95, limit / 2 + self.baseline)
+            usual = self.baseline
+            chance = _SIGMAS * sqrt(usual * (1.0 - usual) / window.calls)
+            limit = min(_MOST, usual + max(limit / 2, chance))
         if rules.consecutive and self.streak >= rules.consecutive:
             return self._open(now, f"{self.streak} failures in a row", hint)
         if window.calls >= rules.min_calls and window.failures / window.calls >= limit:

@@ -35,9 +35,12 @@ class CircuitRules:
         close_after: successful probes that close it.
         max_half_open: seconds after which a probe that has not come back counts as failed. Above what
             a long full reply takes, since that is when its success is known.
-        adaptive: judge by what is usual for the target: `ratio` / 2 above its share of failures over
-            the last twenty or so windows. At 0.5 a target that never failed opens at 25 %, one of
-            which a third fails anyway at 58 %.
+        adaptive: judge by what is usual for the target: open at `ratio` / 2 above its share of failures
+            over the last twenty or so windows, or three standard deviations above it if that is more, and
+            at 95 % at the latest. At 0.5 a target that never failed opens at 25 %; one of which a third
+            fails anyway at 58 % with 100 calls in the window, at 78 % with 10, which say less. Source: the
+            p-chart of W. Shewhart (NIST/SEMATECH e-Handbook of Statistical Methods, 6.3.3.2), with a
+            least distance, because failures come in bursts.
 
     Raises: ConfigError for settings out of range.
     """

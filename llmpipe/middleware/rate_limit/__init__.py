@@ -25,6 +25,7 @@ from llmpipe.middleware.names import names
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.middleware.rate_limit.admission import Gate, Gates
 from llmpipe.middleware.rate_limit.buckets import INPUT, OUTPUT, REQUESTS, TOKENS, Limit
+from llmpipe.middleware.rate_limit.scopes import check_scopes, key_function, tells_targets_apart
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call  # cattrs resolves the hints of all fields
 from llmpipe.tokens import estimate_request
@@ -51,15 +52,6 @@ _DIMENSIONS = (
     ("input_tokens_per_minute", INPUT, 60.0),
     ("output_tokens_per_minute", OUTPUT, 60.0),
 )
-_SCOPES: dict[str, Callable[[Call], tuple[str, ...]]] = {
-    "global": lambda call: (),
-    "provider": lambda call: call.account_key[:2],
-    "target": lambda call: call.account_key,
-    "model": lambda call: call.target_key[2:],
-    "tenant": lambda call: (call.tenant,),
-    "user": lambda call: (call.tenant, call.user),
-}
-_OF_A_TARGET = frozenset(("provider", "target", "model"))
 _ONE_REQUEST: Amounts = (1.0, 0.0, 0.0, 0.0)
 _FRESH_SECONDS = 1.0  # what a header says is left, is left no longer than that
 
@@ -104,8 +96,11 @@ class RateLimit:
             ``model``, ``tenant``, ``user``, or several of them.
         mode: ``wait`` in a queue, or ``reject``. A call that has another target to go to is rejected.
         max_wait: seconds in the queue at most. Who would have to wait longer is rejected at once.
-        max_queue: calls in the queue of a key at most.
-        aging: seconds of waiting that make up for one level of priority; None: levels are strict.
+        max_queue: calls in the queue of a key at most. Who comes when it is full takes the place of the last
+            call of the tenant that has the most there, unless that is its own or a more urgent one.
+        max_queue_per_tenant: of these, calls of one tenant at most; None: all of them.
+        aging: seconds of waiting that make up for one level of priority; None: levels are strict. The wait
+            behind other calls of its own tenant does not count: of equal priority tenants take turns.
         learn: follow the provider's rate-limit headers, and pause after a 429. None: if `per` tells providers
             apart.
 
@@ -128,6 +123,7 @@ class RateLimit:
     mode: Literal["wait", "reject"] = "wait"
     max_wait: float = 60.0
     max_queue: int = 1000
+    max_queue_per_tenant: int | None = None
     aging: float | None = 60.0
     learn: bool | None = None
     name: str = "rate_limit"
@@ -149,19 +145,19 @@ class RateLimit:
             value = getattr(self, setting)
             if value is not None and not 1 <= value < inf:
                 raise ConfigError(f"{self.name}: {setting} must be at least 1, not {value}")
-        for setting in ("max_wait", "max_queue", "output_tokens"):
-            if not getattr(self, setting) >= 0:
-                raise ConfigError(f"{self.name}: {setting} must be at least 0, not {getattr(self, setting)}")
+        for setting in ("max_wait", "max_queue", "max_queue_per_tenant", "output_tokens"):
+            value = getattr(self, setting)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{self.name}: {setting} must be at least 0, not {value}")
         if self.mode not in ("wait", "reject"):
             raise ConfigError(f"{self.name}: mode is 'wait' or 'reject', not {self.mode!r}")
-        if unknown := [scope for scope in self.per if scope not in _SCOPES]:
-            raise ConfigError(f"{self.name}: per is one or more of {', '.join(_SCOPES)}, not {unknown[0]!r}")
+        check_scopes(self.per, self.name)
         limits = tuple(
             Limit(name, kind, period, amount, self.burst if kind == REQUESTS else self.token_burst)
             for name, kind, period in _DIMENSIONS
             if (amount := getattr(self, name)) is not None
         )
-        learns = not _OF_A_TARGET.isdisjoint(self.per) if self.learn is None else self.learn
+        learns = tells_targets_apart(self.per) if self.learn is None else self.learn
         if not (limits or self.concurrency or learns):
             raise ConfigError(
                 f"{self.name}: no limit is given, such as requests_per_minute=60; there are "
@@ -169,7 +165,7 @@ class RateLimit:
             )
         object.__setattr__(self, "_limits", limits)
         object.__setattr__(self, "_learns", learns)
-        object.__setattr__(self, "_key", _key_function(self.per))
+        object.__setattr__(self, "_key", key_function(self.per))
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """The reply, once there is room for it; what it used is settled when it is over."""
@@ -223,10 +219,11 @@ class RateLimit:
 
     async def _enter(self, call: Call, gate: Gate, amounts: Amounts, since: float) -> Permit:
         cfg = call.opt(self)
-        elsewhere = call.spare and not _OF_A_TARGET.isdisjoint(self.per)
+        elsewhere = call.spare and tells_targets_apart(self.per)
         patience = 0.0 if cfg.mode == "reject" or elsewhere else min(cfg.max_wait, call.remaining())
         try:
-            permit = await gate.enter(call, amounts, patience, cfg.max_queue)
+            of_one = inf if cfg.max_queue_per_tenant is None else cfg.max_queue_per_tenant
+            permit = await gate.enter(call, amounts, patience, cfg.max_queue, of_one)
         except LimitReached as error:
             waited = call.runtime.now() - since
             call.note("rate_limit.rejected", retry_after=error.retry_after, waited=waited)
@@ -271,7 +268,7 @@ class RateLimit:
         """Seconds a call like this one would wait if it came now; None if nobody knows. Takes nothing."""
         now = call.runtime.now()
         gate = self._gate(call, now)
-        return gate.expected(self._amounts(call.request, gate), now)[1]
+        return gate.expected(call, self._amounts(call.request, gate), now)
 
     def status(self, runtime: Runtime) -> tuple[KeyStatus, ...]:
         """All keys that have been used in the last hour."""
@@ -285,18 +282,13 @@ class RateLimit:
             gate.reset(runtime.now())
 
 
-def _key_function(per: tuple[str, ...]) -> Callable[[Call], tuple[str, ...]]:
-    scopes = [_SCOPES[scope] for scope in per]
-    if len(scopes) == 1:
-        return scopes[0]
-    return lambda call: tuple(part for scope in scopes for part in scope(call))
-
-
 def _status(gate: Gate, now: float) -> KeyStatus:
     limits = tuple(
         LimitStatus(b.limit.name, b.limit.amount, b.burst, b.available(now), max(0.0, b.full_at - now))
         for b in gate.buckets
     )
-    oldest = min([waiter.since for waiter in gate.queue], default=now)
+    oldest = gate.queue.oldest_since
     paused = max(0.0, gate.ramp.until - now)
-    return KeyStatus(gate.key, limits, gate.in_flight, len(gate.queue), now - oldest, paused)
+    return KeyStatus(
+        gate.key, limits, gate.in_flight, len(gate.queue), 0.0 if oldest is None else now - oldest, paused
+    )

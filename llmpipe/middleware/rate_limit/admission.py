@@ -1,14 +1,13 @@
 """One limited key: its buckets, its permits, and the queue in front of them.
 
-All dimensions are taken in one step or none is. Who has to wait stands in one queue, and only its
-head is ever admitted, so a small request never overtakes a large one of its own priority. One timer
-stands for the head; whoever gives something back looks after the head too.
+All dimensions are taken in one step or none is. Who has to wait stands in one queue (`fair`), and only
+its head is ever admitted, so a small request never overtakes a large one of its own user and priority.
+One timer stands for the head; whoever gives something back looks after the head too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import ceil, inf
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from llmpipe.errors import LimitReached
 from llmpipe.middleware.rate_limit.buckets import EPSILON, REQUESTS, TOKENS, Bucket, Limit
+from llmpipe.middleware.rate_limit.fair import FairQueue, Waiter
+from llmpipe.middleware.rate_limit.forecast import admitted_at, bounds, come_again_at, total
 from llmpipe.middleware.rate_limit.headers import told, tune
 from llmpipe.middleware.rate_limit.permit import Amounts, Permit
 from llmpipe.middleware.rate_limit.ramp import Ramp
@@ -27,27 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Gate", "Gates", "raise_priority")
 
-_SIMULATED = 100  # waiters whose turns are worked out one by one, for an exact retry_after
 _SAMPLES = 100  # replies from which their usual length is known
 _IDLE_SECONDS = 3600.0
 _SWEEP_SECONDS = 60.0
-
-
-class _Waiter:
-    """A call in the queue. `rank` is its place: lower is earlier."""
-
-    __slots__ = ("amounts", "future", "leaves_at", "ledger", "rank", "since")
-
-    def __init__(self, rank: tuple[float, int], amounts: Amounts, since: float, ledger: Ledger) -> None:
-        self.rank = rank
-        self.amounts = amounts
-        self.since = since
-        self.ledger = ledger
-        self.leaves_at = inf
-        self.future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
-
-    def __lt__(self, other: _Waiter) -> bool:
-        return self.rank < other.rank
 
 
 class Gate:
@@ -60,19 +43,18 @@ class Gate:
         self, key: tuple[str, ...], limits: tuple[Limit, ...], concurrency: float, aging: float, now: float
     ) -> None:
         self.key = key
-        self.limits, self.concurrency, self.aging = limits, concurrency, aging
+        self.limits, self.concurrency = limits, concurrency
         self.buckets = [Bucket.of(limit, now) for limit in limits]
         self.counts_tokens = any(limit.kind != REQUESTS for limit in limits)
         self.ramp = Ramp()
         self.in_flight = 0
-        self.queue: list[_Waiter] = []
+        self.queue = FairQueue(aging)
         self.used_at = now
         self.requests_taken = self.tokens_taken = 0.0  # ever
         self.usual_output: float | None = None  # tokens of a reply: the 90th percentile of the last
         self._outputs: deque[int] = deque(maxlen=_SAMPLES)
         self._hold: float | None = None  # seconds a permit is held, a moving average
         self._timer: asyncio.TimerHandle | None = None
-        self._joined = 0
 
     # ------------------------------------------------------------ taking
 
@@ -117,45 +99,68 @@ class Gate:
 
     # ------------------------------------------------------------ waiting
 
-    async def enter(self, call: Call, amounts: Amounts, patience: float, max_queue: int) -> Permit:
+    async def enter(
+        self, call: Call, amounts: Amounts, patience: float, max_queue: float, max_per_tenant: float = inf
+    ) -> Permit:
         """Wait in the queue and take `amounts`.
 
         Raises: LimitReached at once, if that would take longer than `patience` seconds or the queue
-        is full; or later, if it did take longer after all.
+        is full; or later, if it did take longer after all, or others had more right to the place.
         """
-        now = call.runtime.now()
-        self._joined += 1
-        waiter = _Waiter(self._rank(_priority(call), now, self._joined), amounts, now, call.ledger)
-        place = bisect_left(self.queue, waiter)
-        if place == 0 and self.wait(amounts, now) == 0.0:  # before all who wait
+        now, queue = call.runtime.now(), self.queue
+        waiter = _waiter(call, amounts, now)
+        queue.push(waiter)
+        if queue.head is waiter and self.wait(amounts, now) == 0.0:  # before all who wait
+            queue.pop(now)
             return self.take(amounts, now)
-        expected, exact = self.expected(amounts, now, place)
-        if patience <= 0.0 or expected > patience:
-            raise self._refusal("no room in time", exact)
-        if len(self.queue) >= max_queue:
-            raise self._refusal(f"{max_queue} calls are waiting already", exact)
+        why = "no room in time" if self._too_late(waiter, patience, now) else ""
+        if why := why or self._crowded_out(waiter, max_queue, max_per_tenant, now):
+            queue.remove(waiter)
+            raise self._refusal(why, self._come_again(waiter, now))
+        waiter.future = asyncio.get_running_loop().create_future()
         waiter.leaves_at = now + patience
-        insort(self.queue, waiter)
-        if place == 0:
+        if queue.head is waiter:
             self.pump()
         try:
             if patience == inf:
                 return await waiter.future
-            with Alarm(waiter.leaves_at, self._overdue(amounts, patience)):
+            with Alarm(waiter.leaves_at, self._overdue(waiter, patience)):
                 return await waiter.future
         except BaseException:  # goes on when the place, or the permit that came meanwhile, is given back
             self._withdraw(waiter)
             raise
 
-    def _rank(self, priority: float, since: float, order: int) -> tuple[float, int]:
-        """Lower is earlier. Levels of priority are strict, or worth so many seconds of waiting each."""
-        return (-priority if self.aging == inf else since - priority * self.aging, order)
+    def _crowded_out(self, waiter: Waiter, max_queue: float, max_per_tenant: float, now: float) -> str:
+        """Why there is no place for `waiter`, "" if there is one.
 
-    def _withdraw(self, waiter: _Waiter) -> None:
+        Of too many the last call of the tenant with the most has to go, unless it is more urgent than
+        `waiter`: so one tenant cannot fill the queue for the others (the rule of the longest queue,
+        P. McKenney, Stochastic Fairness Queueing, 1990).
+        """
+        queue = self.queue
+        if queue.of_tenant(waiter.tenant) > max_per_tenant:
+            crowd, why = waiter.tenant, f"{max_per_tenant} calls of this tenant are waiting already"
+        elif len(queue) > max_queue:
+            crowd, why = queue.longest(), f"{max_queue} calls are waiting already"
+        else:
+            return ""
+        last = queue.last_of(crowd)
+        if last is waiter or last.priority > waiter.priority:
+            return why
+        self._turn_away(last, f"{why}, and another has more right to the place", now)
+        return ""
+
+    def _turn_away(self, waiter: Waiter, why: str, now: float, retry_after: float | None = None) -> None:
+        """Refuse one who waits already."""
+        self.queue.remove(waiter)
+        if not waiter.future.done():
+            again = self._come_again(waiter, now) if retry_after is None else retry_after
+            waiter.future.set_exception(self._refusal(why, again))
+
+    def _withdraw(self, waiter: Waiter) -> None:
         future = waiter.future
         if not future.done() or future.cancelled():
-            if waiter in self.queue:
-                self.queue.remove(waiter)
+            if self.queue.remove(waiter):
                 self.pump()
         elif future.exception() is None:
             permit = future.result()
@@ -173,38 +178,67 @@ class Gate:
         loop = asyncio.get_running_loop()
         now = loop.time()
         while queue:
-            head = queue[0]
-            if not head.future.done():  # else it was cancelled, and is about to withdraw
-                wait = self.wait(head.amounts, now)
-                if wait:
-                    if wait < inf:
-                        self._timer = loop.call_at(now + wait, self.pump)
-                    return
-                head.future.set_result(self.take(head.amounts, now))
-            del queue[0]
+            head = queue.head
+            if head.future.done():  # cancelled, and about to withdraw: it has had no turn
+                queue.remove(head)
+                continue
+            wait = self.wait(head.amounts, now)
+            if wait:
+                if wait < inf:
+                    self._timer = loop.call_at(now + wait, self.pump)
+                return
+            queue.pop(now)
+            head.future.set_result(self.take(head.amounts, now))
 
-    def expected(self, amounts: Amounts, now: float, place: int | None = None) -> tuple[float, float | None]:
-        """Seconds until `amounts` would be admitted at `place` in the queue (None: its end).
+    def hurry(self, ledger: Ledger, priority: int) -> None:
+        """Move a call forward whose priority has risen."""
+        for waiter in [waiter for waiter in self.queue if waiter.ledger is ledger]:
+            self.queue.hurry(waiter, priority)
+        self.pump()
 
-        Returns: what to expect; and the same if it is certain, None where calls in flight must end first.
-        """
-        ahead = [waiter.amounts for waiter in self.queue[:place]]
-        turns = len(ahead) + 1
-        if turns > _SIMULATED:  # as one lump: exact for one limit, a lower bound for several
-            requests, tokens, inputs, outputs = map(sum, zip(*ahead, strict=True))
-            ahead = [(requests, tokens, inputs, outputs)]
-        at = max(now, self.ramp.until)
-        levels = [Bucket(b.limit, b.kind, b.rate, b.burst, b.full_at) for b in self.buckets]
-        for asked in (*ahead, amounts):
-            at = max([at, *[at + level.wait(asked[level.kind], at) for level in levels]])
-            for level in levels:
-                level.take(asked[level.kind], at)
-        wait = at - now if at - now > EPSILON else 0.0
+    # ------------------------------------------------------------ looking ahead
+
+    def expected(self, call: Call, amounts: Amounts, now: float) -> float | None:
+        """Seconds `call` would wait if it came now and nobody else did; None where nobody knows."""
+        waiter = _waiter(call, amounts, now)
+        self.queue.push(waiter)
+        try:
+            at, turns = admitted_at(self.queue, waiter, self.buckets, max(now, self.ramp.until))
+        finally:
+            self.queue.remove(waiter)
+        return self._known(at - now, turns)
+
+    def _too_late(self, waiter: Waiter, patience: float, now: float) -> bool:
+        """Whether `waiter`, who is in the queue, would have to wait longer than `patience` seconds."""
+        if patience <= 0.0:
+            return True
+        start, ahead = max(now, self.ramp.until), len(self.queue)
+        if self._rounds(ahead) <= patience:  # in a short queue nobody waits too long, wherever he stands
+            all_of_them = total(sums for _, sums in self.queue.levels.values())
+            if bounds(self.buckets, all_of_them, waiter.amounts, start)[1] - now <= patience:
+                return False
+        at, turns = admitted_at(self.queue, waiter, self.buckets, start)
+        return max(at - now, self._rounds(turns)) > patience
+
+    def _rounds(self, turns: int) -> float:
+        """Seconds until `turns` calls more are in flight, as far as one can tell from how long they stay."""
         missing = self.in_flight + turns - self.concurrency
-        if missing > 0:
-            rounds = 0.0 if self._hold is None else ceil(missing / self.concurrency) * self._hold
-            return max(wait, rounds), None
-        return wait, None if self.ramp.room and self.ramp.on_way + turns > self.ramp.room else wait
+        return 0.0 if missing <= 0 or self._hold is None else ceil(missing / self.concurrency) * self._hold
+
+    def _known(self, wait: float, turns: int) -> float | None:
+        """`wait`, or None if calls in flight must end before `turns` calls more are admitted."""
+        ramp = self.ramp
+        if self.in_flight + turns > self.concurrency or (ramp.room and ramp.on_way + turns > ramp.room):
+            return None
+        return wait if wait > EPSILON else 0.0
+
+    def _come_again(self, waiter: Waiter, now: float) -> float | None:
+        """Seconds after which one who is not in the queue would be admitted at once; None: nobody knows."""
+        ahead = sum(count for level, (count, _) in self.queue.levels.items() if level >= waiter.priority)
+        if self._known(0.0, ahead + 1) is None:
+            return None
+        wait = come_again_at(self.queue, waiter, self.buckets, max(now, self.ramp.until)) - now
+        return wait if wait > EPSILON else 0.0
 
     def _refusal(self, why: str, retry_after: float | None) -> LimitReached:
         return LimitReached(
@@ -214,30 +248,22 @@ class Gate:
             metadata={"waiting": len(self.queue), "in_flight": self.in_flight},
         )
 
-    def _overdue(self, amounts: Amounts, patience: float) -> Callable[[], LimitReached]:
+    def _overdue(self, waiter: Waiter, patience: float) -> Callable[[], LimitReached]:
         def error() -> LimitReached:
+            if self.queue.remove(waiter):
+                self.pump()
             now = asyncio.get_running_loop().time()
-            return self._refusal(f"no room within {patience:g} s", self.expected(amounts, now)[1])
+            return self._refusal(f"no room within {patience:g} s", self._come_again(waiter, now))
 
         return error
-
-    def hurry(self, ledger: Ledger, priority: int) -> None:
-        """Move a call forward whose priority has risen."""
-        for waiter in [w for w in self.queue if w.ledger is ledger]:
-            self.queue.remove(waiter)
-            waiter.rank = self._rank(priority, waiter.since, waiter.rank[1])
-            insort(self.queue, waiter)
-        self.pump()
 
     # ------------------------------------------------------------ learning
 
     def throttled(self, permit: Permit, hint: float | None, now: float) -> float:
         """The provider asks for a pause; the seconds of it. Who cannot wait as long is told at once."""
         seconds = self.ramp.pause(permit.epoch, hint, now)
-        for waiter in [w for w in self.queue if w.leaves_at < self.ramp.until]:
-            self.queue.remove(waiter)
-            if not waiter.future.done():
-                waiter.future.set_exception(self._refusal("the provider asks for a longer pause", seconds))
+        for waiter in [waiter for waiter in self.queue if waiter.leaves_at < self.ramp.until]:
+            self._turn_away(waiter, "the provider asks for a longer pause", now, seconds)
         self.pump()
         return seconds
 
@@ -275,7 +301,9 @@ class Gate:
     def reconfigure(self, limits: tuple[Limit, ...], concurrency: float, aging: float, now: float) -> None:
         """Take other settings; what was taken stays taken, and the provider's limits are learned anew."""
         kept = {(b.kind, b.limit.period): b for b in self.buckets}
-        self.limits, self.concurrency, self.aging = limits, concurrency, aging
+        self.limits, self.concurrency = limits, concurrency
+        if aging != self.queue.aging:
+            self.queue = self.queue.aged(aging)
         self.buckets = [kept.get((limit.kind, limit.period)) or Bucket.of(limit, now) for limit in limits]
         for bucket, limit in zip(self.buckets, limits, strict=True):
             bucket.retune(limit, now)
@@ -316,10 +344,11 @@ class Gates(dict[tuple[str, ...], Gate]):
         return gate
 
 
-def _priority(call: Call) -> int:
-    """The call's priority, or the higher one of a caller who has joined it."""
+def _waiter(call: Call, amounts: Amounts, now: float) -> Waiter:
+    """`call` as one who waits, with its priority or the higher one of a caller who has joined it."""
     joined: list[int] = [n.detail["priority"] for n in call.ledger.notes if n.kind == "coalesce.raised"]
-    return max([call.priority, *joined])
+    priority = max([call.priority, *joined])
+    return Waiter(amounts, now, priority=priority, tenant=call.tenant, user=call.user, ledger=call.ledger)
 
 
 def raise_priority(call: Call, priority: int) -> None:

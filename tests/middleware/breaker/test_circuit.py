@@ -57,11 +57,13 @@ class Model:
         self.rules = rules
         self.reopens = 0
         self.epoch = 0
+        self.usual = 0.0
         self.now = self.probed_at = 0.0
         self.enter("closed")
 
     def enter(self, state: str, seconds: float = 0.0) -> None:
         self.state, self.since, self.until = state, self.now, self.now + seconds
+        self.learned = self.now
         self.epoch += 1
         self.samples: list[tuple[int, bool]] = []
         self.streak = self.out = self.passed = 0
@@ -105,6 +107,12 @@ class Model:
             window = [failed for bucket, failed in self.samples if bucket > int(self.now) - 10]
             enough = len(window) >= self.rules.min_calls
             ratio = self.rules.ratio
+            if self.rules.adaptive:
+                share = sum(window) / len(window)
+                if enough and self.now - self.learned >= self.rules.window and (self.usual or share):
+                    self.learned, self.usual = self.now, 0.9 * self.usual + 0.1 * share
+                sigma = (self.usual * (1 - self.usual) / len(window)) ** 0.5
+                ratio = min(0.95, self.usual + max((ratio or 0) / 2, 3 * sigma))
             if (self.rules.consecutive and self.streak >= self.rules.consecutive) or (
                 enough and ratio is not None and sum(window) / len(window) >= ratio
             ):
@@ -131,6 +139,7 @@ RULES = st.builds(
     base=st.just(1.0),
     cap=st.just(16.0),
     max_half_open=st.just(3.0),
+    adaptive=st.booleans(),
 )
 
 
@@ -461,6 +470,50 @@ def test_an_adaptive_circuit_opens_sooner_where_failures_are_rare_and_later_wher
     for _ in range(7):
         fail(flaky, 4000.0)
     assert flaky.reason == "37 of 67 calls failed"  # 25 % above the 30 % that it is by now
+
+
+@pytest.mark.parametrize(("successes", "failures"), [(3, 9), (42, 59), (416, 583)])
+def test_the_fewer_calls_there_are_the_further_from_usual_must_they_be(successes: int, failures: int):
+    """Where a third fails anyway: at 75 % of a dozen calls, 58 % of a hundred or a thousand."""
+    it = circuit(consecutive=None, adaptive=True)
+    it.baseline = 1 / 3
+    succeed(it, times=successes)
+    fail(it, times=failures - 1)
+    assert it.state == CLOSED
+    fail(it)
+    assert it.state == OPEN
+
+
+@given(st.floats(0.0, 1.0), st.integers(10, 200))
+def test_a_target_where_all_calls_fail_is_opened_whatever_is_usual(usual: float, calls: int):
+    it = circuit(consecutive=None, adaptive=True)
+    it.baseline = usual
+    for _ in range(calls):
+        if it.state == CLOSED:
+            fail(it)
+    assert it.state == OPEN
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("calls", [12, 60])
+def test_an_adaptive_circuit_that_knows_what_is_usual_is_not_opened_by_chance(share: float, calls: int):
+    """Ten hours of steady failures in windows of a minute, looked at with every call."""
+    opened = {True: 0, False: 0}
+    for adaptive in opened:
+        chance = Random(7)
+        it = circuit(consecutive=None, adaptive=adaptive, window=60.0)
+        it.baseline = share
+        for step in range(600 * calls):
+            now = step * 60.0 / calls
+            permit = it.admit(now)
+            if permit is None:
+                continue
+            state = it.state
+            permit.failure(now) if chance.random() < share else permit.success(now)
+            opened[adaptive] += (state, it.state) == (CLOSED, OPEN)
+    assert opened[True] <= 12
+    if (share, calls) == (0.4, 12):
+        assert opened[False] > 20
 
 
 def test_an_outage_of_a_busy_target_opens_an_adaptive_circuit_before_it_passes_for_usual():

@@ -225,7 +225,7 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_admission_passes_it_on(fi
         second.cancel()  # and has had no chance to take its permit
     (await third).settle(0.0)
     assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], asyncio.CancelledError)
-    assert (gate.in_flight, gate.queue) == (0, [])
+    assert (gate.in_flight, len(gate.queue)) == (0, 0)
 
 
 async def test_a_large_waiter_that_is_cancelled_lets_small_ones_go_at_once():

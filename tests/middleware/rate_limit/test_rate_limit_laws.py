@@ -27,13 +27,14 @@ from llmpipe.types import Request
 
 @frozen
 class Visit:
-    """One call: when it comes, what it takes, how long it stays, and when it is cancelled if ever."""
+    """When a call comes, what it takes, how long it stays, when it is cancelled if ever, and whose it is."""
 
     at: float
     tokens: float
     stays: float
     priority: int
     cancelled: float
+    tenant: str
 
 
 # No two things of the script happen in one moment, so that there is one right answer.
@@ -45,6 +46,7 @@ visits = st.lists(
         st.integers(1, 300).map(lambda n: n / 11 + 3**0.5 / 1000),
         st.integers(0, 2),
         st.one_of(st.just(inf), st.integers(0, 500).map(lambda n: n / 13 + 0.001)),
+        st.sampled_from("aab"),
     ),
     min_size=1,
     max_size=25,
@@ -60,7 +62,7 @@ limits = st.tuples(rates(3), st.integers(1, 4), rates(10), st.integers(1, 20), s
 
 
 def model(script, limit):
-    """When each visit is admitted, None if never: buckets as levels, a sorted queue, a list of moments."""
+    """When each visit is admitted, None if never: buckets as levels, lists of who waits and of moments."""
     request_rate, request_burst, token_rate, token_burst, room = limit
     levels, rates, bursts = (
         [request_burst, token_burst],
@@ -72,6 +74,8 @@ def model(script, limit):
     ]
     heapq.heapify(moments)
     admitted, queue, gone, inside, clock = [None] * len(script), [], set(), set(), 0.0
+    served = {}  # the tenants who wait and have been served: which turn that was
+    come, turn = {}, 0
     while moments:
         now, what, n = heapq.heappop(moments)
         if now == inf:
@@ -79,15 +83,23 @@ def model(script, limit):
         levels = [min(b, lv + (now - clock) * r) for lv, r, b in zip(levels, rates, bursts, strict=True)]
         clock = now
         if what == 0 and n not in gone:
-            queue.append((-script[n].priority, n))
-            queue.sort(key=lambda place: (place[0], script[place[1]].at))
+            queue.append(n)
+            turn += 1
+            come[n] = turn
         elif what == 1:
             gone.add(n)
-            queue = [place for place in queue if place[1] != n]
+            queue = [place for place in queue if place != n]
         if (what == 1 or what == 2) and n in inside:
             inside.discard(n)
         while queue:
-            head = queue[0][1]
+            served = {who: at for who, at in served.items() if who in {script[n].tenant for n in queue}}
+            firsts = {
+                script[n].tenant: n for n in sorted(queue, key=lambda n: (script[n].priority, -come[n]))
+            }
+            head = min(
+                firsts.values(),
+                key=lambda n: (-script[n].priority, max(come[n], served.get(script[n].tenant, 0))),
+            )
             asks = [1.0, script[head].tokens]
             lack = [(min(a, b) - lv) / r for a, lv, r, b in zip(asks, levels, rates, bursts, strict=True)]
             if len(inside) >= room:
@@ -95,7 +107,9 @@ def model(script, limit):
             if max(lack) > 1e-6:
                 heapq.heappush(moments, (now + max(lack), 3, -1))
                 break
-            queue.pop(0)
+            queue.remove(head)
+            turn += 1
+            served[script[head].tenant] = turn
             levels = [lv - a for lv, a in zip(levels, asks, strict=True)]
             admitted[head] = now
             inside.add(head)
@@ -121,7 +135,7 @@ async def reality(script, limit):
     async def visit(n: int, v: Visit) -> None:
         nonlocal most
         await asyncio.sleep(v.at)
-        call = Call(Request("m", "hi"), runtime, priority=v.priority)
+        call = Call(Request("m", "hi"), runtime, priority=v.priority, tenant=v.tenant)
         amounts, now = (1.0, v.tokens, v.tokens, 0.0), runtime.now()
         if gate.queue or gate.wait(amounts, now):
             permit = await gate.enter(call, amounts, inf, 1000)
@@ -143,7 +157,7 @@ async def reality(script, limit):
     await asyncio.gather(*tasks, return_exceptions=True)
     assert most <= room
     assert gate.in_flight == 0
-    assert gate.queue == []
+    assert not gate.queue
     assert gate._timer is None
     return admitted
 
@@ -217,8 +231,12 @@ def test_whatever_becomes_of_the_calls_everything_is_given_back(script, seed):
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.floats(0, 2), st.integers(1, 30)), min_size=1, max_size=15),
-    st.tuples(st.floats(0, 2), st.integers(1, 30)),
+    st.lists(
+        st.tuples(st.floats(0, 2), st.integers(1, 30), st.sampled_from("abc"), st.sampled_from((0, 0, 1))),
+        min_size=1,
+        max_size=15,
+    ),
+    st.tuples(st.floats(0, 2), st.integers(1, 30), st.sampled_from("ad")),
 )
 def test_retry_after_is_the_earliest_moment_that_works(before, last):
     """In front of it a queue of any shape: who comes at that moment, with nobody else about, is admitted."""
@@ -230,21 +248,21 @@ def test_retry_after_is_the_earliest_moment_that_works(before, last):
     async def main(extra: float | None):
         runtime, ours = Runtime(), gate()
 
-        async def enter(units, patience):
+        async def enter(patience, units, tenant, priority=0):
             amounts = (1.0, float(units), float(units), 0.0)
-            call = Call(Request("m", "hi"), runtime)
+            call = Call(Request("m", "hi"), runtime, tenant=tenant, priority=priority)
             permit = await ours.enter(call, amounts, patience, 1000)
             permit.settle(runtime.now())
 
         tasks = []
-        for pause, units in before:
+        for pause, *whose in before:
             await asyncio.sleep(pause)
-            tasks.append(asyncio.create_task(enter(units, inf)))
+            tasks.append(asyncio.create_task(enter(inf, *whose)))
         await asyncio.sleep(last[0])
         if extra is not None:
             await asyncio.sleep(extra)
         try:
-            await enter(last[1], 0.0)
+            await enter(0.0, *last[1:])
         except LimitReached as refused:
             found = refused.retry_after
         else:
@@ -271,7 +289,11 @@ def test_a_queue_of_any_length_tells_the_same_wait_for_one_limit(waiting):
             for _ in range(waiting)
         ]
         await asyncio.sleep(0)
-        assert gate.expected(one, runtime.now()) == pytest.approx((waiting, waiting))
+        call = Call(Request("m", "hi"), runtime)
+        assert gate.expected(call, one, runtime.now()) == pytest.approx(waiting)
+        with pytest.raises(LimitReached) as refused:
+            await gate.enter(call, one, 0.0, inf)
+        assert refused.value.retry_after == pytest.approx(waiting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
