@@ -5,6 +5,7 @@ note               detail
 =================  ==================================================================================
 ``cache.hit``      ``saved``: nano-USD the reply had cost, None if unknown; ``age`` in seconds
 ``cache.stale``    the same, for a reply past its time; ``error``: the failure it stands in for, or None
+``cache.refused``  ``error``: type of the failure that is told again
 =================  ==================================================================================
 
 Stale-while-revalidate and stale-if-error are those of RFC 5861, ``only`` is ``only-if-cached`` of
@@ -14,12 +15,15 @@ RFC 9111.
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, DeadlineExceeded, LLMError, NotCached
 from llmpipe.middleware.canonical import SERVER_STATE, deterministic, key_of, uses_server_state
+from llmpipe.middleware.faults import Faults, certain
 from llmpipe.middleware.names import names
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.pipeline import bands
@@ -28,12 +32,14 @@ from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Alarm
 from llmpipe.state import Cache as Store
 from llmpipe.state import Entry, shared
+from llmpipe.state.codec import check_compression
+from llmpipe.state.memory.cache import OWNER_BYTES
 from llmpipe.types import Cost, Request
 from llmpipe.types.copying import recharged, replace
 from llmpipe.types.frozen import EMPTY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from llmpipe.pipeline.linker import Handler
     from llmpipe.pipeline.outcome import Outcome, Result
@@ -49,7 +55,8 @@ MODES = ("use", "bypass", "refresh", "only")
 class CacheStats:
     """Counts since the start. `stale` hits are among `hits`; `refreshed` and `failed` are refreshes.
 
-    `entries` and `bytes` are None where only the backend could tell.
+    `refused` are failures told again, which are no hits. `entries` and `bytes` are None where only the
+    backend could tell.
     """
 
     hits: int = 0
@@ -60,6 +67,7 @@ class CacheStats:
     failed: int = 0
     entries: int | None = None
     bytes: int | None = None
+    refused: int = 0
 
     @property
     def rate(self) -> float:
@@ -70,13 +78,26 @@ class CacheStats:
 class _Shelf:
     """The store of one cache, and what is counted and under way there."""
 
-    __slots__ = ("config", "failed", "hits", "misses", "refreshed", "refreshing", "stale", "store", "stored")
+    __slots__ = (
+        "config",
+        "failed",
+        "faults",
+        "hits",
+        "misses",
+        "refreshed",
+        "refreshing",
+        "refused",
+        "stale",
+        "store",
+        "stored",
+    )
 
     def __init__(self) -> None:
         self.config: Cache | None = None
         self.store: Store
         self.refreshing: dict[bytes, asyncio.Task[None]] = {}
-        self.hits = self.misses = self.stale = self.stored = self.refreshed = self.failed = 0
+        self.faults = Faults()
+        self.hits = self.misses = self.stale = self.stored = self.refreshed = self.failed = self.refused = 0
 
 
 _Answer = tuple[Reply, _Shelf | None, bytes]
@@ -94,7 +115,12 @@ class Cache:
         stale: seconds more in which it is still given, while one refresh runs in the background.
         stale_if_error: seconds more in which it is given in place of a failure of the provider.
         refresh_timeout: seconds a refresh may take.
+        negative: seconds for which a failure that is certain to repeat (a bad request, one too long for the
+            model) is told again without asking; 0: never.
         max_entries, max_bytes: bounds of the store; the least recently used go first.
+        max_tenant_share: of these bounds, that one tenant may take; with 1/n, n tenants never take room from
+            each other.
+        compress: ``zstd`` (the extra ``zstd``) for replies of more than `compress_above` bytes, or ``""``.
         only_deterministic: leave requests alone that are meant to vary (no temperature 0, no seed).
         finish_reasons: how a reply must have finished to be stored.
         vary: names of tags whose values are part of the key.
@@ -111,8 +137,12 @@ class Cache:
     stale: float = 0.0
     stale_if_error: float = 0.0
     refresh_timeout: float = 60.0
+    negative: float = 0.0
     max_entries: int = 10_000
     max_bytes: int = 32 * 1024 * 1024
+    max_tenant_share: float = 1.0
+    compress: Literal["", "zstd"] = ""
+    compress_above: int = 4096
     only_deterministic: bool = False
     finish_reasons: tuple[str, ...] = field(default=("stop", "tool_calls"), converter=names)
     vary: tuple[str, ...] = field(default=(), converter=names)
@@ -133,9 +163,19 @@ class Cache:
         for name in ("ttl", "refresh_timeout", "max_entries", "max_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{self.name}: {name} must be above 0, not {getattr(self, name)}")
-        for name in ("stale", "stale_if_error"):
+        for name in ("stale", "stale_if_error", "negative"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{self.name}: {name} is seconds, at least 0, not {getattr(self, name)}")
+        if not self.compress_above >= 0:
+            raise ConfigError(f"{self.name}: compress_above is bytes, at least 0, not {self.compress_above}")
+        if not 0 < self.max_tenant_share <= 1:
+            raise ConfigError(
+                f"{self.name}: max_tenant_share is above 0 and at most 1, not {self.max_tenant_share}"
+            )
+        try:
+            check_compression(self.compress)
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}") from None
         if self.mode not in MODES:
             raise ConfigError(f"{self.name}: mode is one of {', '.join(MODES)}, not {self.mode!r}")
 
@@ -154,6 +194,8 @@ class Cache:
                 raise _not_cached(cfg.name)
             return await call_next(call), None, b""
         shelf = self._shelf(call.runtime)
+        if shelf.faults:
+            _tell_again(shelf, call, key, cfg.mode)
         found = await shelf.store.get(key) if cfg.mode != "refresh" else None
         if found is not None:
             entry, age = found
@@ -174,6 +216,8 @@ class Cache:
             # What another target could cure is the provider's failure, not the request's.
             if found is None or error.rescue != "any" or found[1] >= cfg.ttl + cfg.stale_if_error:
                 shelf.misses += 1
+                if cfg.negative and certain(error):
+                    shelf.faults.add(key, error, call.runtime.now() + cfg.negative)
                 raise
             error.survived()
             return _stale(shelf, call, *found, error=error.type), None, b""
@@ -189,15 +233,28 @@ class Cache:
             or (request.extra and uses_server_state(request, self.skip_extra))
         ):
             return None
-        return key_of(call, self.version, self.vary)
+        key = key_of(call, self.version, self.vary)
+        # The digest has the tenant too; this says to the store whose share the entry is of.
+        return None if key is None else _owner(call.tenant) + key
 
     def _shelf(self, runtime: Runtime) -> _Shelf:
         shelf = runtime.state("cache", self.name, _Shelf)
         if shelf.config is not self:  # new, or the chain was rebuilt with other bounds
             state = shared(runtime, self.store)
             shelf.store = state.cache(self.name, max_entries=self.max_entries, max_bytes=self.max_bytes)
+            self._shape(shelf.store)
             shelf.config = self
         return shelf
+
+    def _shape(self, store: Store) -> None:
+        """Tell the store how to keep entries. Raises ConfigError where it cannot do what is asked."""
+        shape: Callable[..., None] | None = getattr(store, "shape", None)
+        if shape is not None:
+            shape(compress=self.compress, above=self.compress_above, max_share=self.max_tenant_share)
+        elif self.compress or self.max_tenant_share < 1:
+            raise ConfigError(
+                f"{self.name}: {self.store.partition('://')[0]}:// has no compress and no max_tenant_share"
+            )
 
     def _keep(self, shelf: _Shelf, key: bytes, result: Result, runtime: Runtime) -> None:
         """Store `result` if it may be."""
@@ -247,7 +304,15 @@ class Cache:
         shelf = self._shelf(runtime)
         entries, size = shelf.store.size() or (None, None)
         return CacheStats(
-            shelf.hits, shelf.misses, shelf.stale, shelf.stored, shelf.refreshed, shelf.failed, entries, size
+            shelf.hits,
+            shelf.misses,
+            shelf.stale,
+            shelf.stored,
+            shelf.refreshed,
+            shelf.failed,
+            entries,
+            size,
+            shelf.refused,
         )
 
     async def delete(self, call: Call) -> bool:
@@ -256,11 +321,17 @@ class Cache:
         A call is made with ``chain.new_call(request, tenant=…)``.
         """
         key = self.key(call)
-        return key is not None and await self._shelf(call.runtime).store.delete(key)
+        if key is None:
+            return False
+        shelf = self._shelf(call.runtime)
+        _ = shelf.faults.drop(key)
+        return await shelf.store.delete(key)
 
     async def clear(self, runtime: Runtime) -> None:
         """Forget all replies, of all tenants."""
-        await self._shelf(runtime).store.clear()
+        shelf = self._shelf(runtime)
+        shelf.faults.clear()
+        await shelf.store.clear()
 
 
 def _stale(shelf: _Shelf, call: Call, entry: Entry, age: float, error: str | None = None) -> Reply:
@@ -268,6 +339,23 @@ def _stale(shelf: _Shelf, call: Call, entry: Entry, age: float, error: str | Non
     shelf.stale += 1
     call.note("cache.stale", saved=entry.saved_nano, age=age, error=error)
     return Reply.of(entry.result)
+
+
+def _tell_again(shelf: _Shelf, call: Call, key: bytes, mode: str) -> None:
+    """Raise what the same request failed with, if that is known to be certain."""
+    if mode == "refresh":
+        _ = shelf.faults.drop(key)
+        return
+    fault = shelf.faults.find(key, call.runtime.now())
+    if fault is not None:
+        shelf.refused += 1
+        call.note("cache.refused", error=fault.type)
+        raise fault
+
+
+@lru_cache(maxsize=1024)
+def _owner(tenant: str) -> bytes:
+    return blake2b(tenant.encode("utf-8", "surrogatepass"), digest_size=OWNER_BYTES).digest()
 
 
 def _not_cached(name: str) -> NotCached:

@@ -74,6 +74,7 @@ def decode_entry(
 ) -> Entry:
     """The entry that `encode_entry` made these bytes of, with the same `context` and `secret`.
 
+    Its mappings and lists cannot be changed, as of all that a cache gives.
     Args: max_bytes bounds what a compressed entry may unfold to.
     Raises: CorruptEntry for any other bytes; ConfigError for a compressed entry where the extra ``zstd``
     is not installed.

@@ -34,7 +34,7 @@ from llmpipe.types import (
     ToolResult,
     Usage,
 )
-from llmpipe.types.frozen import EMPTY
+from llmpipe.types.frozen import EMPTY, FrozenList
 
 __all__ = ("CorruptEntry", "reading", "writing")
 
@@ -286,7 +286,7 @@ def _read_vectors(told: Any, numbers: memoryview) -> tuple[tuple[Any, ...], memo
         row = array("d")
         row.frombytes(numbers[:end])
         numbers = numbers[end:]
-        vectors.append(tuple(_swapped(row)) if one < 0 else _swapped(row).tolist())
+        vectors.append(tuple(_swapped(row)) if one < 0 else FrozenList(_swapped(row).tolist()))
     return tuple(vectors), numbers
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from llmpipe.types.frozen import FrozenDict, FrozenList
+
 __all__ = ("Unfit", "as_list", "as_text", "items", "read_value", "write_value")
 
 _INT64 = 2**63
@@ -49,17 +51,17 @@ def write_value(value: Any) -> Any:
 
 
 def read_value(told: Any) -> Any:
-    """The value that `write_value` told so.
+    """The value that `write_value` told so, which nobody can change.
 
     Raises: Unfit for what it never wrote; RecursionError.
     """
     kind = type(told)
     if kind is list:
-        return [read_value(item) for item in told]
+        return FrozenList([read_value(item) for item in told])
     if kind is not dict:
         return told
     if "$" not in told:
-        return {key: read_value(item) for key, item in told.items()}
+        return FrozenDict({key: read_value(item) for key, item in told.items()})
     if len(told) != len(("$", "v")) or "v" not in told:
         raise Unfit("not a tagged value")
     tag, value = told["$"], told["v"]
@@ -67,7 +69,9 @@ def read_value(told: Any) -> Any:
         return tuple(read_value(item) for item in as_list(value))
     if tag == "dict":
         try:
-            return {read_value(k): read_value(v) for k, v in (items(pair, 2) for pair in as_list(value))}
+            return FrozenDict(
+                {read_value(k): read_value(v) for k, v in (items(pair, 2) for pair in as_list(value))}
+            )
         except TypeError:
             raise Unfit("a key that cannot be one") from None
     return _read_atom(tag, as_text(value))

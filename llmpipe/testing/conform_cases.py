@@ -157,8 +157,15 @@ def script(case: Case, answer: str) -> Line:
     if case.shape == "rerank":
         return Ranking((Ranked(1, 0.75), Ranked(0, 0.25)), "conform-rerank-1", Usage(2))
     if case.shape == "embeddings":
-        return Embeddings(((0.5, 1.0), (0.25, 0.0)), "conform-embed-1", Usage(2))
+        return _vectors
     return (Wait(1.0), *_pieces(answer))
+
+
+def _vectors(request: AnyRequest) -> Embeddings:
+    """One for each input, as providers do: a middleware may send those of several calls together."""
+    assert isinstance(request, EmbeddingRequest)
+    vectors = tuple([(0.5, 1.0) if item == "rain" else (0.25, 0.0) for item in request.inputs])
+    return Embeddings(vectors, "conform-embed-1", Usage(len(vectors)))
 
 
 def _pieces(answer: str) -> tuple[Step, ...]:

@@ -9,17 +9,20 @@ import pytest
 
 from llmpipe.config.presets import production
 from llmpipe.errors import Overloaded
+from llmpipe.middleware.adaptive_limit import AdaptiveLimit
 from llmpipe.middleware.breaker import Breaker
 from llmpipe.middleware.cache import Cache
 from llmpipe.middleware.coalesce import Coalesce
 from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.fallback import Fallback
+from llmpipe.middleware.hedge import Hedge
 from llmpipe.middleware.hooks import Hooks
 from llmpipe.middleware.log import Log
 from llmpipe.middleware.migration import Migration
 from llmpipe.middleware.rate_limit import RateLimit
 from llmpipe.middleware.redact import Redact
 from llmpipe.middleware.retry import Retry
+from llmpipe.middleware.shed import Shed
 from llmpipe.middleware.timeout import Timeout
 from llmpipe.middleware.validate import Validate
 from llmpipe.pipeline import registry
@@ -74,6 +77,7 @@ MADE: dict[str, Make] = {
     "cache: stale if error": lambda: Cache(ttl=0.001, stale_if_error=1e6),
     "coalesce: always": lambda: Coalesce(when="always"),
     "cost: with prices": lambda: Cost(prices={"conform-1": {"input": 2.5, "output": 10.0}}),
+    "hedge: at once": lambda: Hedge(delay=0.5, max_share=1.0),
     "hooks: all": lambda: Hooks(
         on_request=looked_at, on_chunk=lambda event: event, on_response=looked_at, on_error=looked_at
     ),
@@ -84,8 +88,10 @@ MADE: dict[str, Make] = {
     "redact: for good": lambda: Redact(mode="wire"),
     "redact: in a thread": lambda: Redact(output=True, thread_above=10),
     "retry: at once": lambda: Retry(immediate=True, attempts=3),
+    "shed: two at a time": lambda: Shed(in_flight=2),
     "timeout: tight": lambda: Timeout(first=30.0, idle=15.0, stall=15.0, total=60.0),
     "validate: filters": lambda: Validate(blocked=("secret",), filters=(lambda text: None,)),
+    "adaptive_limit: one at a time": lambda: AdaptiveLimit(start=1, maximum=2, max_wait=1000.0),
     "all together": Standard,
 }
 

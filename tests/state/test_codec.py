@@ -142,6 +142,19 @@ def test_what_is_read_is_what_was_written_to_the_last_field(entry, compress):
     assert plain(decode_entry(data)) == plain(entry)
 
 
+def test_what_is_read_cannot_be_changed():
+    entry = Entry(Embeddings(([1.0],), extra={"a": [{"b": 1}]}))
+    got: Any = decode_entry(encode_entry(entry)).result
+    for change in (
+        lambda: got.vectors[0].append(1.0),
+        lambda: got.extra["a"].append(1),
+        lambda: got.extra["a"][0].update(c=1),
+        lambda: got.headers.update(c="1"),
+    ):
+        with pytest.raises(TypeError):
+            change()
+
+
 @given(entries)
 def test_equal_bytes_come_of_equal_entries(entry):
     data = encode_entry(entry)

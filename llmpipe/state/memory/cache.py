@@ -7,20 +7,35 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from llmpipe.errors import BadReply, ConfigError
+from llmpipe.state.codec import check_compression, decode_entry, encode_entry
 from llmpipe.state.contracts.cache import Entry
 from llmpipe.state.freeze import freeze
 
-__all__ = ("MemoryCache",)
+__all__ = ("MemoryCache", "OWNER_BYTES")
+
+OWNER_BYTES = 8
+"""Of a key, at its beginning: they say whose it is, where one owner is to have only a share."""
 
 # Of an entry beside its reply: itself, key, dict slots, list item. Rather too much: 390 were measured.
 _ENTRY_BYTES = 660
+_OWNED_BYTES = 200  # besides, for the owner's own order of use
 
 
 class _Held(NamedTuple):
-    entry: Entry
+    entry: Entry | bytes
     stored_at: float
     expires_at: float
     size: int
+
+
+class _Room:
+    """What one owner holds: keys, the least recently used first, and their bytes."""
+
+    __slots__ = ("bytes", "keys")
+
+    def __init__(self) -> None:
+        self.keys: OrderedDict[bytes, None] = OrderedDict()
+        self.bytes = 0
 
 
 def _now() -> float:
@@ -42,6 +57,9 @@ class MemoryCache:
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self._bytes = 0
         self._held: OrderedDict[bytes, _Held] = OrderedDict()  # the least recently used first
+        self._rooms: dict[bytes, _Room] | None = None  # by owner, where owners have shares
+        self._share = 1.0
+        self._compress, self._above = "", 0
         self.resize(max_entries, max_bytes)
 
     async def get(self, key: bytes) -> tuple[Entry, float] | None:
@@ -54,7 +72,10 @@ class MemoryCache:
             self._remove(key)
             return None
         self._held.move_to_end(key)
-        return held.entry, now - held.stored_at
+        if self._rooms is not None:
+            self._rooms[key[:OWNER_BYTES]].keys.move_to_end(key)
+        entry = held.entry
+        return entry if isinstance(entry, Entry) else decode_entry(entry), now - held.stored_at
 
     def put(self, key: bytes, entry: Entry, keep: float) -> None:
         """Keep `entry` for `keep` seconds, unless room is needed before. At once."""
@@ -66,12 +87,17 @@ class MemoryCache:
             return
         if result is not entry.result:
             entry = Entry(result, entry.saved_nano)
-        size += _ENTRY_BYTES
-        if size > self._max_bytes:
+        held: Entry | bytes = entry
+        if self._compress and size > self._above:
+            held, size = self._packed(entry, size)
+        size += _ENTRY_BYTES if self._rooms is None else _ENTRY_BYTES + _OWNED_BYTES
+        if size > self._max_bytes * self._share or self._max_entries * self._share < 1:
             return
         now = _now()
-        self._held[key] = _Held(entry, now, now + keep, size)
+        self._held[key] = _Held(held, now, now + keep, size)
         self._bytes += size
+        if self._rooms is not None:
+            self._own(self._rooms, key, size)
         self._trim()
 
     async def delete(self, key: bytes) -> bool:
@@ -83,6 +109,8 @@ class MemoryCache:
         """Forget all entries."""
         self._held.clear()
         self._bytes = 0
+        if self._rooms is not None:
+            self._rooms.clear()
 
     def size(self) -> tuple[int, int]:
         """How many entries there are, and their bytes."""
@@ -103,12 +131,66 @@ class MemoryCache:
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._trim()
 
+    def shape(self, *, compress: str = "", above: int = 4096, max_share: float = 1.0) -> None:
+        """How entries are kept from now on: compressed, and no owner with more than a share of the room.
+
+        Args: compress: ``zstd`` for replies of more than `above` bytes, ``""`` for none. max_share:
+        of entries and of bytes, above 0 and at most 1; the owner is told by the first `OWNER_BYTES` of the
+        key. An owner that needs more room loses its own entries. With a share of 1/n, n owners never take
+        room from each other.
+        Raises: ConfigError for an unknown compression, or one whose package is not installed.
+        """
+        check_compression(compress)
+        if not 0 < max_share <= 1:
+            raise ConfigError(f"the share of one owner is above 0 and at most 1, not {max_share}")
+        self._compress, self._above, self._share = compress, above, max_share
+        if (self._rooms is None) is (max_share < 1):
+            self._rooms = {} if max_share < 1 else None
+            extra = _OWNED_BYTES if max_share < 1 else -_OWNED_BYTES
+            for key, held in self._held.items():
+                self._held[key] = held._replace(size=held.size + extra)
+            self._bytes += extra * len(self._held)
+        if self._rooms is not None:
+            held_now, self._rooms = self._held, {}
+            for key in [*held_now]:
+                self._own(self._rooms, key, held_now[key].size)
+        self._trim()
+
+    def _packed(self, entry: Entry, size: int) -> tuple[Entry | bytes, int]:
+        """The entry as bytes where these are fewer."""
+        try:
+            data = encode_entry(entry, compress=self._compress, above=self._above)
+        except BadReply:  # what bytes cannot say exactly is kept as it is
+            return entry, size
+        return (data, len(data)) if len(data) < size else (entry, size)
+
+    def _own(self, rooms: dict[bytes, _Room], key: bytes, size: int) -> None:
+        """Count the entry for its owner, who makes room for it among its own."""
+        room = rooms.get(key[:OWNER_BYTES])
+        if room is None:
+            room = rooms[key[:OWNER_BYTES]] = _Room()
+        room.keys[key] = None
+        room.bytes += size
+        most, most_bytes = self._max_entries * self._share, self._max_bytes * self._share
+        while len(room.keys) > most or room.bytes > most_bytes:
+            self._remove(next(iter(room.keys)))
+
     def _remove(self, key: bytes) -> _Held:
         held = self._held.pop(key)
         self._bytes -= held.size
+        if self._rooms is not None:
+            self._disown(self._rooms, key, held.size)
         return held
+
+    def _disown(self, rooms: dict[bytes, _Room], key: bytes, size: int) -> None:
+        room = rooms.get(key[:OWNER_BYTES])
+        if room is not None and key in room.keys:
+            del room.keys[key]
+            room.bytes -= size
+            if not room.keys:
+                del rooms[key[:OWNER_BYTES]]
 
     def _trim(self) -> None:
         held = self._held
         while len(held) > self._max_entries or self._bytes > self._max_bytes:
-            self._bytes -= held.popitem(last=False)[1].size
+            self._remove(next(iter(held)))
