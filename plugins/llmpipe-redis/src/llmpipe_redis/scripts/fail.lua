@@ -1,0 +1,17 @@
+-- needs _clock _queue
+-- An item failed; whether its lease was held. ARGV: ahead, id, token, reason, delay s, final (1 or 0).
+
+local now = clock()
+sweep(now)
+local item = held(ARGV[2], ARGV[3], now)
+if not item then
+  return 0
+end
+unlease(item)
+item.w, item.d = ARGV[4], text(now + tonumber(ARGV[5]) * 1e6)
+if ARGV[6] == '1' then
+  finish(item, 'dead', now)
+else
+  pend(item, now)
+end
+return 1

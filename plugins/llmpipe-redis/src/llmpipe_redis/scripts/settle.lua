@@ -1,0 +1,56 @@
+-- needs _clock _ledger
+-- End a hold. ARGV: ahead, remember ms, hold, lines at most, number of charges; of each charge: balance,
+-- nano, keep ms; of each line of the journal: id, at, JSON. Gives 1, or 0 if it was settled before.
+
+local now = clock()
+local remember, id, most = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local rows = 6 + 3 * tonumber(ARGV[5])
+expire(now, remember)
+local key = base .. 'hold:' .. id
+local state, parts = read_hold(key)
+if state == 'settled' then
+  return 0
+end
+local times, lines = base .. 'journal', base .. 'lines'
+redis.call('ZCARD', times) -- both fail here, before anything is changed, if they are something else
+redis.call('HLEN', lines)
+
+local moves = {}
+local function add(balance, spent, held, keep)
+  local found = moves[balance] or { spent = 0, held = 0, keep = keep }
+  found.spent, found.held, found.keep = found.spent + spent, found.held + held, keep
+  moves[balance] = found
+end
+for balance, part in pairs(parts) do
+  if state == 'open' then
+    add(balance, 0, -part.nano, part.keep)
+  else
+    add(balance, -part.likely, 0, part.keep)
+  end
+end
+for at = 6, rows - 1, 3 do
+  add(ARGV[at], tonumber(ARGV[at + 1]), 0, tonumber(ARGV[at + 2]))
+end
+for balance in pairs(moves) do
+  redis.call('HLEN', base .. 'sum:' .. balance)
+end
+
+redis.call('DEL', key)
+redis.call('HSET', key, 'state', 'settled')
+redis.call('PEXPIRE', key, remember)
+redis.call('ZREM', holds, id)
+for balance, found in pairs(moves) do
+  move(balance, found.spent, found.held, found.keep)
+end
+for at = rows, #ARGV, 3 do
+  if redis.call('ZADD', times, 'NX', ARGV[at + 1], ARGV[at]) == 1 then
+    redis.call('HSET', lines, ARGV[at], ARGV[at + 2])
+  end
+end
+if redis.call('ZCARD', times) > most then
+  local old = redis.call('ZPOPMIN', times, 10)
+  for at = 1, #old, 2 do
+    redis.call('HDEL', lines, old[at])
+  end
+end
+return 1

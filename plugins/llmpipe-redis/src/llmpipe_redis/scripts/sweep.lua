@@ -1,0 +1,4 @@
+-- needs _clock _ledger
+-- Expire holds whose lease has ended, a hundred at most; how many there were. ARGV: ahead, remember ms.
+
+return expire(clock(), ARGV[2])

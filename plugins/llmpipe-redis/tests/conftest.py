@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from llmpipe.testing.servers.redis import RedisServer, find_redis
+from llmpipe_redis import RedisState, open_redis
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RedisServer]:
+    """One Redis for all tests that do it no harm; each has a prefix of its own there."""
+    if find_redis() is None:
+        pytest.skip("there is no redis-server")
+    with RedisServer() as running:
+        yield running
+
+
+class Harness:
+    """Opens states with keys of their own in the one Redis."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.url = server.url
+        self.opened: list[RedisState] = []
+        self._ahead = 0.0
+
+    async def open(self) -> RedisState:
+        # Long enough for a machine that has other things to do too.
+        self.url = f"{self.server.url}?prefix=test-{next(_numbers)}&timeout=10"
+        return await self.reopen()
+
+    async def reopen(self) -> RedisState:
+        state = open_redis(self.url)
+        state.ahead = self._ahead
+        self.opened.append(state)
+        return state
+
+    async def pass_time(self, seconds: float) -> None:
+        self._ahead += seconds
+        for state in self.opened:
+            state.ahead = self._ahead
+
+    async def aclose(self) -> None:
+        for state in self.opened:
+            await state.aclose()
+
+
+@pytest.fixture
+async def harness(server: RedisServer) -> AsyncIterator[Harness]:
+    made = Harness(server)
+    yield made
+    await made.aclose()
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Listen = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+async def listen() -> AsyncIterator[Listen]:
+    """Serves connections on a free port, each by the function that is given, until the test is over."""
+    async with AsyncExitStack() as stack:
+
+        async def start(answer: Answer, context: ssl.SSLContext | None = None) -> int:
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                try:
+                    await answer(reader, writer)
+                except (OSError, asyncio.IncompleteReadError):
+                    pass  # the client cut the connection, which is what it is here for
+                except asyncio.CancelledError:
+                    pass  # the test is over; the server would log it
+                finally:
+                    writer.transport.abort()
+
+            running = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+            await stack.enter_async_context(running)
+            port: int = running.sockets[0].getsockname()[1]
+            return port
+
+        yield start
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    """A Redis that a test may freeze, kill and misconfigure. Its data outlives a kill."""
+    if find_redis() is None:
+        pytest.skip("there is no redis-server")
+    with RedisServer(appendonly="always") as running:
+        yield running
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Callable[[str], RedisState]]:
+    """Opens states of Redis, and closes them when the test is over."""
+    states: list[RedisState] = []
+
+    def open_(url: str) -> RedisState:
+        states.append(open_redis(url))
+        return states[-1]
+
+    yield open_
+    for state in states:
+        await state.aclose()

@@ -1,0 +1,146 @@
+"""No answer ever reaches another than who asked, whenever commands are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+import pytest
+
+from llmpipe.errors import StoreUnavailable
+from llmpipe.testing.servers.redis import RedisServer
+from llmpipe_redis import RedisState
+
+pytestmark = pytest.mark.real_time
+
+CANCELS = 2_000
+
+
+class Slow:
+    """A proxy that holds every answer back for a moment, and gives it in pieces."""
+
+    def __init__(self, server: RedisServer, seed: int, delay: float = 0.003) -> None:
+        self.port = server.port
+        self.random = Random(seed)
+        self.delay = delay
+        self.connections = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, back, slow=False))
+                group.create_task(self._pump(there, writer, slow=True))
+        except* OSError:
+            pass  # one side cut the connection
+        finally:
+            back.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
+        while data := await reader.read(65536):
+            cut = self.random.randrange(len(data) + 1) if slow else len(data)
+            for piece in (data[:cut], data[cut:]):
+                if slow:
+                    await asyncio.sleep(self.random.random() * self.delay)
+                writer.write(piece)
+        raise ConnectionResetError  # one end is closed: both are
+
+
+async def storm(state: RedisState, ask: Any, seed: int) -> tuple[int, int]:
+    """Cancel `CANCELS` commands at random moments; how many were cancelled, and how many answered."""
+    random = Random(seed)
+    cancelled = answered = 0
+
+    async def worker(number: int) -> None:
+        nonlocal cancelled, answered
+        turn = 0
+        while cancelled < CANCELS:
+            turn += 1
+            tag = b"%d-%d" % (number, turn)
+            task = asyncio.create_task(ask(tag))
+            await asyncio.sleep(random.random() * 0.04)
+            task.cancel()
+            try:
+                answer = await task
+            except asyncio.CancelledError:
+                cancelled += 1
+            else:
+                assert answer == tag
+                answered += 1
+
+    await asyncio.gather(*[worker(number) for number in range(8)])
+    return cancelled, answered
+
+
+@pytest.mark.slow
+async def test_no_answer_crosses_however_commands_are_cancelled(
+    server: RedisServer, listen: Any, opened: Any
+) -> None:
+    slow = Slow(server, 1)
+    state = opened(f"redis://127.0.0.1:{await listen(slow)}/0?prefix=crossing&timeout=20&connections=6")
+
+    async def echo(tag: bytes) -> Any:
+        return await state.link().ask((b"ECHO", tag))
+
+    cancelled, answered = await storm(state, echo, 2)
+    assert cancelled >= CANCELS
+    assert answered > 100  # both happen, or the test says nothing
+    assert slow.connections > 100  # and many were cancelled while their answer was on its way
+    assert await echo(b"after") == b"after"
+
+
+async def test_no_answer_crosses_where_commands_run_into_their_timeout(
+    server: RedisServer, listen: Any, opened: Any
+) -> None:
+    slow = Slow(server, 3, 0.01)
+    state = opened(f"redis://127.0.0.1:{await listen(slow)}/0?timeout=0.02&connections=4")
+    late = 0
+    for turn in range(150):
+        tag = b"%d" % turn
+        try:
+            assert await state.link().ask((b"ECHO", tag)) == tag
+        except StoreUnavailable:
+            late += 1
+            state.link()._refuse_until = 0.0  # the next one goes at once
+    assert 10 < late < 140
+
+
+async def test_cancelled_waiters_for_a_connection_lose_nobody_their_turn(
+    server: RedisServer, opened: Any
+) -> None:
+    state = opened(f"{server.url}?connections=1&timeout=20")
+    random = Random(4)
+
+    async def echo(number: int) -> Any:
+        return await state.link().ask((b"ECHO", b"%d" % number))
+
+    for _ in range(20):
+        tasks = [asyncio.create_task(echo(number)) for number in range(50)]
+        await asyncio.sleep(random.random() * 0.003)
+        for task in random.sample(tasks, 25):
+            task.cancel()
+        for number, task in enumerate(tasks):
+            with suppress(asyncio.CancelledError):  # of the 25
+                assert await task == b"%d" % number
+    assert await echo(99) == b"99"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01])
+async def test_an_answer_that_nobody_asked_for_is_nobodys(listen: Any, opened: Any, pause: float) -> None:
+    async def says_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if b"SETINFO" in data:
+                writer.write(b"+OK\r\n" * data.count(b"SETINFO"))
+            else:
+                answers = [b"$5\r\nright\r\n", b"$5\r\nwrong\r\n"]
+                for part in answers if pause else [b"".join(answers)]:
+                    writer.write(part)
+                    await asyncio.sleep(pause)
+
+    state = opened(f"redis://127.0.0.1:{await listen(says_more)}/0?timeout=10")
+    for _ in range(3):
+        assert await state.link().ask((b"ECHO", b"right")) == b"right"
+        await asyncio.sleep(0.05)
