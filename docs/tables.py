@@ -189,6 +189,7 @@ FACE = (
         r"llmpipe\.(providers|config|dialects|runtime|secret|pipeline\.(chain|provider))\b",
     ),
     ("Middlewares", r"llmpipe\.middleware\b"),
+    ("State and keys", r"llmpipe\.(state|keys)\b"),
     ("Routing and tools", r"llmpipe\.(routing|tools)\b"),
     ("To write your own", r"llmpipe\.pipeline\b"),
     ("Requests and messages", r"llmpipe\.types\.(requests|messages)\b"),

@@ -42,11 +42,19 @@ if TYPE_CHECKING:
         ReplyClosed,
         RequestTooLarge,
         ServiceUnavailable,
+        StoreDamaged,
+        StoreUnavailable,
         StreamBroken,
         UnknownError,
         Unsupported,
     )
+    from llmpipe.keys import KeyVault, mask_api_key, sanitize_object
+    from llmpipe.middleware.adaptive_limit import AdaptiveLimit
+    from llmpipe.middleware.alerts import Alerts
+    from llmpipe.middleware.audit import Audit
+    from llmpipe.middleware.batch import Batch
     from llmpipe.middleware.breaker import Breaker, CircuitBreaker
+    from llmpipe.middleware.budget import Budget
     from llmpipe.middleware.cache import Cache
     from llmpipe.middleware.coalesce import Coalesce
     from llmpipe.middleware.commit import Commit
@@ -54,15 +62,20 @@ if TYPE_CHECKING:
     from llmpipe.middleware.cost import Cost
     from llmpipe.middleware.credentials import Credentials, Keys
     from llmpipe.middleware.fallback import Fallback
+    from llmpipe.middleware.hedge import Hedge
     from llmpipe.middleware.hooks import Hooks
+    from llmpipe.middleware.limits import Limit, Limits
     from llmpipe.middleware.log import Log
     from llmpipe.middleware.metrics import Metrics
     from llmpipe.middleware.migration import Migration
+    from llmpipe.middleware.optimise import Optimise
     from llmpipe.middleware.rate_limit import RateLimit
     from llmpipe.middleware.redact import Redact
     from llmpipe.middleware.retry import Retry, RetryExecutor
+    from llmpipe.middleware.shed import Shed
     from llmpipe.middleware.timeout import Timeout
     from llmpipe.middleware.trace import Trace
+    from llmpipe.middleware.trace.otel_metrics import OTelMetrics
     from llmpipe.middleware.validate import Validate
     from llmpipe.pipeline import bands
     from llmpipe.pipeline.call import Call
@@ -82,6 +95,7 @@ if TYPE_CHECKING:
     from llmpipe.routing.use_cases import UseCases
     from llmpipe.runtime import Runtime
     from llmpipe.secret import Secret
+    from llmpipe.state import open_state
     from llmpipe.tools import ToolLoop, run_tools, tool
     from llmpipe.types.events import (
         Event,
@@ -122,10 +136,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = (
+    "AdaptiveLimit",
+    "Alerts",
     "Audio",
+    "Audit",
     "AuthenticationFailed",
     "BadReply",
+    "Batch",
     "Breaker",
+    "Budget",
     "BudgetExceeded",
     "Cache",
     "Call",
@@ -156,13 +175,17 @@ __all__ = (
     "Finish",
     "FirstTokenTimeout",
     "Handler",
+    "Hedge",
     "Hooks",
     "IdleTimeout",
     "Image",
     "InvalidRequest",
+    "KeyVault",
     "Keys",
     "LLMError",
+    "Limit",
     "LimitReached",
+    "Limits",
     "Log",
     "Message",
     "Metrics",
@@ -175,7 +198,9 @@ __all__ = (
     "NamedTool",
     "NetworkError",
     "NotCached",
+    "OTelMetrics",
     "Opaque",
+    "Optimise",
     "Outcome",
     "Overloaded",
     "PermissionDenied",
@@ -205,8 +230,11 @@ __all__ = (
     "Runtime",
     "Secret",
     "ServiceUnavailable",
+    "Shed",
     "Stage",
     "Start",
+    "StoreDamaged",
+    "StoreUnavailable",
     "StreamBroken",
     "Text",
     "TextDelta",
@@ -229,9 +257,12 @@ __all__ = (
     "fold",
     "layer",
     "load_chain",
+    "mask_api_key",
+    "open_state",
     "presets",
     "provider",
     "run_tools",
+    "sanitize_object",
     "tool",
     "unfold",
 )
@@ -243,9 +274,15 @@ _HOME = {
         "ConnectTimeout ContentFiltered ContextTooLong DeadlineExceeded FeatureDisabled "
         "FirstTokenTimeout IdleTimeout InvalidRequest LLMError LimitReached ModelNotFound NetworkError "
         "NotCached Overloaded PermissionDenied QuotaExceeded RateLimited ReplyClosed RequestTooLarge "
-        "ServiceUnavailable StreamBroken UnknownError Unsupported"
+        "ServiceUnavailable StoreDamaged StoreUnavailable StreamBroken UnknownError Unsupported"
     ),
+    "llmpipe.keys": "KeyVault mask_api_key sanitize_object",
+    "llmpipe.middleware.adaptive_limit": "AdaptiveLimit",
+    "llmpipe.middleware.alerts": "Alerts",
+    "llmpipe.middleware.audit": "Audit",
+    "llmpipe.middleware.batch": "Batch",
     "llmpipe.middleware.breaker": "Breaker CircuitBreaker",
+    "llmpipe.middleware.budget": "Budget",
     "llmpipe.middleware.cache": "Cache",
     "llmpipe.middleware.coalesce": "Coalesce",
     "llmpipe.middleware.commit": "Commit",
@@ -253,15 +290,20 @@ _HOME = {
     "llmpipe.middleware.cost": "Cost",
     "llmpipe.middleware.credentials": "Credentials Keys",
     "llmpipe.middleware.fallback": "Fallback",
+    "llmpipe.middleware.hedge": "Hedge",
     "llmpipe.middleware.hooks": "Hooks",
+    "llmpipe.middleware.limits": "Limit Limits",
     "llmpipe.middleware.log": "Log",
     "llmpipe.middleware.metrics": "Metrics",
     "llmpipe.middleware.migration": "Migration",
+    "llmpipe.middleware.optimise": "Optimise",
     "llmpipe.middleware.rate_limit": "RateLimit",
     "llmpipe.middleware.redact": "Redact",
     "llmpipe.middleware.retry": "Retry RetryExecutor",
+    "llmpipe.middleware.shed": "Shed",
     "llmpipe.middleware.timeout": "Timeout",
     "llmpipe.middleware.trace": "Trace",
+    "llmpipe.middleware.trace.otel_metrics": "OTelMetrics",
     "llmpipe.middleware.validate": "Validate",
     "llmpipe.pipeline.call": "Call",
     "llmpipe.pipeline.chain": "Chain",
@@ -280,6 +322,7 @@ _HOME = {
     "llmpipe.routing.use_cases": "UseCases",
     "llmpipe.runtime": "Runtime",
     "llmpipe.secret": "Secret",
+    "llmpipe.state": "open_state",
     "llmpipe.tools": "ToolLoop run_tools tool",
     "llmpipe.types.events": (
         "Event Extra Finish Ping ReasoningDelta RefusalDelta Start TextDelta ToolDelta UsageUpdate"
@@ -298,6 +341,7 @@ _PARTS = (
     "config",
     "dialects",
     "errors",
+    "keys",
     "middleware",
     "pipeline",
     "pricing",

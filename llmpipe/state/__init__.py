@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from llmpipe.errors import ConfigError
 from llmpipe.runtime import Runtime
 from llmpipe.secret import scrub
+from llmpipe.state.combined import Combined, combine
 from llmpipe.state.contracts.audit import Anchor, Audit, AuditQuery, AuditRecord
 from llmpipe.state.contracts.breakers import Breakers, Trip
 from llmpipe.state.contracts.cache import Cache, Entry
@@ -42,6 +43,7 @@ __all__ = (
     "Balance",
     "Breakers",
     "Cache",
+    "Combined",
     "Draw",
     "Entry",
     "GROUP",
@@ -66,6 +68,7 @@ __all__ = (
     "Taken",
     "Trip",
     "Vault",
+    "combine",
     "open_state",
     "shared",
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from math import isfinite
 
 import orjson
 from attrs import evolve
@@ -20,7 +21,13 @@ __all__ = ("chained", "digest", "fault")
 
 
 def digest(record: AuditRecord) -> str:
-    """The hash that `record` should have, 64 hex digits."""
+    """The hash that `record` should have, 64 hex digits.
+
+    Raises: TypeError for a body that is no JSON, such as an integer of more than 64 bits; ValueError for a
+    time that is not finite. (A NaN within a body is null to JSON, here as in every store.)
+    """
+    if not isfinite(record.at):
+        raise ValueError(f"a record's time is {record.at}")
     fields = {
         "at": record.at,
         "body": dict(record.body),
@@ -37,7 +44,10 @@ def digest(record: AuditRecord) -> str:
 
 
 def chained(record: AuditRecord, after: AuditRecord | Anchor) -> AuditRecord:
-    """`record` as the next one of its writer's chain: with its number, and both hashes."""
+    """`record` as the next one of its writer's chain: with its number, and both hashes.
+
+    Raises: as `digest`.
+    """
     placed = evolve(record, seq=after.seq + 1, previous=after.hash, hash="")
     return evolve(placed, hash=digest(placed))
 
@@ -50,13 +60,15 @@ def fault(records: Iterable[AuditRecord], anchor: Anchor, *, known: Anchor | Non
     """
     seq, previous = anchor.seq, anchor.hash
     seen = known is None or known.seq <= anchor.seq
+    if known is not None and known.seq == anchor.seq and known.hash != anchor.hash:
+        return f"record {anchor.seq}, the last that was pruned, is not the one that was noted"
     for record in records:
         where = f"record {record.seq} of {record.writer!r}"
         if record.seq != seq + 1:
             return f"{where} follows record {seq}: {abs(record.seq - seq - 1)} are missing or out of order"
         if record.previous != previous:
             return f"{where} does not follow the record before it"
-        if digest(record) != record.hash:
+        if not _intact(record):
             return f"{where} was changed"
         seq, previous = record.seq, record.hash
         if known is not None and record.seq == known.seq:
@@ -66,3 +78,10 @@ def fault(records: Iterable[AuditRecord], anchor: Anchor, *, known: Anchor | Non
     if not seen and known is not None:
         return f"the chain ends at record {seq}, and record {known.seq} had been written"
     return None
+
+
+def _intact(record: AuditRecord) -> bool:
+    try:
+        return digest(record) == record.hash
+    except (TypeError, ValueError):  # no hash was ever made of that
+        return False

@@ -67,9 +67,12 @@ class Audit(Protocol):
     """
 
     async def append(self, records: Sequence[AuditRecord]) -> None:
-        """Keep `records`, all or none, durably. One that is there already, the same in all, changes nothing.
+        """Keep `records`, all or none, durably.
 
-        Raises: ValueError for a record whose (writer, seq) is there with another hash.
+        One that is there already, the same in all, changes nothing, and neither does one that was pruned.
+        Whether a chain is whole is not asked here: see `llmpipe.state.hash_chain`.
+
+        Raises: ValueError for a record whose (writer, seq) is there with another hash; nothing is kept.
         """
         ...
 
@@ -82,30 +85,33 @@ class Audit(Protocol):
         ...
 
     async def writers(self) -> list[str]:
-        """All writers there are records or anchors of, sorted."""
+        """All writers there are records or anchors of, sorted by code points."""
         ...
 
     async def unended(self, writer: str | None = None) -> list[AuditRecord]:
-        """Begins, of one writer or all, of calls that no end is there of; in order of (writer, seq)."""
+        """Begins, of one writer or all, of calls that have not ended; in order of (writer, seq).
+
+        Any writer's end ends a call, even one that came before its begin, or was pruned since.
+        """
         ...
 
     async def beat(self, writer: str, lease: float) -> None:
-        """The writer lives, for `lease` seconds from now at least. A lease of 0: it has ended well."""
+        """The writer lives, for `lease` seconds from now. A lease of 0: it has ended well."""
         ...
 
     async def lost(self) -> list[str]:
-        """Writers whose lease has ended while calls of theirs are unended."""
+        """Writers whose lease has ended, or who never had one, while calls of theirs are unended; sorted."""
         ...
 
     async def query(
         self, query: AuditQuery, *, limit: int = 1000, after: AuditRecord | None = None
     ) -> list[AuditRecord]:
-        """Records in order of (at, writer, seq), `limit` beyond `after`."""
+        """Records in order of (at, writer by code points, seq), `limit` beyond `after`."""
         ...
 
     async def prune(self, before: float) -> int:
         """Drop the oldest of each writer while ``at < before``, and move its anchor; how many went.
 
-        Stops at the begin of a call that has not ended.
+        Stops at the begin of a call that has not ended. A call whose end went has ended all the same.
         """
         ...

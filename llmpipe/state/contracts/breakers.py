@@ -25,7 +25,10 @@ class Breakers(Protocol):
     """
 
     async def trip(self, key: str, trip: Trip) -> None:
-        """The circuit is open for that long, or longer if somebody has said so; never shorter."""
+        """The circuit is open for that long, or longer if somebody has said so; never shorter.
+
+        While it is open the higher `reopens` stays; a trip that is over leaves nothing to the next.
+        """
         ...
 
     async def close(self, key: str) -> None:

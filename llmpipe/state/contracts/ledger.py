@@ -118,10 +118,15 @@ class Ledger(Protocol):
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         """Hold all of `draws` for `lease` seconds under the id `hold`, or none of them.
 
-        Where the hold exists it grows: each draw's amount is the whole that is to be held of that
-        budget, never less than before, draws that it lacks are added, and its lease begins anew. So
-        the same request twice is the same as once. A hold that has expired is open again.
-        Gives None if it is held, else what is short; then nothing has changed.
+        Each of `draws` is of another balance. Where the hold exists it grows: each draw's amount is the
+        whole that is to be held of that budget, never less than before and nor is its `likely`, draws
+        that it lacks are added, and its lease begins anew. A draw for no more than is held always fits,
+        so the same request twice is the same as once, whatever others have spent meanwhile.
+
+        A hold that has expired is open again, with these draws alone: its charges of what was likely are
+        taken back, the draws must fit anew, and what they do not name is not held any more.
+
+        Gives None if it is held, else what is short; then nothing has changed, and neither has the lease.
 
         Raises: ValueError for a hold that is settled.
         """
@@ -131,18 +136,22 @@ class Ledger(Protocol):
         """End the hold: charge each `nano` of `charges`, free the rest, add `rows` to the journal.
 
         What the hold has and `charges` has not is charged nothing; what it lacks is charged all the
-        same, and so is a hold that nobody knows: money that was spent is never lost. `limit` and
-        `likely` of a charge mean nothing. Whether that was done now: False if it had been before,
-        and then nothing changes.
+        same, and so is a hold that nobody knows: money that was spent is never lost. Several charges of
+        one balance add up; `limit` and `likely` of a charge mean nothing. A row whose id the journal has
+        is not taken again. Whether that was done now: False if it had been before, and then nothing
+        changes, nor is a row added.
         """
         ...
 
     async def balances(self, keys: Sequence[tuple[str, int]]) -> list[Balance]:
-        """Of each (account, period), what is spent and held; zeros where nothing is known."""
+        """Of each (account, period), what is spent and held; zeros where nothing is known.
+
+        A hold whose lease has ended since the last sweep may still count as held.
+        """
         ...
 
     async def holds(self) -> list[str]:
-        """Ids of the holds whose lease runs, sorted."""
+        """Ids of the holds whose lease runs now, swept or not; sorted by code points."""
         ...
 
     async def sweep(self) -> int:
@@ -158,12 +167,16 @@ class Ledger(Protocol):
         limit: int = 1000,
         after: Spend | None = None,
     ) -> list[Spend]:
-        """The journal, ordered by (at, id): since <= at < until, `limit` lines beyond `after`."""
+        """The journal, `limit` lines beyond `after`, where since <= at < until.
+
+        Ordered by (at, id), ids by code points.
+        """
         ...
 
     async def forget(self, before: float) -> int:
-        """Drop lines of the journal with ``at < before``, and settled holds as old; how many lines.
+        """Drop lines of the journal with ``at < before``, and what is known of holds as old; how many lines.
 
-        Balances stay. A settlement as old that arrives once more would be taken for a new one.
+        Balances stay. A settlement as old that arrives once more would be taken for a new one. Holds whose
+        lease runs stay.
         """
         ...

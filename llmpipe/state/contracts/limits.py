@@ -16,7 +16,7 @@ class Ask:
 
     Attributes:
         key: what is limited, and whose: ``"minute/tenant=acme"``. One key has one limit.
-        amount: how many; at least 0.
+        amount: how many; at least 0. An ask for nothing is refused by a bucket in debt only.
         limit: units in each `period`; of slots, how many may be held at once.
         period: seconds; 0 for slots, which are held until they are settled or their lease ends.
         burst: units of a rate that may be taken at once. In any time t at most
@@ -66,16 +66,18 @@ class Limits(Protocol):
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
         """Take all of `asks` under the id `ticket`, or none. Slots are held for `lease` seconds at most.
 
-        The same granted ticket again takes nothing more, and begins its lease anew.
+        Each of `asks` is of another key. The same granted ticket again takes nothing more, whatever it
+        asks, and begins its lease anew; once it is settled, or its lease has ended, it is a new one.
         """
         ...
 
     async def settle(self, ticket: str, used: Mapping[str, float]) -> bool:
         """Correct what `ticket` took: key to the units really used, more or less; free its slots.
 
-        Keys that `used` lacks stay as taken. Whether that was done now: False for a ticket that is
-        settled, or unknown, or whose lease has ended; what was taken then stands.
-        A refund never leaves a bucket fuller than full.
+        Keys that `used` lacks stay as taken; those that the ticket has not, and those of slots, mean
+        nothing there. Whether that was done now: False for a ticket that is settled, or unknown, or whose
+        lease has ended; what was taken then stands. A refund never leaves a bucket fuller than full, and
+        what was used beyond what was taken is taken from how full it is now.
         """
         ...
 
@@ -84,5 +86,5 @@ class Limits(Protocol):
         ...
 
     async def reset(self, keys: Sequence[str]) -> None:
-        """Fill the buckets and free the slots of these keys."""
+        """Fill the buckets and free the slots of these keys. Tickets that held them free nothing more."""
         ...

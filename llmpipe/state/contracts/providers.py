@@ -44,11 +44,14 @@ class ProviderTable(Protocol):
     """Rows by name. All raise: StoreUnavailable."""
 
     async def rows(self, account: str | None = None) -> list[ProviderRow]:
-        """An account's rows and those of all, the account's first, each by name; of None, every row."""
+        """An account's rows and those of all, the account's first, each by name; of None, every row by name.
+
+        Names are in the order of their code points.
+        """
         ...
 
     async def put(self, row: ProviderRow) -> None:
-        """Store `row` in the place of what has its name."""
+        """Store `row` in the place of what has its name. `created_at` is when the name was first there."""
         ...
 
     async def delete(self, name: str) -> bool:

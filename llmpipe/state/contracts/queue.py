@@ -18,7 +18,8 @@ class Item:
     Attributes:
         id: unique; the idempotency key of whoever gives it.
         payload: what is to be done.
-        order: items of one order are leased one after another, in the order they came; "" for none.
+        order: items of one order are leased one after another, in the order they came, whatever their
+            priority: one that waits for its delay holds back those behind it; "" for none.
         priority: higher goes first; then who came first.
         expires_in: seconds after which it is not to be begun any more; None for never.
         delay: seconds before it may be leased.
@@ -56,7 +57,10 @@ class ItemStatus:
 
 @frozen
 class QueueCounts:
-    """Items by state, the bytes of their payloads and results, and the age of the oldest pending, seconds."""
+    """Items by state, the bytes of their payloads and results, and the age of the oldest pending, seconds.
+
+    Age is since it came, whatever became of it in between; 0 where none is pending.
+    """
 
     pending: int = 0
     leased: int = 0
@@ -84,8 +88,9 @@ class Queue(Protocol):
     """
 
     async def put(self, item: Item) -> bool:
-        """Accept `item`: True, or False if it was accepted before and is the same.
+        """Accept `item`: True, or False if it was accepted before with this payload, whatever became of it.
 
+        What is done, dead or expired counts against the bounds until it is forgotten.
         Raises: QueueConflict for an id that is there with another payload; QueueFull.
         """
         ...
@@ -93,7 +98,8 @@ class Queue(Protocol):
     async def lease(self, owner: str, *, count: int = 1, seconds: float = 60.0) -> list[Leased]:
         """The next items, at most `count`, for `seconds`. A lease that ends unsettled makes its item pending.
 
-        Items out of attempts become dead, and those out of time expired, instead.
+        Items out of attempts become dead instead, and else those out of time expired, at the moment when
+        that is so: whatever is asked next sees it. No two of one order are leased at once.
         """
         ...
 
@@ -102,7 +108,10 @@ class Queue(Protocol):
         ...
 
     async def done(self, item: str, token: int, result: bytes = b"") -> bool:
-        """The item is done, for good; False if the lease is no longer held, and then nothing changes."""
+        """The item is done, for good; False if the lease is no longer held, and then nothing changes.
+
+        Its result is kept even where it goes beyond the bounds.
+        """
         ...
 
     async def fail(
@@ -123,11 +132,14 @@ class Queue(Protocol):
         ...
 
     async def dead(self, *, limit: int = 100) -> list[tuple[str, str]]:
-        """Ids and reasons of the dead, oldest first."""
+        """Ids and reasons of the dead, in the order in which they came to the queue."""
         ...
 
     async def revive(self, item: str) -> bool:
-        """Give a dead or expired item all its attempts anew, without an expiry; whether there was one."""
+        """Give a dead or expired item all its attempts anew, without an expiry; whether there was one.
+
+        It may be leased at once, and has its old place in the queue and in its order.
+        """
         ...
 
     async def forget(self, older_than: float) -> int:

@@ -54,5 +54,5 @@ class Vault(Protocol):
         ...
 
     async def keys(self, *, after: tuple[str, str, str] | None = None, limit: int = 1000) -> list[SealedKey]:
-        """All keys in order of (tenant, provider, name), `limit` beyond `after`."""
+        """All keys in order of (tenant, provider, name) by code points, `limit` beyond `after`."""
         ...

@@ -2,76 +2,103 @@
 
 from __future__ import annotations
 
-import asyncio
+from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Sequence
 
+from attrs import define, field
+
 from llmpipe.state.contracts.audit import Anchor, AuditQuery, AuditRecord
+from llmpipe.state.memory.clock import Clock, loop_time
 
 __all__ = ("MemoryAudit", "matches")
+
+
+@define
+class _Chain:
+    """One writer's records by their numbers, and where they begin."""
+
+    anchor: Anchor = field(factory=Anchor)
+    records: list[AuditRecord] = field(factory=list)
+
+    def find(self, seq: int) -> AuditRecord | None:
+        place = bisect_left(self.records, seq, key=_number)
+        found = self.records[place] if place < len(self.records) else None
+        return found if found is not None and found.seq == seq else None
 
 
 class MemoryAudit:
     """Records by writer. Nothing here survives the process, and nothing is dropped before `prune`."""
 
-    def __init__(self) -> None:
-        self._chains: dict[str, list[AuditRecord]] = {}
-        self._anchors: dict[str, Anchor] = {}
-        self._unended: dict[str, AuditRecord] = {}  # by call
+    def __init__(self, clock: Clock = loop_time) -> None:
+        self._clock = clock
+        self._chains: dict[str, _Chain] = {}
+        self._ended: Counter[str] = Counter()  # ends that are there, by call
+        self._unended: dict[tuple[str, int], AuditRecord] = {}  # begins, by writer and number
+        self._begun: dict[str, list[tuple[str, int]]] = {}  # by call, the begins that are unended
         self._alive: dict[str, float] = {}  # until when
 
     async def append(self, records: Sequence[AuditRecord]) -> None:
         """See `Audit.append`."""
-        new = [record for record in records if not self._known(record)]
-        for record in new:
-            self._chains.setdefault(record.writer, []).append(record)
-            if record.kind == "begin":
-                self._unended[record.call] = record
-            elif record.kind == "end":
-                self._unended.pop(record.call, None)
+        new: dict[tuple[str, int], AuditRecord] = {}
+        for record in records:
+            place = (record.writer, record.seq)
+            chain = self._chains.get(record.writer) or _Chain()
+            found = new.get(place) or chain.find(record.seq)
+            if found is not None and found.hash != record.hash:
+                raise ValueError(
+                    f"record {record.seq} of writer {record.writer!r} is there, and is another one"
+                )
+            if found is None and record.seq > chain.anchor.seq:  # else it was pruned
+                new[place] = record
+        for record in new.values():
+            self._keep(record)
 
-    def _known(self, record: AuditRecord) -> bool:
-        anchor = self._anchors.get(record.writer, Anchor())
-        chain = self._chains.get(record.writer, [])
-        place = record.seq - anchor.seq - 1
-        if place >= len(chain):
-            return False
-        if place >= 0 and chain[place].hash != record.hash:
-            raise ValueError(f"record {record.seq} of writer {record.writer!r} is there, and is another one")
-        return True
+    def _keep(self, record: AuditRecord) -> None:
+        insort(self._chains.setdefault(record.writer, _Chain()).records, record, key=_number)
+        if record.kind == "begin" and not self._ended[record.call]:
+            place = (record.writer, record.seq)
+            self._unended[place] = record
+            self._begun.setdefault(record.call, []).append(place)
+        elif record.kind == "end":
+            self._ended[record.call] += 1
+            for place in self._begun.pop(record.call, ()):
+                del self._unended[place]
 
     async def head(self, writer: str) -> AuditRecord | Anchor:
         """See `Audit.head`."""
-        chain = self._chains.get(writer)
-        return chain[-1] if chain else self._anchors.get(writer, Anchor())
+        chain = self._chains.get(writer) or _Chain()
+        return chain.records[-1] if chain.records else chain.anchor
 
     async def anchor(self, writer: str) -> Anchor:
         """See `Audit.anchor`."""
-        return self._anchors.get(writer, Anchor())
+        return (self._chains.get(writer) or _Chain()).anchor
 
     async def writers(self) -> list[str]:
         """See `Audit.writers`."""
-        return sorted({*self._chains, *self._anchors})
+        return sorted(self._chains)
 
     async def unended(self, writer: str | None = None) -> list[AuditRecord]:
         """See `Audit.unended`."""
-        found = [record for record in self._unended.values() if writer in (None, record.writer)]
-        return sorted(found, key=lambda record: (record.writer, record.seq))
+        return [record for place, record in sorted(self._unended.items()) if writer in (None, place[0])]
 
     async def beat(self, writer: str, lease: float) -> None:
         """See `Audit.beat`."""
-        self._alive[writer] = asyncio.get_running_loop().time() + lease
+        self._alive[writer] = self._clock() + lease
 
     async def lost(self) -> list[str]:
         """See `Audit.lost`."""
-        now = asyncio.get_running_loop().time()
-        writers = {record.writer for record in self._unended.values()}
-        return sorted(writer for writer in writers if self._alive.get(writer, 0.0) <= now)
+        now = self._clock()
+        writers = {writer for writer, _ in self._unended}
+        return sorted(writer for writer in writers if self._alive.get(writer, now) <= now)
 
     async def query(
         self, query: AuditQuery, *, limit: int = 1000, after: AuditRecord | None = None
     ) -> list[AuditRecord]:
         """See `Audit.query`."""
-        found = [record for chain in self._chains.values() for record in chain if matches(record, query)]
+        found = [
+            record for chain in self._chains.values() for record in chain.records if matches(record, query)
+        ]
         found.sort(key=_order)
         if after is not None:
             found = [record for record in found if _order(record) > _order(after)]
@@ -82,15 +109,27 @@ class MemoryAudit:
         gone = 0
         for writer, chain in self._chains.items():
             count = 0
-            for record in chain:
-                if record.at >= before or (record.kind == "begin" and record.call in self._unended):
+            for record in chain.records:
+                if record.at >= before or (writer, record.seq) in self._unended:
                     break
                 count += 1
+                self._forget(record)
             if count:
-                self._anchors[writer] = Anchor(chain[count - 1].seq, chain[count - 1].hash)
-                del chain[:count]
+                last = chain.records[count - 1]
+                chain.anchor = Anchor(last.seq, last.hash)
+                del chain.records[:count]
                 gone += count
         return gone
+
+    def _forget(self, record: AuditRecord) -> None:
+        if record.kind == "end":
+            self._ended[record.call] -= 1
+            if not self._ended[record.call]:
+                del self._ended[record.call]
+
+
+def _number(record: AuditRecord) -> int:
+    return record.seq
 
 
 def _order(record: AuditRecord) -> tuple[float, str, int]:

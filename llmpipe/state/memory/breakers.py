@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from llmpipe.state.contracts.breakers import Trip
+from llmpipe.state.memory.clock import Clock, loop_time
 
 __all__ = ("MemoryBreakers",)
 
 
 class MemoryBreakers:
-    """Open circuits, until when."""
+    """Open circuits, until when, and how often each was opened again."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = loop_time) -> None:
+        self._clock = clock
         self._open: dict[str, tuple[float, int]] = {}
 
     async def trip(self, key: str, trip: Trip) -> None:
         """See `Breakers.trip`."""
-        until = asyncio.get_running_loop().time() + trip.seconds
-        before, reopens = self._open.get(key, (until, 0))
-        self._open[key] = (max(before, until), max(reopens, trip.reopens))
+        now = self._clock()
+        before, reopens = self._open.get(key, (now, 0))
+        if before <= now:  # it is over, and leaves nothing to this one
+            reopens = 0
+        self._open[key] = (max(before, now + trip.seconds), max(reopens, trip.reopens))
 
     async def close(self, key: str) -> None:
         """See `Breakers.close`."""
@@ -27,6 +29,6 @@ class MemoryBreakers:
 
     async def read(self) -> dict[str, Trip]:
         """See `Breakers.read`."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         self._open = {key: found for key, found in self._open.items() if found[0] > now}
         return {key: Trip(until - now, reopens) for key, (until, reopens) in self._open.items()}

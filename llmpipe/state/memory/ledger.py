@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Sequence
-from heapq import heappop, heappush
 from math import inf
 from operator import itemgetter
 from typing import Literal
@@ -14,13 +12,16 @@ from typing import Literal
 from attrs import define
 
 from llmpipe.state.contracts.ledger import Balance, Draw, Shortage, Spend
+from llmpipe.state.memory.clock import Clock, loop_time
+from llmpipe.state.memory.timers import Timers
 
 __all__ = ("MemoryLedger",)
 
 _Key = tuple[str, int]
 
 
-# Seconds for which a settlement that arrives twice is known as such. Writers repeat within minutes.
+# Seconds for which a settlement that arrives twice is known as such, and an expired hold as expired.
+# Writers repeat within minutes.
 _REMEMBER = 24 * 3600.0
 _MAX_LINES = 100_000
 _WEEK = 7 * 86_400.0
@@ -57,14 +58,17 @@ class _Hold:
 class MemoryLedger:
     """A ledger in dicts: the plainest thing that keeps the contract, so what others are held against.
 
-    The journal has the last 100,000 lines. Balances go a week after their period is over.
+    The journal has the last 100,000 lines. Balances go a week after their period is over. A hold that
+    nobody has settled a day after it expired is settled by that, at what was likely.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = loop_time) -> None:
+        self._clock = clock
         self._sums: dict[_Key, _Sum] = {}
         self._room = 1024  # sums there may be before those that are long over are looked for
         self._holds: dict[str, _Hold] = {}  # open and expired
-        self._leases: list[tuple[float, str]] = []  # a heap; a lease that was renewed is in it twice
+        self._leases = Timers()
+        self._expired = 0  # holds, so far
         self._settled: OrderedDict[str, float] = OrderedDict()  # and when
         self._journal: list[tuple[float, str, Spend]] = []
         self._lines: set[str] = set()
@@ -74,29 +78,40 @@ class MemoryLedger:
         now = self._swept()
         if hold in self._settled:
             raise ValueError(f"hold {hold!r} is settled, and cannot be held again")
-        found = self._holds.get(hold) or _Hold(0.0, {})
-        expired = found.state == "expired"
+        found = self._holds.get(hold)
+        expired = found is not None and found.state == "expired"
+        parts = found.parts if found is not None else {}
         for index, draw in enumerate(draws):
             key = (draw.account, draw.period)
-            sum_, part = self._sums.get(key), found.parts.get(key)
+            sum_, part = self._sums.get(key), parts.get(key)
             spent, held = (sum_.spent, sum_.held) if sum_ is not None else (0, 0)
             wanted = draw.nano
             if part is not None:
+                if draw.nano <= part.nano and not expired:
+                    continue  # it has that already
                 wanted = max(wanted, part.nano)
                 spent, held = (spent - part.likely, held) if expired else (spent, held - part.nano)
             if draw.limit is not None and spent + held + wanted > draw.limit:
                 return Shortage(index, spent, held)
-        if expired:
-            self._charge_likely(found, -1)
-            found.state = "open"
-        self._holds[hold] = found
+        if found is None:
+            found = self._holds[hold] = _Hold(0.0, {})
+        elif expired:
+            self._reopen(found, draws)
         for draw in draws:
             part = found.parts.setdefault((draw.account, draw.period), _Part(0, 0))
             self._sum(draw, now).held += max(0, draw.nano - part.nano)
             part.nano, part.likely = max(part.nano, draw.nano), max(part.likely, draw.likely)
         found.expires_at = now + lease
-        heappush(self._leases, (found.expires_at, hold))
+        self._leases.arm(hold, found.expires_at)
         return None
+
+    def _reopen(self, hold: _Hold, draws: Sequence[Draw]) -> None:
+        """Take back what was likely. What `draws` do not name is not held again: nobody asked if it fits."""
+        self._charge_likely(hold, -1)
+        hold.state = "open"
+        named = {(draw.account, draw.period) for draw in draws}
+        for key in [key for key in hold.parts if key not in named]:
+            self._sums[key].held -= hold.parts.pop(key).nano
 
     async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend] = ()) -> bool:
         """See `Ledger.settle`."""
@@ -109,6 +124,7 @@ class MemoryLedger:
                 self._charge_likely(found, -1)
             for key, part in found.parts.items():
                 self._sums[key].held -= part.nano
+        self._leases.disarm(hold)
         self._settled[hold] = now
         for charge in charges:
             self._sum(charge, now).spent += charge.nano
@@ -133,9 +149,9 @@ class MemoryLedger:
 
     async def sweep(self) -> int:
         """See `Ledger.sweep`."""
-        expired = sum(hold.state == "expired" for hold in self._holds.values())
+        before = self._expired
         self._swept()
-        return sum(hold.state == "expired" for hold in self._holds.values()) - expired
+        return self._expired - before
 
     def _sum(self, draw: Draw, now: float) -> _Sum:
         """The balance that `draw` is of."""
@@ -157,13 +173,19 @@ class MemoryLedger:
 
     def _swept(self) -> float:
         """Expire what has to, forget old settlements; the time."""
-        now = asyncio.get_running_loop().time()
-        leases = self._leases
-        while leases and leases[0][0] <= now:
-            hold = self._holds.get(heappop(leases)[1])
-            if hold is not None and hold.state == "open" and hold.expires_at <= now:
+        now = self._clock()
+        for name in self._leases.due(now):
+            hold = self._holds[name]
+            if hold.expires_at > now:  # its lease was begun anew, or it expired some time ago
+                self._leases.arm(name, hold.expires_at)
+            elif hold.state == "open":
                 self._charge_likely(hold, 1)
-                hold.state = "expired"
+                self._expired += 1
+                hold.state, hold.expires_at = "expired", hold.expires_at + _REMEMBER
+                self._leases.arm(name, hold.expires_at)
+            else:
+                del self._holds[name]
+                self._settled[name] = now
         settled = self._settled
         while settled and now - next(iter(settled.values())) > _REMEMBER:
             settled.popitem(last=False)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from heapq import heappop, heappush
 
 from attrs import define, field
 
 from llmpipe.state.contracts.limits import Ask, Level, Taken
 from llmpipe.state.gcra import arrival, level, wait
+from llmpipe.state.memory.clock import Clock, loop_time
+from llmpipe.state.memory.timers import Timers
 
 __all__ = ("MemoryLimits",)
 
@@ -24,11 +24,12 @@ class _Ticket:
 class MemoryLimits:
     """Buckets and slots in dicts; what is full again, and whose lease has ended, is dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = loop_time) -> None:
+        self._clock = clock
         self._arrivals: dict[str, float] = {}  # of the buckets that are not full, their TAT
         self._held: dict[str, float] = {}  # slots
         self._tickets: dict[str, _Ticket] = {}
-        self._leases: list[tuple[float, str]] = []  # a heap; a lease that was renewed is in it twice
+        self._leases = Timers()
         self._room = 1024  # buckets there may be before the full ones are looked for
 
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
@@ -43,7 +44,7 @@ class MemoryLimits:
             for ask in asks:
                 self._take(found, ask, now)
         found.expires_at = now + lease
-        heappush(self._leases, (found.expires_at, ticket))
+        self._leases.arm(ticket, found.expires_at)
         return Taken(self._levels(asks, now))
 
     def _refusal(self, asks: Sequence[Ask], now: float) -> tuple[int | None, float | None]:
@@ -66,6 +67,8 @@ class MemoryLimits:
     def _take(self, ticket: _Ticket, ask: Ask, now: float) -> None:
         key = ask.key
         if not ask.period:
+            if not ask.amount:
+                return
             self._held[key] = self._held.get(key, 0.0) + ask.amount
             ticket.slots[key] = ticket.slots.get(key, 0.0) + ask.amount
             return
@@ -82,14 +85,15 @@ class MemoryLimits:
         found = self._tickets.pop(ticket, None)
         if found is None:
             return False
+        self._leases.disarm(ticket)
         self._free(found)
         for key, units in used.items():
             if key in found.rates:
                 taken, seconds = found.rates[key]
                 # A bucket that is full again has no time; what was taken is refilled then.
-                tat = (
-                    max(self._arrivals.get(key, now), now) if units > taken else self._arrivals.get(key, now)
-                )
+                tat = self._arrivals.get(key, now)
+                if units > taken:
+                    tat = max(tat, now)
                 self._arrivals[key] = tat + (units - taken) * seconds
         return True
 
@@ -119,12 +123,12 @@ class MemoryLimits:
 
     def _swept(self) -> float:
         """Free the slots whose lease has ended; the time."""
-        now = asyncio.get_running_loop().time()
-        leases = self._leases
-        while leases and leases[0][0] <= now:
-            name = heappop(leases)[1]
-            found = self._tickets.get(name)
-            if found is not None and found.expires_at <= now:
+        now = self._clock()
+        for name in self._leases.due(now):
+            expires_at = self._tickets[name].expires_at
+            if expires_at > now:  # its lease was begun anew
+                self._leases.arm(name, expires_at)
+            else:
                 self._free(self._tickets.pop(name))
         return now
 
