@@ -1,0 +1,53 @@
+"""SQLite against the suite that every backend of state must pass."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from llmpipe.state import State
+from llmpipe.state.sqlite import SqliteState, open_sqlite
+from llmpipe.testing.state import suites
+
+pytestmark = pytest.mark.real_time
+
+globals().update(suites(SqliteState.offers))
+
+
+class SqliteHarness:
+    """A file for each `open`; another connection to it, as from another process, for each `reopen`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files = (directory / f"{number}.db" for number in itertools.count())
+        self._url = ""
+        self._ahead = 0.0
+        self.opened: list[SqliteState] = []
+
+    async def open(self) -> State:
+        self._url = f"sqlite:///{next(self._files)}"
+        return await self.reopen()
+
+    async def reopen(self) -> State:
+        state = open_sqlite(self._url)
+        assert isinstance(state, SqliteState)
+        state.ahead = self._ahead
+        self.opened.append(state)
+        return state
+
+    async def pass_time(self, seconds: float) -> None:
+        self._ahead += seconds
+        for state in self.opened:
+            state.ahead = self._ahead
+
+    async def aclose(self) -> None:
+        for state in self.opened:
+            await state.aclose()
+
+
+@pytest.fixture
+async def harness(tmp_path):
+    made = SqliteHarness(tmp_path)
+    yield made
+    await made.aclose()
