@@ -78,7 +78,12 @@ GROUP = "llmpipe.state"
 
 # Loaded when they are asked for: SQLite takes a thread, and most processes keep nothing.
 _BUILT_IN = {"memory": "llmpipe.state.memory:open_memory", "sqlite": "llmpipe.state.sqlite:open_sqlite"}
-_PACKAGES = {"redis": "llmpipe-redis", "rediss": "llmpipe-redis", "postgresql": "llmpipe-postgres"}
+_PACKAGES = {
+    "postgres": "llmpipe-postgres",
+    "postgresql": "llmpipe-postgres",
+    "redis": "llmpipe-redis",
+    "rediss": "llmpipe-redis",
+}
 
 
 def open_state(url: str) -> State:

@@ -1,0 +1,177 @@
+"""Budgets in PostgreSQL: each step one function in the database, one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from secrets import randbits
+from typing import Any
+
+import orjson
+from attrs import asdict, fields
+
+from llmpipe.state import Balance, Draw, Shortage, Spend
+from llmpipe_postgres.link import Link
+from llmpipe_postgres.text import escape, unescape
+from llmpipe_postgres.text import fields as texts
+
+__all__ = ("PostgresLedger",)
+
+_HELD, _SETTLED, _SWEEP_FIRST = -1, -2, -3
+_AT_ONCE = 500  # holds that one sweep expires, and lines that one step forgets
+_COLUMNS = ", ".join(f'"{each.name}"' for each in fields(Spend))
+
+
+class PostgresLedger:
+    """A ledger whose steps are transactions: on disk when they return, and atomic over all their draws.
+
+    Rows are locked in the order of their keys, so none waits for another in a circle. A budget that every
+    call draws on is one row, so its calls follow one another: one flush of the server's disk each.
+    """
+
+    def __init__(self, link: Link, ahead: Callable[[], float], name: str) -> None:
+        self._link, self._ahead, self._name = link, ahead, escape(name)
+        self._in = link.settings.schema + "."
+        self._reserve = f"SELECT * FROM {self._in}reserve($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11)"  # noqa: S608  a checked name
+        self._settle = f"SELECT {self._in}settle($1,$2,$3,$4,$5,$6,$7,$8,$9)"
+
+    async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
+        """See `Ledger.reserve`."""
+        accounts, periods, nanos, ends = _columns(draws)
+        limits, likelies = [draw.limit for draw in draws], [draw.likely for draw in draws]
+        force = False
+        while True:
+            ((verdict, spent, held),) = await self._link.fetch(
+                self._reserve, self._name, escape(hold), lease, self._ahead(), force,
+                accounts, periods, nanos, limits, likelies, ends,
+            )  # fmt: skip
+            if verdict != _SWEEP_FIRST:
+                break
+            await self._expire()
+            force = (
+                True  # what is left another sweeper has in hand; till it is done, all of it counts as held
+            )
+        if verdict == _SETTLED:
+            raise ValueError(f"hold {hold!r} is settled, and cannot be held again")
+        return None if verdict == _HELD else Shortage(verdict, spent, held)
+
+    async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend] = ()) -> bool:
+        """See `Ledger.settle`. Whose answer is lost asks again, and learns that it was he who did it."""
+        accounts, periods, nanos, ends = _columns(charges)
+        journal = _journal(self._name, rows) if rows else None
+        done: bool = await self._link.value(
+            self._settle, self._name, escape(hold), self._ahead(), randbits(63), accounts, periods, nanos,
+            ends, journal,
+        )  # fmt: skip
+        return done
+
+    async def balances(self, keys: Sequence[tuple[str, int]]) -> list[Balance]:
+        """See `Ledger.balances`."""
+        rows = await self._link.fetch(
+            f"SELECT coalesce(b.spent, 0), coalesce(b.held, 0) "  # noqa: S608  a checked name
+            f"FROM unnest($2::text[], $3::bigint[]) WITH ORDINALITY AS w (account, period, place) "
+            f"LEFT JOIN {self._in}balances b "
+            f"ON b.ledger = $1 AND b.account = w.account AND b.period = w.period ORDER BY w.place",
+            self._name,
+            [escape(account) for account, _ in keys],
+            [period for _, period in keys],
+        )
+        return [Balance(spent, held) for spent, held in rows]
+
+    async def holds(self) -> list[str]:
+        """See `Ledger.holds`."""
+        rows = await self._link.fetch(
+            f"SELECT hold FROM {self._in}holds WHERE ledger = $1 AND state = 0 "  # noqa: S608  a checked name
+            "AND until > extract(epoch FROM clock_timestamp())::float8 + $2::float8",
+            self._name,
+            self._ahead(),
+        )
+        return sorted(unescape(row[0]) for row in rows)
+
+    async def sweep(self) -> int:
+        """See `Ledger.sweep`. Drops balances too, a week after their period is over."""
+        expired = await self._expire()
+        await self._link.value(
+            f"SELECT {self._in}drop_balances($1,$2,$3)", self._name, self._ahead(), _AT_ONCE
+        )
+        return expired
+
+    async def _expire(self) -> int:
+        """Expire what has to, so many in each step that none takes long; how many there were."""
+        expired = 0
+        while True:
+            count: int = await self._link.value(
+                f"SELECT {self._in}sweep($1,$2,$3)", self._name, self._ahead(), _AT_ONCE
+            )
+            expired += count
+            if count < _AT_ONCE:
+                return expired
+
+    async def spends(
+        self,
+        *,
+        since: float = 0.0,
+        until: float = float("inf"),
+        tenant: str | None = None,
+        limit: int = 1000,
+        after: Spend | None = None,
+    ) -> list[Spend]:
+        """See `Ledger.spends`."""
+        wanted = "ledger = $1 AND at >= $2 AND at < $3"
+        args: list[Any] = [self._name, since, until, limit]
+        if tenant is not None:
+            args.append(escape(tenant))
+            wanted += f" AND tenant = ${len(args)}"
+        if after is not None:
+            args += [after.at, escape(after.id)]
+            wanted += f" AND (at, id) > (${len(args) - 1}, ${len(args)})"
+        rows = await self._link.fetch(
+            f"SELECT {_COLUMNS} FROM {self._in}journal WHERE {wanted} ORDER BY at, id LIMIT $4",  # noqa: S608  names of ours
+            *args,
+        )
+        return [Spend(**texts(row)) for row in rows]
+
+    async def forget(self, before: float) -> int:
+        """See `Ledger.forget`."""
+        lines = await self._drop("journal", "id", "at < $2", before)
+        await self._drop("holds", "hold", "state > 0 AND until < $2", before)
+        return lines
+
+    async def _drop(self, table: str, key: str, wanted: str, before: float) -> int:
+        gone = 0
+        while True:
+            count: int = await self._link.value(
+                f"WITH old AS (SELECT {key} FROM {self._in}{table} WHERE ledger = $1 AND {wanted} LIMIT $3 "  # noqa: S608  names of ours
+                f"FOR UPDATE SKIP LOCKED), dropped AS (DELETE FROM {self._in}{table} t USING old "
+                f"WHERE t.ledger = $1 AND t.{key} = old.{key} RETURNING 1) SELECT count(*) FROM dropped",
+                self._name,
+                before,
+                _AT_ONCE,
+            )
+            gone += count
+            if count < _AT_ONCE:
+                return gone
+
+
+def _columns(draws: Sequence[Draw]) -> tuple[list[str], list[int], list[int], list[float | None]]:
+    return (
+        [escape(draw.account) for draw in draws],
+        [draw.period for draw in draws],
+        [draw.nano for draw in draws],
+        [draw.ends for draw in draws],
+    )
+
+
+def _journal(ledger: str, rows: Sequence[Spend]) -> str:
+    """The rows of the table, as JSON: whole numbers stay exact, and so do the shortest forms of floats."""
+    told = []
+    for row in rows:
+        line = asdict(row, recurse=False)
+        for name, value in line.items():
+            if type(value) is str:
+                line[name] = escape(value)
+            elif type(value) is float and not isfinite(value):
+                raise ValueError(f"{name} of spend {row.id!r} is {value}, which is no time")
+        line["ledger"] = ledger
+        told.append(line)
+    return orjson.dumps(told).decode()

@@ -1,0 +1,101 @@
+"""One PostgreSQL for the whole session, and an empty schema for each test."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+
+import asyncpg  # type: ignore[import-untyped]  # has no types of its own
+import pytest
+
+from llmpipe.testing.servers.postgres import PostgresServer
+from llmpipe_postgres import PostgresState, open_postgres
+
+_NUMBERS = count(1)
+# Schemas that nobody uses now, by port: emptied they are made anew ten times as fast, and dropping their
+# thousands of files at the end takes longer than all that.
+_FREE: defaultdict[int, list[str]] = defaultdict(list)
+_TABLES = (
+    "balances", "holds", "journal", "buckets", "tickets", "slots", "queue_totals", "queue_items", "audit",
+    "audit_unended", "audit_writers", "vault", "llm_providers", "llm_providers_revision",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as made:
+        yield made
+
+
+class PostgresHarness:
+    """Opens an empty schema; the time of all that it opened moves together."""
+
+    def __init__(self, server: PostgresServer, **settings: object) -> None:
+        self.server = server
+        self._settings = {"timeout": 60, **settings}  # the suites have a thousand wait for one another
+        self._opened: list[PostgresState] = []
+        self._schemas: list[str] = []
+        self._ahead = 0.0
+        self.schema = ""
+
+    def url(self, **settings: object) -> str:
+        settings = {"schema": self.schema, **self._settings, **settings}
+        return self.server.url + "?" + "&".join(f"{name}={value}" for name, value in settings.items())
+
+    async def open(self, **settings: object) -> PostgresState:
+        free = _FREE[self.server.port]
+        if free:
+            self.schema = free.pop()
+            await self.sql("".join(f"DELETE FROM {self.schema}.{table};" for table in _TABLES))
+        else:
+            self.schema = f"t{next(_NUMBERS)}"
+        self._schemas.append(self.schema)
+        state = await self.reopen(**settings)
+        await state.check()
+        return state
+
+    async def sql(self, statements: str) -> list[asyncpg.Record]:
+        """Say something to the server, as its superuser; the rows of one statement."""
+        connection = await asyncpg.connect(self.server.url)
+        try:
+            if ";" in statements:
+                await connection.execute(statements)
+                return []
+            rows: list[asyncpg.Record] = await connection.fetch(statements)
+            return rows
+        finally:
+            await connection.close()
+
+    async def reopen(self, **settings: object) -> PostgresState:
+        state = open_postgres(self.url(**settings))
+        state.ahead = self._ahead
+        self._opened.append(state)
+        return state
+
+    async def pass_time(self, seconds: float) -> None:
+        self._ahead += seconds
+        for state in self._opened:
+            state.ahead = self._ahead
+
+    async def aclose(self) -> None:
+        for state in self._opened:
+            await state.aclose()
+        _FREE[self.server.port] += self._schemas
+
+
+@pytest.fixture
+async def harness(server: PostgresServer) -> AsyncIterator[PostgresHarness]:
+    made = PostgresHarness(server)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def own_server() -> AsyncIterator[PostgresHarness]:
+    """A server that the test may stop, freeze and kill, with the store's usual timeout."""
+    with PostgresServer() as made:
+        harness = PostgresHarness(made, timeout=2)
+        yield harness
+        made.resume()
+        await harness.aclose()
