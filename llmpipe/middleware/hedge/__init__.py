@@ -110,6 +110,7 @@ class Hedge:
     why: ClassVar[str] = (
         "inside retry, whose waits are no slowness of the target; outside limits, which count both requests"
     )
+    traits: ClassVar[frozenset[str]] = frozenset({"hedges"})
 
     def __attrs_post_init__(self) -> None:
         check_numbers(self, f"{self.name}:")

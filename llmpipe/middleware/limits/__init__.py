@@ -93,7 +93,7 @@ class Limits:
     why: ClassVar[str] = (
         "inside the cache, for a hit costs nobody anything; outside the budget, which is dearer to ask"
     )
-    traits: ClassVar[frozenset[str]] = frozenset({"admits"})
+    traits: ClassVar[frozenset[str]] = frozenset({"rations"})
 
     def __attrs_post_init__(self) -> None:
         check_numbers(self, f"{self.name}:")
