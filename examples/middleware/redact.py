@@ -1,6 +1,6 @@
 """Personal data stays at home: the provider sees placeholders, the caller gets the values back."""
 
-from llmpipe import Chain, MockProvider, Redact, Request, Runtime
+from llmpipe import Chain, Message, MockProvider, Redact, Request, Runtime
 from llmpipe.middleware.redact import Scanner, mask
 from llmpipe.testing import run
 from llmpipe.types import AnyRequest
@@ -28,6 +28,14 @@ async def main() -> None:
 
     own = Redact(kinds=["email"], patterns=(("ticket", r"TK-[0-9]{6}(?![0-9])"),))
     await Chain(model, own, runtime=Runtime(seed=7)).complete("See TK-204518 of bob@example.com")
+
+    # What is in a request, and where.
+    request = Request(
+        messages=[Message("user", "call +1 415 555 2671"), Message("user", "or jane%40example%2Ecom")],
+        metadata={"password": "hunter2"},
+    )
+    for found in Redact().find(request):
+        print(f"{found.kind:<8} {found.path} {found.start}-{found.end}")
 
     # Outside a chain: for a log, and with positions.
     print(mask("call 212-555-0123 or write to jane@example.com"))

@@ -7,8 +7,8 @@ note                   detail
 ``redact.reply``       how many of each kind were `found` in the reply, with `output`
 =====================  ==============================================================
 
-What is found is never in a note, a log or an error. `Scanner` finds with positions, for use outside
-a chain; `mask` masks a text for a log.
+What is found is never in a note, a log or an error. `Redact.find` says what and where, of a request or
+a text, and `Scanner` does outside of a chain; `mask` masks a text for a log.
 """
 
 from __future__ import annotations
@@ -22,11 +22,22 @@ from anyio import to_thread
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, LLMError
-from llmpipe.middleware.redact.masking import Masking, mask_json
-from llmpipe.middleware.redact.scan import KINDS, Finding, Scanner, kinds_of
+from llmpipe.middleware.redact.escapes import is_encoded
+from llmpipe.middleware.redact.finder import Finder, Finding
+from llmpipe.middleware.redact.locate import Located, locate
+from llmpipe.middleware.redact.masking import mask_json, mask_rows
+from llmpipe.middleware.redact.scan import KINDS, Scanner, finders_of, kinds_of
 from llmpipe.middleware.redact.stage import Masker
 from llmpipe.middleware.redact.vault import Vault
-from llmpipe.middleware.redact.walk import AnyRequest, Role, as_name, rewrite_request, strings_of
+from llmpipe.middleware.redact.walk import (
+    AnyRequest,
+    Role,
+    adjacent,
+    as_name,
+    key_of,
+    rewrite_request,
+    strings_of,
+)
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.linker import Handler
@@ -35,7 +46,7 @@ from llmpipe.pipeline.pump import Stage
 from llmpipe.pipeline.reply import Reply
 from llmpipe.types import Completion
 
-__all__ = ("Finding", "KINDS", "Masker", "Mode", "Redact", "Scanner", "Vault", "mask")
+__all__ = ("Finder", "Finding", "KINDS", "Located", "Masker", "Mode", "Redact", "Scanner", "Vault", "mask")
 
 Mode = Literal["log", "wire", "reversible"]
 
@@ -53,6 +64,8 @@ class Redact:
         output: mask the reply too, in any mode: whatever the model says of these kinds and was not
             told in this request.
         patterns: more to look for, as (kind, regular expression). Every quantifier has a bound.
+        finders: what finds more, such as names: see `Finder`, and the plugin ``llmpipe-presidio``. They
+            read requests, not replies.
         thread_above: a request or whole reply of more characters than this is searched in a worker
             thread, so that others are not kept waiting.
 
@@ -63,20 +76,29 @@ class Redact:
     mode: Mode = "reversible"
     output: bool = False
     patterns: tuple[tuple[str, str], ...] = ()
+    finders: tuple[Finder, ...] = field(default=(), converter=finders_of)
     thread_above: int = 65_536
     name: str = "redact"
     priority: int = bands.GUARD + 50
 
     _scanner: Scanner = field(init=False, repr=False, eq=False)
+    _at_once: int = field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"redact: unknown mode {self.mode!r}; there are {', '.join(get_args(Mode))}")
-        if not self.kinds and not self.patterns:
+        if not self.kinds and not self.patterns and not self.finders:
             raise ConfigError("redact: nothing to look for; give kinds or patterns")
-        scanner = Scanner(self.kinds, self.patterns)
+        scanner = Scanner(self.kinds, self.patterns, self.finders)
         scanner.compile(streams=self.output)
         object.__setattr__(self, "_scanner", scanner)
+        object.__setattr__(
+            self, "_at_once", min([self.thread_above, *[f.thread_above for f in self.finders]])
+        )
+
+    def find(self, what: AnyRequest | str) -> tuple[Located, ...]:
+        """All that would be hidden of a text or a request: kind, path and positions, in order."""
+        return locate(self._scanner, what)
 
     @property
     def traits(self) -> frozenset[str]:
@@ -96,7 +118,7 @@ class Redact:
         strings, length = strings_of(call.request), 0
         for text, _ in strings:  # half the time of a sum over a list
             length += len(text)
-        if length <= cfg.thread_above:
+        if length <= cfg._at_once:
             hidden = cfg._hide(call, strings)
         else:
             hidden = await to_thread.run_sync(cfg._hide, call, strings)
@@ -111,6 +133,8 @@ class Redact:
         except LLMError as error:
             if isinstance(error.partial, Completion):  # which is no reply, and has passed nobody
                 error.partial = (await cfg._shown(Reply.of(error.partial), call, vault)).completion
+            if cfg.output:
+                await cfg._mask_causes(error)
             raise
         if cfg.output or vault is not None:
             return await cfg._shown(reply, call, vault)
@@ -128,6 +152,20 @@ class Redact:
             await self._pipe(reply, vault.restorer())
         return reply
 
+    async def _mask_causes(self, error: BaseException) -> None:
+        """What had come in the errors behind `error`, masked; not restored, for others may share them."""
+        seen, behind = {id(error)}, [error.__cause__, error.__context__]
+        while behind:
+            cause = behind.pop()
+            if cause is None or id(cause) in seen:
+                continue
+            seen.add(id(cause))
+            behind += [cause.__cause__, cause.__context__]
+            if isinstance(cause, LLMError) and isinstance(cause.partial, Completion):
+                reply = Reply.of(cause.partial)
+                await self._pipe(reply, Masker(self._scanner))
+                cause.partial = reply.completion
+
     def _hide(
         self, call: Call, strings: list[tuple[str, Role]]
     ) -> tuple[AnyRequest, Vault | None, Mapping[str, int]] | None:
@@ -135,27 +173,36 @@ class Redact:
 
         None if nothing was.
         """
-        found: list[str] = []
+        scanner, found, request = self._scanner, list[str](), call.request
         for text, role in strings:
             if role != "json":
-                found += [finding.kind for finding in self._scanner.scan(text)]
-            elif "\\" in text or not text.isascii() or self._scanner.suspects(text):
-                masking = Masking(self._scanner, json=True)
-                masking.feed(text)
-                masking.flush()
-                found += masking.found.elements()
+                findings = scanner.scan(text, key) if (key := key_of(role)) else scanner.scan(text)
+                if findings:
+                    found += [finding.kind for finding in findings]
+            elif (
+                scanner.finders
+                or "\\" in text
+                or not text.isascii()
+                or scanner.suspects(text)
+                or is_encoded(text)
+            ):
+                mask_json(scanner, text, partial(_heard, found))
+        if adjacent(request):
+            mask_rows(scanner, request, partial(_heard, found))
         if not found:
             return None
-        request, kinds = call.request, Counter(found)
+        kinds = Counter(found)
         if self.mode == "log":
             return request, None, kinds
         if self.mode == "wire":
-            return rewrite_request(request, self._mask), None, kinds
-        vault = Vault(self._scanner, call.runtime.random)
+            return rewrite_request(mask_rows(scanner, request), self._mask), None, kinds
+        vault = Vault(scanner, call.runtime.random)
         return vault.hide_request(request), vault, kinds
 
     def _mask(self, text: str, role: Role) -> str:
-        masked = mask_json(self._scanner, text) if role == "json" else self._scanner.mask(text)
+        masked = (
+            mask_json(self._scanner, text) if role == "json" else self._scanner.mask(text, key=key_of(role))
+        )
         return as_name(masked) if role == "name" and masked is not text else masked
 
     async def _pipe(self, reply: Reply, stage: Stage) -> None:
@@ -173,6 +220,12 @@ def mask(text: str) -> str:
 @cache
 def _default() -> Scanner:
     return Scanner()
+
+
+def _heard(found: list[str], kind: str, value: str) -> str:
+    """A label that is only counted."""
+    found.append(kind)
+    return value
 
 
 def _note(call: Call, found: Mapping[str, int]) -> None:

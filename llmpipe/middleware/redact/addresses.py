@@ -45,9 +45,27 @@ _ROMANCE = (
 _FRENCH = (
     "[Rr]ue|[Aa]venue|[Bb]oulevard|[Bb]d|[Pp]lace|[Cc]hemin|[Ii]mpasse|[Aa]llee|[Qq]uai|[Cc]ours|[Rr]oute"
 )
+_STATES = "|".join(  # of the USA: their second letters behind their first
+    [
+        f"(?<={first})[{second}]"
+        for first, second in (
+            *(
+                ("A", "AEKLPRSZ"),
+                ("C", "AOT"),
+                ("D", "CE"),
+                ("F", "L"),
+                ("G", "AU"),
+                ("H", "I"),
+                ("I", "ADLN"),
+            ),
+            *(("K", "SY"), ("L", "A"), ("M", "ADEINOPST"), ("N", "CDEHJMVY"), ("O", "HKR"), ("P", "AR")),
+            *(("R", "I"), ("S", "CD"), ("T", "NX"), ("U", "T"), ("V", "AIT"), ("W", "AIVY")),
+        )
+    ]
+)
 # Behind their first letter.
 _CAPITALISED = (
-    rf"(?P<zip>[A-Z],?+{_SPACE}[0-9]{{5}}(?:-[0-9]{{4}})?+(?![0-9A-Za-z]))",  # IL 62704
+    rf"(?>{_STATES}),?+{_SPACE}[0-9]{{5}}(?:-[0-9]{{4}})?+(?![0-9A-Za-z])",  # IL 62704
     r"[A-Z]?+[0-9][A-Z0-9]?+ [0-9][ABD-HJLNP-UW-Z]{2}(?![A-Za-z0-9])",  # SW1A 2AA
     r"[0-9][ABCEGHJ-NPRSTV-Z][ \-]?+[0-9][ABCEGHJ-NPRSTV-Z][0-9](?![A-Za-z0-9])",  # K1A 0B1
     r"(?<=P)\.?+[ ]?+[Oo]\.?+[ ]?+(?i:box)[ ]{1,2}+#?+[0-9]{1,6}+",  # P.O. Box 12
@@ -63,6 +81,15 @@ _STREET = (
     rf"(?P<names>(?>{_WORD}{_SPACE}){{1,4}}?)(?P<kind>(?>{_KIND}))(?![A-Za-z0-9])"
 )
 
+# What `checks.street` says yes to, behind the number.
+_NAMED = (
+    rf"(?:[A-Z0-9][A-Za-z0-9'.\-]{{0,24}}[ ]{{1,2}}){{1,4}}"
+    rf"(?:{_KIND.replace('[', '(?=[A-Z])[')})(?![A-Za-z0-9])"
+    r"|(?=(?:[0-9][0-9a-zA-Z]{1,5}[ ]{1,2}){0,3}[A-Za-z])"
+    rf"(?:(?!(?i:{'|'.join(sorted(checks.NOT_IN_NAMES))})[ ])[A-Za-z0-9'.\-]{{1,25}}[ ]{{1,2}}){{1,4}}"
+    rf"(?i:{'|'.join(sorted(checks.SURE_STREETS))})"
+)
+
 POSTAL_ADDRESS = (
     Detector(
         "postal_address",
@@ -70,6 +97,7 @@ POSTAL_ADDRESS = (
         checks.street,
         1,
         probe=_STREET,
+        sieve=rf"[0-9]{{1,6}}(?:-[0-9]{{1,5}})?[A-Za-z]?[ ]{{1,2}}(?:{_NAMED})",
     ),
     Detector(  # France
         "postal_address",
@@ -81,8 +109,7 @@ POSTAL_ADDRESS = (
     Detector(
         "postal_address",
         rf"[A-Z](?<![A-Za-z0-9\-].)(?>{'|'.join(_CAPITALISED)})",
-        checks.state_and_zip,
-        1,
+        digits=1,
         probe=r"[0-9](?<=[A-Za-z \-#.\xb0].)",
     ),
 )

@@ -1,14 +1,14 @@
-"""Payment cards: the numbers of the brands, and their check digit, for one number or for many at once."""
+"""Payment cards: the numbers of the brands, and their check digit; of one, or all in a text at once."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from functools import cache
 from itertools import compress
 
 from llmpipe.middleware.redact.checks import Match, Span, after
 
-__all__ = ("credit_card", "luhn", "next_card")
+__all__ = ("cards", "credit_card", "luhn")
 
 _SEPARATORS = str.maketrans("", "", " .-")
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
@@ -58,11 +58,11 @@ def credit_card(match: Match) -> Span | None:
     return None
 
 
-# ------------------------------------------------------------ many at once
+# ------------------------------------------------------------ all of a text at once
 
 _LENGTHS = range(12, 20)
-_MOST = 128  # digits at once: of more, what is computed anew after each card would add up
-_RUN = re.compile(rf"[0-9](?:[ .\-]{{0,2}}+[0-9]){{0,{_MOST - 1}}}+")
+_BLOCK = 32_768  # characters at once
+_LONGEST = 19 + 18 * 2  # characters of a card, with what may stand between its digits
 
 
 def _table(truth: bytes, yes: int = 255) -> bytes:
@@ -70,98 +70,119 @@ def _table(truth: bytes, yes: int = 255) -> bytes:
     return bytes(yes if byte in truth else 0 for byte in range(256))
 
 
+def _prefixed(begin: bytes) -> int:
+    """The lengths of the cards of which some begin so, a bit each, of 12 the lowest."""
+    return sum(
+        {
+            1 << (length - 12)
+            for low, high, lengths in _BRANDS.get(begin[:1].decode(), ())
+            for length in lengths
+            if low[: len(begin)].encode() <= begin[: len(low)] <= high[: len(begin)].encode()
+        }
+    )
+
+
 _VALUES = bytes.maketrans(b"0123456789", bytes(range(10)))
+_TENFOLD = bytes.maketrans(b"0123456789", bytes(range(0, 100, 10)))
 _TWICE = bytes.maketrans(b"0123456789", bytes([0, 2, 4, 6, 8, 1, 3, 5, 7, 9]))
-_IS_DIGIT, _IS_DOT = _table(b"0123456789"), _table(b".")
-_DIGIT, _START, _END = 1, 2, 4
-_IS_START = _table(bytes(flags for flags in range(8) if flags & _START))
-_IS_END = _table(bytes(flags for flags in range(8) if flags & _END))
-_FIRST = bytes(  # the lengths of the cards that begin with a digit, a bit each, of 12 the lowest
-    sum({1 << (length - 12) for _, _, lengths in _BRANDS.get(chr(byte), ()) for length in lengths})
-    for byte in range(256)
-)
+_IS_DIGIT, _IS_BETWEEN, _IS_POINT = _table(b"0123456789"), _table(b" .-"), _table(b".,")
+_NO_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
+_FIRST = bytes([_prefixed(b"%02d" % two) for two in range(100)]) + bytes(156)
 _ADDS_UP = {length: _table(bytes(range(0, 256, 10)), 1 << (length - 12)) for length in _LENGTHS}
 
 
-def next_card(text: str, here: int) -> int:
-    """Where in `text`, after the digit at `here`, the next card can begin.
-
-    Before that there is none, by the rules of `credit_card`, or the digits in one run with it end.
+def cards(text: str, place: int, limit: int) -> Iterator[int]:
+    """Where in `text` from `place` on and before `limit` the digits of a card begin, as `credit_card` has it.
 
     Adds up all windows of all lengths at once. A long integer is the vector here: byte i of it belongs
     to the window that begins at digit i, and no sum reaches 256. A digit each 20 nanoseconds.
     """
-    run = _RUN.match(text, here)
-    assert run is not None, "a digit is at `here`"
-    piece = run.group().encode()
-    digits = piece.translate(None, b" .-")
+    for begin in range(place, limit, _BLOCK):
+        first = max(0, begin - 2)  # a digit and a point, for a fraction is none
+        data = text[first : min(begin + _BLOCK, limit) + _LONGEST + 1].encode("ascii", "replace")
+        end = min(begin + _BLOCK, limit)
+        for here in _cards(data):
+            if begin <= first + here < end:
+                yield first + here
+
+
+def _cards(data: bytes) -> Iterator[int]:
+    digits = data.translate(None, _NO_DIGITS)
     count = len(digits)
-    if len(piece) - count < 4:  # as of most numbers: few groups, and each is soon tried
-        return here + 1
-    starts, ends = _bounds(piece, count)
-    sums = _sums(digits)
-    passed = 0
+    if count < _LENGTHS[0]:
+        return
+    starts, ends, joins = _bounds(data, count)
+    first = (_vector(digits.translate(_TENFOLD)) + (_vector(digits.translate(_VALUES)) >> 8)) & _ones(count)
+    begins = starts & _vector(first.to_bytes(count, "little").translate(_FIRST))
+    if not begins:
+        return
+    passed, sums = 0, _sums(digits)
+    joined = _in_a_row(joins, _LENGTHS[0] - 1)
     for length in _LENGTHS:
         right = sums[length].to_bytes(count, "little").translate(_ADDS_UP[length])
-        passed |= int.from_bytes(right, "little") & (ends >> 8 * (length - 1))
-    passed &= starts & int.from_bytes(digits.translate(_FIRST), "little")
-    lengths = passed.to_bytes(count, "little")
-    judged = count if count < _MOST else count - _LENGTHS[-1]  # those whose windows end before the run does
-    place = judged
-    for start in compress(range(1, judged), lengths[1:]):
-        if lengths[start] & _lengths_of(digits[start : start + 4].decode()):
-            place = start
-            break
-    if place == count:
-        return run.end()
-    return here + _place_of(place, piece)
+        passed |= _vector(right) & joined & (ends >> 8 * (length - 1))
+        joined &= joins >> 8 * (length - 1)
+    lengths = (passed & begins).to_bytes(count, "little")
+    found = [
+        number for number in compress(range(count), lengths) if lengths[number] & _lengths_of(digits, number)
+    ]
+    if found:
+        places = list(compress(range(len(data)), data.translate(_IS_DIGIT)))
+        for number in found:
+            yield places[number]
 
 
-def _place_of(digit: int, piece: bytes) -> int:
-    """Where in `piece` the digit with that number is, counted from 0."""
-    place = digit
-    while short := digit - len(piece[:place].translate(None, b" .-")):
-        place += short
-    while not 48 <= piece[place] <= 57:
-        place += 1
-    return place
+def _lengths_of(digits: bytes, number: int) -> int:
+    return _prefixed_by(digits[number : number + 4])
 
 
-def _bounds(piece: bytes, count: int) -> tuple[int, int]:
-    """For each digit 255 where a card can start, and where one can end: where groups do."""
-    digit = int.from_bytes(piece.translate(_IS_DIGIT), "little")
-    dot = int.from_bytes(piece.translate(_IS_DOT), "little")
+_prefixed_by = cache(_prefixed)  # of 10,000 numbers
+
+
+def _vector(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _ones(count: int) -> int:
+    """All bits of so many bytes."""
+    return (1 << 8 * count) - 1
+
+
+def _bounds(data: bytes, count: int) -> tuple[int, int, int]:
+    """For each digit 255 where a card can start, where one can end, and where it can go on: to the next."""
+    digit, between = _vector(data.translate(_IS_DIGIT)), _vector(data.translate(_IS_BETWEEN))
     behind = digit << 8
-    start = digit & ~behind & ~((dot & behind) << 8)  # no fraction either
+    start = digit & ~behind & ~((_vector(data.translate(_IS_POINT)) & behind) << 8)  # no fraction either
     end = digit & ~(digit >> 8)
-    each = int.from_bytes(b"\1" * len(piece), "little")
-    flags = (digit & each * _DIGIT) | (start & each * _START) | (end & each * _END)
-    of_digits = flags.to_bytes(len(piece), "little").translate(None, b"\0")
-    return (
-        int.from_bytes(of_digits.translate(_IS_START), "little"),
-        int.from_bytes(of_digits.translate(_IS_END), "little"),
-    )
+    two = (between >> 8) & (digit >> 16)
+    join = digit & ((digit >> 8) | two | ((between >> 8) & (two >> 8)))
+    each = _vector(b"\1" * len(data))
+    # A digit has a flag of its own, so that it stays where all others are deleted.
+    flags = (digit & (each << 3)) | (start & each) | (end & (each << 1)) | (join & (each << 2))
+    of_digits = flags.to_bytes(len(data), "little").translate(None, b"\0")
+    return tuple([_vector(of_digits.translate(table)) for table in _FLAGS])  # type: ignore[return-value]  # three
+
+
+_FLAGS = [_table(bytes([flags for flags in range(16) if flags & flag])) for flag in (1, 2, 4)]
+
+
+def _in_a_row(truth: int, count: int) -> int:
+    """Where `truth` holds for so many in a row."""
+    done = 1
+    while done < count:
+        step = min(done, count - done)
+        truth &= truth >> 8 * step
+        done += step
+    return truth
 
 
 def _sums(digits: bytes) -> dict[int, int]:
     """By length, what the windows add up to: their last digit as it is, the one before doubled, and so on."""
-    one = int.from_bytes(digits.translate(_VALUES), "little")
-    two = int.from_bytes(digits.translate(_TWICE), "little") + (one >> 8)
+    one = _vector(digits.translate(_VALUES))
+    two = _vector(digits.translate(_TWICE)) + (one >> 8)
     four = two + (two >> 16)
     eight = four + (four >> 32)
     sums = {12: eight + (four >> 64), 16: eight + (eight >> 64)}
     sums[14] = sums[12] + (two >> 96)
     sums[18] = sums[16] + (two >> 128)
     return sums | {length: one + (sums[length - 1] >> 8) for length in (13, 15, 17, 19)}
-
-
-@cache  # of 10,000 numbers
-def _lengths_of(begin: str) -> int:
-    """The lengths of the cards whose first four digits are `begin`, in bits as in `_FIRST`."""
-    lengths = {
-        length
-        for low, high, lengths in _BRANDS.get(begin[0], ())
-        if low <= begin[: len(low)] <= high
-        for length in lengths
-    }
-    return sum([1 << (length - 12) for length in lengths])

@@ -7,24 +7,30 @@ looks at nothing outside the match, but for the `CONTEXT` characters before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from llmpipe.middleware.redact import hints
 
 __all__ = (
     "CONTEXT",
     "Check",
+    "IBAN_BY_COUNTRY",
+    "NO_DATE",
+    "NO_WORDS",
+    "NOT_IN_NAMES",
     "Match",
+    "SURE_STREETS",
     "Span",
     "after",
     "bearer",
     "email",
     "iban",
+    "ibans",
     "ip_v6",
     "not_a_date",
     "scrambled",
     "secret",
-    "state_and_zip",
     "street",
     "token",
 )
@@ -32,7 +38,8 @@ __all__ = (
 CONTEXT = 32
 """Characters before a match that a check may look at."""
 
-Span = tuple[int, int]
+Span = tuple[int, int] | tuple[int, int, str]
+"""Where a finding starts and ends; and its kind, where that is not the detector's."""
 Match = re.Match[str]
 Check = Callable[[Match], Span | None]
 
@@ -63,6 +70,14 @@ _DATE = re.compile(
 )
 
 
+_SEPARATED = (  # without anything that could give ground
+    "(?:[0-3][0-9]{0}|[0-9]{0})(?:[0-3][0-9]{0}|[0-9]{0})(?:19|20)[0-9]{{2}}"
+    "|(?:19|20)[0-9]{{2}}{0}(?:[01][0-9]{0}|[0-9]{0})[0-9]"
+)
+NO_DATE = f"(?!{'|'.join([_SEPARATED.format(sign) for sign in ('[.]', '/', '-')])})"
+"""Where `not_a_date` can say yes."""
+
+
 def not_a_date(match: Match) -> Span | None:
     """All of it, unless it begins as a date does."""
     return None if _DATE.match(match.group()) else match.span()
@@ -90,6 +105,14 @@ _IBAN_COUNTRIES = {
     33: "RU",
 }
 _IBAN_LENGTHS = {code.encode(): length for length, codes in _IBAN_COUNTRIES.items() for code in codes.split()}
+IBAN_BY_COUNTRY = "|".join(
+    [
+        rf"(?i:{'|'.join(codes.split())})[0-9]{{2}}(?:[ \-]?[A-Za-z0-9]){{{length - 4}}}"
+        for length, codes in _IBAN_COUNTRIES.items()
+    ]
+)
+"""Where the country is one and the length is its."""
+_LONGEST_IBAN = 2 * max(_IBAN_COUNTRIES)  # with what may stand between its characters
 _UPPER = bytes(range(256)).upper()
 # A letter is two digits, A is 10; a digit is itself, with a space before it.
 _TENS = bytes(48 + (byte - 55) // 10 if 65 <= byte <= 90 else 32 for byte in range(256))
@@ -102,12 +125,27 @@ def iban(match: Match) -> Span | None:
     length = _IBAN_LENGTHS.get(compact[:2])
     if length is None or len(compact) < length:
         return None
-    turned = compact[4:length] + compact[:4]
-    number = bytearray(2 * length)
-    number[::2], number[1::2] = turned.translate(_TENS), turned.translate(_ONES)
-    if int(number.translate(None, b" ")) % 97 != 1:
+    if int(_in_digits(compact[4:length] + compact[:4])) % 97 != 1:
         return None
     return match.start(), after(match, length)
+
+
+def _in_digits(account: bytes) -> bytes:
+    """With two digits for each letter."""
+    number = bytearray(2 * len(account))
+    number[::2], number[1::2] = account.translate(_TENS), account.translate(_ONES)
+    return bytes(number.translate(None, b" "))
+
+
+def ibans(text: str, places: Iterable[int]) -> Iterator[int]:
+    """Of places where `IBAN_BY_COUNTRY` matches, those where the sum is right: many in one go."""
+    places = iter(places)
+    while batch := list(islice(places, 1024)):
+        pieces = [text[place : place + _LONGEST_IBAN].encode("ascii", "replace") for place in batch]
+        joined = b"\xff".join(pieces).translate(_UPPER, b" -")
+        turned = [piece[4 : _IBAN_LENGTHS[piece[:2]]] + piece[:4] for piece in joined.split(b"\xff")]
+        numbers = _in_digits(b"/".join(turned)).split(b"/")
+        yield from [place for place, number in zip(batch, numbers, strict=True) if int(number) % 97 == 1]
 
 
 def _is_ip_v4(text: str) -> bool:
@@ -154,18 +192,24 @@ def _is_random(value: str) -> bool:
     return hints.digits(value) > 0 or (len(value) > 23 and not value.islower())
 
 
+_NO_CAPITALS = bytes(set(range(256)) - set(range(65, 91)))
+
+
 def scrambled(match: Match) -> Span | None:
     """Letters in both cases and digits mixed as no word is; not hexadecimal, which is rather a digest."""
     value = match.group()
     digits = hints.digits(value)
-    upper = sum([char.isupper() for char in value])
+    upper = len(value.encode().translate(None, _NO_CAPITALS))
     mixed = digits > 2 and upper > 2 and len(value) - digits - upper > 2
     return match.span() if mixed and hints.digits(value[8:]) else None
 
 
+NO_WORDS = (
+    "(?i:none|null|nil|true|false|undefined|required|optional|string|str|bearer|basic|redacted|changeme)"
+)
 # What stands in the place of a secret: a word of configuration, a variable, a mask, its own name.
 _NO_SECRET = re.compile(
-    r"(?i:none|null|nil|true|false|undefined|required|optional|string|str|bearer|basic|redacted|changeme)\Z"
+    rf"{NO_WORDS}\Z"
     r"|(?i:(?:your|my|the|some|an?)?[ _\-]?(?:api|access|secret)?[ _\-]?"
     r"(?:key|token|secret|password|passwd)s?)\Z"
     r"|[*xX.…•]{3,400}\Z|\*\*|\$|\{|<|\[|%\("
@@ -190,19 +234,8 @@ def secret(match: Match) -> Span | None:
     return match.span("bare")
 
 
-_STATES = frozenset(
-    "AA AE AK AL AP AR AS AZ CA CO CT DC DE FL GA GU HI IA ID IL IN KS KY LA MA MD ME MI MN MO MP MS MT NC "  # noqa: SIM905  easier to read
-    "ND NE NH NJ NM NV NY OH OK OR PA PR RI SC SD TN TX UT VA VI VT WA WI WV WY".split()
-)
-
-
-def state_and_zip(match: Match) -> Span | None:
-    """All of it, but of two letters and a ZIP code only where they are a state of the USA."""
-    return match.span() if match["zip"] is None or match.group()[:2] in _STATES else None
-
-
-_SURE_STREETS = frozenset(("street", "avenue", "boulevard", "lane", "road"))
-_NOT_IN_NAMES = frozenset(
+SURE_STREETS = frozenset(("street", "avenue", "boulevard", "lane", "road"))
+NOT_IN_NAMES = frozenset(
     "a about after again all along an and any are as at away blocks by car cars city day days dirt down "  # noqa: SIM905  easier to read
     "each every feet for from had has have hour hours if in is it its just kilometers kilometres km "
     "lane like m meters metres mi mile miles minute minutes month months more most my new no of off on "
@@ -217,6 +250,6 @@ def street(match: Match) -> Span | None:
     names, kind = match["names"].split(), match["kind"]
     if kind[0].isupper() and not any(name[0].islower() for name in names):
         return match.span()
-    if kind.lower() not in _SURE_STREETS or not any(name[0].isalpha() for name in names):
+    if kind.lower() not in SURE_STREETS or not any(name[0].isalpha() for name in names):
         return None
-    return match.span() if _NOT_IN_NAMES.isdisjoint([name.lower() for name in names]) else None
+    return match.span() if NOT_IN_NAMES.isdisjoint([name.lower() for name in names]) else None

@@ -74,8 +74,29 @@ _KEY_OF = "|".join(
 )
 _PRIVATE_KEY = "(?:(?>RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?+PRIVATE KEY(?: BLOCK)?+-----"
 
+# Where a check can say yes: `_is_random`, and a value that is none of the words which stand in its place.
+_RANDOM = "(?=[{0}]{{0,255}}[0-9])|(?=[{0}]{{0,255}}[A-Z])(?=[{0}]{{24}})"
+_ENDS_BARE = r"\s\"'&,;<>()\[\]{}"
+_BARE = f"[^{_ENDS_BARE}]"
+_NO_VALUE = rf"(?!(?:{checks.NO_WORDS})[{_ENDS_BARE}])(?![*]{{2}}|[$]|[{{]|<|\[|%[(])"
+_OPEN = r"[ \t]{0,4}[\"']?"
+_NAMED = (  # behind the glue: in quotes, with a scheme, with a sign in it, or a plain word after `=`
+    r"[A-Za-z]{3,13}[\"'\]]{0,2}[ \t]{0,3}(?:(?:=>|:=|=|:)(?:"
+    r"""[ \t]{0,4}(?:"[^"\r\n]{4}|'[^'\r\n]{4})"""
+    rf"|{_OPEN}(?:(?i:bearer|basic|token)[ ]{{1,4}}{_BARE}{{4}}"
+    rf"|{_NO_VALUE}(?={_BARE}{{4}}){_BARE}{{0,400}}[^A-Za-z_.{_ENDS_BARE}]))"
+    rf"|={_OPEN}{_NO_VALUE}[A-Za-z_]{{4,400}}(?![A-Za-z_.]))"
+)
+
 API_KEY = (
-    Detector("api_key", _token_pattern(), checks.token, hint=hints.token, lettered=True),
+    Detector(
+        "api_key",
+        _token_pattern(),
+        checks.token,
+        hint=hints.token,
+        lettered=True,
+        sieve=_RANDOM.format(r"A-Za-z0-9_.+/=\-"),
+    ),
     Detector(  # JWT
         "api_key",
         r"eyJ(?<![A-Za-z0-9]eyJ)[A-Za-z0-9_\-]{8,1024}+\.[A-Za-z0-9_\-]{4,6144}+(?:\.[A-Za-z0-9_\-]{0,1024}+)?+",
@@ -93,15 +114,23 @@ API_KEY = (
         checks.bearer,
         hint=hints.bearer,
         lettered=True,
+        sieve=r"[Bb]earer[ \t]{1,4}(?:" + _RANDOM.format(r"A-Za-z0-9._~+/=\-") + ")",
     ),
     # A key that is no key of a keyboard or a mapping.
-    Detector("api_key", rf"[Kk](?i:ey(?>{_KEY_OF})){_GLUE}{_VALUE}", checks.secret, hint=hints.named),
+    Detector(
+        "api_key",
+        rf"[Kk](?i:ey(?>{_KEY_OF})){_GLUE}{_VALUE}",
+        checks.secret,
+        hint=hints.named,
+        sieve=_NAMED,
+    ),
     Detector(
         "api_key",
         rf"[TtSsPpAaCc](?>(?<=[Tt])(?i:oken)|(?<=[Ss])(?i:ecret)|(?<=[Pp])(?i:(?>assword|asswd|wd|assphrase))"
         rf"|(?<=[Aa])(?i:uthorization)|(?<=[Cc])(?i:redentials?)){_GLUE}{_VALUE}",
         checks.secret,
         hint=hints.named,
+        sieve=_NAMED,
     ),
     # A long random word, whatever it opens. Not in base64, where it would be one of many.
     Detector(
@@ -110,5 +139,6 @@ API_KEY = (
         checks.scrambled,
         3,
         probe="[0-9](?<=[A-Za-z0-9]{8}.)",
+        sieve="(?=(?:[A-Za-z]{0,127}[0-9]){3})(?=(?:[a-z0-9]{0,127}[A-Z]){3})",
     ),
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.redact.checks import CONTEXT, Check
 from llmpipe.middleware.redact.linear import Shape, analyse, reach
+from llmpipe.middleware.redact.planes import Planes, Way, way
 from llmpipe.middleware.redact.view import View
 
 __all__ = ("Detector", "custom")
@@ -28,8 +29,12 @@ class Detector:
     `check` says which part of a match is a finding, if any is. A text in which there is one has at
     least so many `digits`, and passes `hint` if there is one; a `probe` is found in it, which begins
     with a digit; and unless it is `lettered` it has a character that is not `hints.DULL`. All of
-    that is cheap to ask before. Where a match was refused, `skip` says up to where all others are:
-    of the text, from the place of the match, a place after it.
+    that is cheap to ask before.
+
+    For texts made to be slow: a `sieve` is a pattern that matches wherever a match is a finding, and
+    hardly anywhere else; `inner` is how the pattern ends, which `re` is asked about once for all the
+    beginnings before it; `sift` gives of places in a text those where there may be a finding; and
+    `places` all of them, from one place of a text up to another.
     """
 
     kind: str
@@ -39,12 +44,38 @@ class Detector:
     hint: Callable[[str], bool] | None = field(default=None, repr=False)
     probe: str | None = field(default=None, repr=False)
     lettered: bool = False
-    skip: Callable[[str, int], int] | None = field(default=None, repr=False)
+    sieve: str | None = field(default=None, repr=False)
+    inner: str | None = field(default=None, repr=False)
+    sift: Callable[[str, Iterable[int]], Iterable[int]] | None = field(default=None, repr=False)
+    places: Callable[[str, int, int], Iterator[int]] | None = field(default=None, repr=False)
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
         """The pattern, compiled at first use: importing compiles nothing."""
         return re.compile(self.pattern)
+
+    @cached_property
+    def back(self) -> Way | None:
+        """From where the pattern can match, as `planes` says it; None where it takes too much."""
+        back = way(self.pattern)
+        if self.inner is not None:
+            back = _through(self.pattern, self.inner)
+        if back is None or self.sieve is None:
+            return back
+        first, then = way(self.sieve), back
+        assert first is not None, "built in ones are short"
+
+        def both(planes: Planes, ends: int) -> int:
+            found = first(planes, ends)
+            return found and found & then(planes, ends)
+
+        return both
+
+    @cached_property
+    def beginnings(self) -> bytes | None:
+        """The characters a match begins with; None where that is not one of a few."""
+        first = self.shape.first
+        return None if first is None else "".join(sorted(first)).encode("ascii", "ignore") + b"?"
 
     @cached_property
     def reach(self) -> int:
@@ -55,6 +86,22 @@ class Detector:
     def shape(self) -> Shape:
         """What is proved of the pattern."""
         return analyse(self.pattern)
+
+
+def _through(pattern: str, inner: str) -> Way:
+    """From where `pattern` can match, which ends with `inner`."""
+    before, after, regex = way(pattern.removesuffix(inner)), way(inner), re.compile(inner)
+    assert before is not None
+    assert after is not None
+
+    def back(planes: Planes, ends: int) -> int:
+        inner = after(planes, ends)
+        found = before(planes, inner)
+        if found.bit_count() <= 2 * inner.bit_count():  # to ask about each of them is cheaper
+            return found
+        return before(planes, planes.only(inner, partial(regex.match, planes.text)))
+
+    return back
 
 
 def custom(kind: str, pattern: str) -> Detector:

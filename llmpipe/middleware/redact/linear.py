@@ -21,7 +21,7 @@ from attrs import frozen
 
 from llmpipe.errors import ConfigError
 
-__all__ = ("Shape", "analyse", "narrowed", "reach")
+__all__ = ("Shape", "analyse", "narrowed", "reach", "written")
 
 # The module that `re` parses with. It has no public name; its tree has been the same from Python
 # 3.11 (which brought possessive quantifiers and atomic groups) to 3.14. tests/middleware/redact/
@@ -108,7 +108,7 @@ def _refuse(pattern: str, nodes: Tree) -> None:
             )
         if name in _REPEATS and value[1] is _names.MAXREPEAT:
             raise ConfigError(
-                f"{pattern!r} repeats without end ({_written(inner)}); write the most there can be, "
+                f"{pattern!r} repeats without end ({written(inner)}); write the most there can be, "
                 f"such as {{0,64}} for * and {{1,64}} for +"
             )
 
@@ -183,7 +183,7 @@ def _ways(nodes: Tree) -> list[str]:
     """The alternatives of a pattern that is nothing but alternatives; else itself."""
     if len(nodes) == 1 and str(nodes[0][0]) == "BRANCH":
         return [way for tree in nodes[0][1][1] for way in _ways(list(tree))]
-    return [_written(nodes)]
+    return [written(nodes)]
 
 
 def _narrowed(nodes: Tree, alphabet: frozenset[str]) -> Tree | None:
@@ -206,7 +206,7 @@ def _narrowed_node(op: Any, value: Any, alphabet: frozenset[str]) -> Tree | None
         return [(op, value)] if possible else None
     if name == "BRANCH":
         ways = [tree for way in value[1] if (tree := _narrowed(list(way), alphabet)) is not None]
-        distinct = list({_written(tree): tree for tree in ways}.values())
+        distinct = list({written(tree): tree for tree in ways}.values())
         return [(op, (None, distinct))] if len(distinct) > 1 else distinct[0] if distinct else None
     inner = _inner(name, value)
     if not inner:
@@ -270,7 +270,7 @@ def _unsure(nodes: Tree) -> str | None:
     found: str | None = None
     for op, value in reversed(nodes):
         here = _unsure_of(str(op), value)
-        later = None if found is None else _written([(op, value)]) + _grouped(found)
+        later = None if found is None else written([(op, value)]) + _grouped(found)
         found = "|".join(part for part in (here, later) if part is not None) or None
     return found
 
@@ -284,12 +284,12 @@ def _unsure_of(name: str, value: Any) -> str | None:
         if most < 0:
             return None
         if len(body) == 1 and str(body[0][0]) in _CHARACTERS:
-            return f"{_written(body)}{{0,{most}}}+\\Z" if most else r"\Z"
+            return f"{written(body)}{{0,{most}}}+\\Z" if most else r"\Z"
         inside = _unsure(body)
         if inside is None or most == 0:
             return inside
         # Any number of rounds that are sure, then one that is not: it gives ground, unlike the original.
-        return f"(?:{_written(body)}){{0,{most}}}{_grouped(inside)}"
+        return f"(?:{written(body)}){{0,{most}}}{_grouped(inside)}"
     if name == "BRANCH":
         parts = [part for tree in _inner(name, value) if (part := _unsure(tree)) is not None]
         return "|".join(parts) or None
@@ -313,7 +313,7 @@ def _flagged(value: Any, pattern: str) -> str:
     return f"(?{on}{'-' + off if off else ''}:{pattern})"
 
 
-def _written(nodes: Tree) -> str:
+def written(nodes: Tree) -> str:
     """The nodes as a pattern again, without capturing."""
     return "".join([_written_one(str(op), value) for op, value in nodes])
 
@@ -331,8 +331,8 @@ def _written_one(name: str, value: Any) -> str:
         return _PLACES[str(value)]
     if name in _REPEATS:
         least, most, body = value
-        return f"(?:{_written(list(body))}){{{least},{most}}}{_REPEATS[name]}"
-    inner = [_written(tree) for tree in _inner(name, value)]
+        return f"(?:{written(list(body))}){{{least},{most}}}{_REPEATS[name]}"
+    inner = [written(tree) for tree in _inner(name, value)]
     if name == "BRANCH":
         return f"(?:{'|'.join(inner)})"
     if name == "SUBPATTERN":

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from json import dumps
+from json import dumps, loads
+from typing import TypeVar, cast
 
 from llmpipe.middleware.redact.checks import CONTEXT
 from llmpipe.middleware.redact.detector import Detector
+from llmpipe.middleware.redact.escapes import EncodedJSONView, EncodedView, JSONView, unescape
 from llmpipe.middleware.redact.hints import signs, spelled
-from llmpipe.middleware.redact.scan import Label, Scanner, label
-from llmpipe.middleware.redact.view import JSONView, View, unescape
+from llmpipe.middleware.redact.scan import Label, Scanner, cover, label
+from llmpipe.middleware.redact.view import View
+from llmpipe.middleware.redact.walk import (
+    AnyRequest,
+    Role,
+    adjacent,
+    key_of,
+    rewrite_adjacent,
+    rewrite_json,
+    texts_at,
+)
+from llmpipe.types import Request
 
-__all__ = ("Masking", "mask_json")
+__all__ = ("Masking", "mask_json", "mask_rows")
+
+R = TypeVar("R", bound=AnyRequest)
+
+_Raw = tuple[int, int, str, str]  # start, minus end, kind, and the character behind it
 
 
 def mask_json(scanner: Scanner, text: str, label: Label = label) -> str:
@@ -22,13 +38,90 @@ def mask_json(scanner: Scanner, text: str, label: Label = label) -> str:
     """
     masking = Masking(scanner, label, json=True)
     masked = masking.feed(text) + masking.flush()
+    if scanner.finders:
+        masked = _mask_strings(scanner, masked, label)
     return text if masked == text else masked
+
+
+_LABEL = re.compile(r"\[[A-Z][A-Za-z0-9_]*\]")
+
+
+def _mask_strings(scanner: Scanner, text: str, label: Label) -> str:
+    """JSON with what finders find in its strings masked; what is none is a text to them."""
+
+    def masked(string: str, role: Role) -> str:
+        labels = [match.span() for match in _LABEL.finditer(string)]
+        findings = [
+            found
+            for found in scanner.scan(string, key_of(role))
+            if not any(start < found.end and found.start < end for start, end in labels)
+        ]
+        return cover(string, findings, label) if findings else string
+
+    try:
+        value = loads(text)
+    except ValueError:
+        return masked(text, "text")
+    new = rewrite_json(value, masked, data=True)
+    return text if new is value else dumps(new, ensure_ascii=False)
+
+
+def mask_rows(scanner: Scanner, request: R, label: Label = label) -> R:
+    """The request with what reaches from one text into the next masked; the same object if nothing does."""
+    for row in adjacent(request):
+        assert isinstance(request, Request), "only they have messages"
+        texts = texts_at(request, row)
+        masked = scanner.mask_adjacent(texts, label)
+        if masked != texts:
+            request = cast("R", rewrite_adjacent(request, row, masked))
+    return request
+
+
+class _Track:
+    """A text that comes in pieces, in one view of it, and how far that is judged.
+
+    Places are counted in the original text from its beginning on, of which the view has the end only.
+    """
+
+    __slots__ = ("base", "resume", "scanned", "view")
+
+    def __init__(
+        self, view: View, base: int = 0, scanned: int = 0, resume: dict[Detector, int] | None = None
+    ) -> None:
+        self.view = view
+        self.base = base  # where in the text `view.raw` begins
+        self.scanned = scanned  # in the view: all before this is judged
+        self.resume = resume or {}
+
+    def judge(self, scanner: Scanner, until: int) -> list[_Raw]:
+        """What is found in the view up to `until`, in places of the text."""
+        view, base = self.view, self.base
+        return [
+            (base + view.start(start), -base - view.end(end), kind, view.text[end : end + 1])
+            for start, end, kind in scanner.spans(view.text, self.scanned, until, self.resume)
+        ]
+
+    def place(self, until: int) -> int:
+        """Where in the text the character at `until` of the view starts."""
+        return self.base + self.view.start(until)
+
+    def forget(self, scanned: int) -> None:
+        """All before `scanned` is judged for good; drop what nothing depends on any more."""
+        self.scanned = scanned
+        keep = min([scanned, *self.resume.values()]) - CONTEXT
+        if keep > 0:
+            self.base += self.view.start(keep)
+            self.view.drop(keep)
+            self.scanned -= keep
+            for detector in self.resume:
+                self.resume[detector] -= keep
 
 
 class Masking:
     """Masks a text that comes in pieces: what comes out is what masking the whole text gives.
 
     Holds back from the first place where more text could still change what is found, and no more.
+    From an escape on (``%40``, ``&#64;``) the text is looked at as it stands and as it is meant.
 
     Args:
         json: the text is JSON, whose escapes are read and whose form is kept.
@@ -37,13 +130,14 @@ class Masking:
     __slots__ = (
         "_calm",
         "_dull",
-        "_front",
+        "_found",
         "_last",
         "_let_out",
-        "_resume",
-        "_scanned",
+        "_meant",
+        "_raw",
         "_scanner",
-        "_view",
+        "_signs",
+        "_track",
         "_width",
         "_writer",
         "found",
@@ -51,12 +145,13 @@ class Masking:
 
     def __init__(self, scanner: Scanner, label: Label = label, *, json: bool = False) -> None:
         self._scanner = scanner
-        self._view: View = JSONView() if json else View()
+        self._track = _Track(JSONView() if json else View())
+        self._meant: _Track | None = None  # the same text, escapes in it read, where it has some
+        self._signs = "%&" if json else "%&\\"
         self._writer = _JSONWriter(label) if json else _Writer(label)
-        self._scanned = 0  # in the view: all before this is judged
-        self._front = 0  # in the view: all before this is out; a finding can take it beyond `_scanned`
-        self._let_out = 0  # the same in the original text
-        self._resume: dict[Detector, int] = {}
+        self._found: list[_Raw] = []  # behind what every track has judged
+        self._raw = ""  # of the text what is not out
+        self._let_out = 0  # where in the text that begins; a finding can take it beyond what is judged
         self._last = ""  # the kind of the finding that was let out last, if nothing came after it
         self.found: Counter[str] = Counter()
         self._dull = None if json else scanner.dull
@@ -66,29 +161,49 @@ class Masking:
     @property
     def held(self) -> int:
         """Characters of the original text that are held back."""
-        return len(self._view.raw) - self._let_out
+        return len(self._raw)
 
     def feed(self, piece: str) -> str:
         """What can be let out now that `piece` has come."""
+        track = self._track
         if self._dull is not None and piece.isascii() and not signs(piece) and (self._calm or self._calms()):
-            seen = self._view.text + piece
+            seen = track.view.text + piece
             if not spelled(seen):
                 return self._pass(self._dull, seen)
         self._calm = False
-        view = self._view
-        view.feed(piece)
-        until = self._scanner.unsure(view.text, self._scanned)
-        out = self._judge(until)
-        self._forget(until)
+        escaped = any([sign in piece for sign in self._signs])  # noqa: C419  a list is faster
+        if escaped and self._meant is None:
+            view = EncodedJSONView() if isinstance(track.view, JSONView) else EncodedView()
+            view.feed(track.view.raw)
+            self._meant = _Track(view, track.base, track.scanned, dict(track.resume))
+        self._raw += piece
+        tracks = self._tracks()
+        untils = []
+        for each in tracks:
+            each.view.feed(piece)
+            untils.append(self._scanner.unsure(each.view.text, each.scanned))
+        out = self._judge(untils, min([t.place(until) for t, until in zip(tracks, untils, strict=True)]))
+        for each, until in zip(tracks, untils, strict=True):
+            each.forget(until)
+        if self._meant is not None and not escaped:
+            raw = self._meant.view.raw
+            if not any([sign in raw for sign in self._signs]):  # noqa: C419  the same
+                self._meant = None
         return out
+
+    def _tracks(self) -> list[_Track]:
+        return [self._track] if self._meant is None else [self._track, self._meant]
 
     def _calms(self) -> bool:
         """Whether all there is is dull, and nothing of it is under way."""
-        seen = self._view.text
+        track = self._track
+        seen = track.view.text
         self._calm = (
-            self._scanned == self._front == self._let_out
-            and not self._resume
-            and seen is self._view.raw
+            self._meant is None
+            and not self._found
+            and track.base + track.scanned == self._let_out
+            and not track.resume
+            and seen is track.view.raw
             and seen.isascii()
             and not signs(seen)
         )
@@ -96,72 +211,77 @@ class Masking:
 
     def _pass(self, dull: re.Pattern[str], seen: str) -> str:
         """What can be let out of `seen`, which is all there is, and dull."""
-        scanned, least = self._scanned, len(seen) - self._width
+        track = self._track
+        scanned, least = track.scanned, len(seen) - self._width
         match = dull.search(seen, max(scanned, least))
         until = len(seen) if match is None else match.start()
         out = seen[scanned:until]
         if out:
             self._last = ""
+        self._raw = seen[until:]
+        self._let_out += until - scanned
         if until > CONTEXT:
             seen = seen[until - CONTEXT :]
+            track.base += until - CONTEXT
             until = CONTEXT
-        self._view.put(seen)
-        self._scanned = self._front = self._let_out = until
+        track.view.put(seen)
+        track.scanned = until
         return out
 
     def flush(self) -> str:
         """The rest: nothing more will come."""
-        self._calm = False
-        self._view.finish()
-        end = len(self._view.text)
-        out = self._judge(end)
-        self._resume.clear()
-        self._forget(end)
-        return out
+        return self._all(last=True)
 
     def release(self) -> str:
         """All that is held, judged as if nothing more came. What more adds to a finding is masked."""
+        return self._all(last=False)
+
+    def _all(self, *, last: bool) -> str:
         self._calm = False
-        seen = self._view.text
-        unsure = self._scanner.unsure(seen, self._scanned)
-        out = self._judge(len(seen))
-        self._resume.clear()
-        self._forget(unsure)
+        tracks = self._tracks()
+        if last:
+            for track in tracks:
+                track.view.finish()
+        ends = [len(track.view.text) for track in tracks]
+        sure = [
+            end if last else self._scanner.unsure(track.view.text, track.scanned)
+            for track, end in zip(tracks, ends, strict=True)
+        ]
+        out = self._judge(ends, self._track.place(ends[0]))
+        for track, until in zip(tracks, sure, strict=True):
+            track.resume.clear()
+            track.forget(until)
         return out
 
-    def _judge(self, until: int) -> str:
-        """Let the view out up to `until`, masked; beyond it where a finding reaches over it."""
-        view, writer = self._view, self._writer
+    def _judge(self, untils: list[int], stop: int) -> str:
+        """Let the text out up to `stop`, masked; beyond it where a finding reaches over it."""
+        found, writer, raw, base = self._found, self._writer, self._raw, self._let_out
+        for track, until in zip(self._tracks(), untils, strict=True):
+            found += track.judge(self._scanner, until)
+        if len(untils) > 1:
+            found.sort()
         out: list[str] = []
-        for start, end, kind in self._scanner.spans(view.text, self._scanned, until, self._resume):
-            if end > self._front:
-                goes_on = start < self._front and kind == self._last
+        done, later = base, 0
+        for start, minus_end, kind, after in found:
+            if start >= stop:
+                break
+            later += 1
+            end = -minus_end
+            if end > done:
+                goes_on = start < done and kind == self._last
+                begin = max(start, done)
                 # Of a finding that goes on, what is not seen between its halves is part too.
-                begin = self._let_out if goes_on else max(view.start(max(start, self._front)), self._let_out)
-                stop = view.end(end)
-                out.append(writer.plain(view.raw[self._let_out : begin]))
-                out.append(writer.cover(kind, view.raw[begin:stop], view.text[end : end + 1], goes_on))
+                out.append(writer.plain(raw[done - base : begin - base]))
+                out.append(writer.cover(kind, raw[begin - base : end - base], after, goes_on))
                 self.found[kind] += not goes_on
-                self._front, self._let_out, self._last = end, stop, kind
-        stop = view.start(until)
-        if stop > self._let_out:
+                done, self._last = end, kind
+        del found[:later]
+        if stop > done:
             self._last = ""
-            out.append(writer.plain(view.raw[self._let_out : stop]))
-            self._let_out = stop
-        self._front = max(self._front, until)
+            out.append(writer.plain(raw[done - base : stop - base]))
+            done = stop
+        self._raw, self._let_out = raw[done - base :], done
         return "".join(out)
-
-    def _forget(self, scanned: int) -> None:
-        """All before `scanned` is judged for good; drop what nothing depends on any more."""
-        self._scanned = scanned
-        keep = min([scanned, *self._resume.values()]) - CONTEXT
-        if keep > 0:
-            self._let_out -= self._view.start(keep)
-            self._view.drop(keep)
-            self._front -= keep
-            self._scanned -= keep
-            for detector in self._resume:
-                self._resume[detector] -= keep
 
 
 class _Writer:

@@ -29,14 +29,17 @@ _AT = r"[ \t]{0,2}+[\[({<][ \t]{0,2}+(?>[Aa][Tt]|@)[ \t]{0,2}+[\])}>][ \t]{0,2}+
 _DOT = r"[ \t]{0,2}+[\[({<][ \t]{0,2}+(?>[Dd][Oo][Tt]|\.)[ \t]{0,2}+[\])}>][ \t]{0,2}+"
 
 _TOP = r"\.[A-Za-z]-{0,2}+[A-Za-z0-9]"
+_TO_ITS_TOP = rf"{_LABEL}(?:(?!{_TOP})\.{_LABEL}){{0,6}}+{_TOP}"
+_AT_DOMAIN = rf"(?>@|%40|&#64;)(?={_TO_ITS_TOP})(?P<domain>{_LABEL}(?:\.{_LABEL}){{1,7}}+)"
 
 _EMAIL = (
     # Also as it stands in a URL (%40) and in HTML (&#64;).
     Detector(
         "email",
-        rf"{_LOCAL}(?>@|%40|&#64;)(?={_LABEL}(?:(?!{_TOP})\.{_LABEL}){{0,6}}+{_TOP})(?P<domain>{_LABEL}(?:\.{_LABEL}){{1,7}}+)",
+        _LOCAL + _AT_DOMAIN,
         checks.email,
         hint=hints.at,
+        inner=_AT_DOMAIN,
     ),
     Detector("email", rf"{_LOCAL}{_AT}{_LABEL}(?:(?>\.|{_DOT}){_LABEL}){{1,7}}+", hint=hints.bracketed_at),
 )
@@ -64,7 +67,7 @@ _LOCAL_NUMBER = rf"[2-9][0-9]{{2}}{_GAP}[0-9]{{4}}(?![0-9]){_EXTENSION}"
 _CUES = _cues(
     "[Pp]hone|PHONE|[Tt]el|TEL|[Mm]obile|[Cc]ell|[Cc]all|[Ff]ax|[Nn]umber",
     "[eElLxr]",
-    (" ", ": ", ":", r"\. ", " is ", " me at ", " us at "),
+    (" ", ": ", ":", r"\. ", " is ", " me at ", " us at ", '": "', '":"'),
     ".",
 )
 
@@ -90,10 +93,11 @@ _PHONES = (
     (rf"1{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[3-9][0-9][ \-]?+[0-9]{{4}}[ \-]?+[0-9]{{4}}(?![0-9])", 11),
     (rf"[6-9]{_NOT_AFTER_WORD}{_NOT_A_FRACTION}[0-9]{{4}}[ \-][0-9]{{5}}(?![0-9])", 10),
     # Any number of seven digits or more that is said to be one.
-    (rf"[0-9](?<![0-9].)(?<=[ :].){_CUES}(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}(?![0-9])", 7),
+    (rf"[0-9](?<![0-9].)(?<=[ :\x22].){_CUES}(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}(?![0-9])", 7),
 )
 _PHONE = tuple(
-    Detector("phone", pattern, checks.not_a_date, digits, hints.dense_digits) for pattern, digits in _PHONES
+    Detector("phone", pattern, checks.not_a_date, digits, hints.dense_digits, sieve=checks.NO_DATE)
+    for pattern, digits in _PHONES
 )
 
 # ------------------------------------------------------------ other numbers
@@ -103,7 +107,7 @@ _SERIAL = r"(?!0000)[0-9]{4}(?![0-9A-Za-z])(?!-[0-9])"
 _SSN_CUES = _cues(
     r"[Ss][Ss][Nn]|[Ss]ecurity [Nn]umber|[Ss]ecurity [Nn]o\.|[Ss]ocial [Ss]ecurity|[Ss]ocial",
     "[nNry.l]",
-    (" ", ": ", ":", "=", " is ", " number ", " number is ", " #"),
+    (" ", ": ", ":", "=", " is ", " number ", " number is ", " #", '": "', '":"'),
     "...",
 )
 
@@ -118,7 +122,7 @@ _SSN = (
     ),
     Detector(
         "ssn",
-        rf"{_AREA}(?<=[ :=#]...){_SSN_CUES}(?!00)[0-9]{{2}}{_SERIAL}",
+        rf"{_AREA}(?<=[ :=#\x22]...){_SSN_CUES}(?!00)[0-9]{{2}}{_SERIAL}",
         digits=9,
         hint=hints.dense_digits,
     ),
@@ -132,7 +136,7 @@ _CREDIT_CARD = (
         cards.credit_card,
         12,
         hints.dense_digits,
-        skip=cards.next_card,
+        places=cards.cards,
     ),
 )
 
@@ -143,6 +147,8 @@ _IBAN = (
         checks.iban,
         6,
         probe="[0-9](?<=[A-Za-z]{2}.)[0-9]",
+        sieve=checks.IBAN_BY_COUNTRY,
+        sift=checks.ibans,
     ),
 )
 
@@ -153,6 +159,20 @@ _SURE = (
     "(?>(?<=[0-9])|(?=[A-Fa-f:.]{0,44}+[0-9])|(?=[A-Fa-f]{0,3}+:{1,2}+[A-Fa-f]{1,4}+:{1,2}+[A-Fa-f])"
     "|(?=:[A-Fa-f]{1,4}+:[A-Fa-f]{1,4}+:[A-Fa-f]))"
 )
+
+_GROUP, _FOUR = "[0-9A-Fa-f]{1,4}", r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
+_END = r":?\.{0,38}(?![0-9A-Za-z:.])"
+_IP_V6 = (
+    rf"(?:{_GROUP}:){{6}}(?:{_GROUP}:{_GROUP}|{_FOUR}){_END}|"
+    + "|".join(
+        [
+            rf"(?:{_GROUP}:){{{before}}}:(?:(?:{_GROUP}:){{0,{6 - before}}}(?:{_GROUP}|{_FOUR}))?{_END}"
+            for before in range(1, 7)
+        ]
+    )
+    + rf"|(?:{_GROUP}:){{7}}:{_END}|::(?:{_GROUP}:){{0,6}}(?:{_GROUP}|{_FOUR}){_END}"
+)
+"""Where `checks.ip_v6` says yes, but for the digit it wants of a short one."""
 
 _IP = (
     Detector(
@@ -165,12 +185,14 @@ _IP = (
         rf"[0-9A-Fa-f](?<![0-9A-Za-z.].)(?<![0-9A-Fa-f:]:.){_SURE}[0-9A-Fa-f]{{0,3}}+:[0-9A-Fa-f]{{0,4}}+:[0-9A-Fa-f:.]{{0,38}}+(?![0-9A-Za-z:])",
         checks.ip_v6,
         hint=hints.colons,
+        sieve=_IP_V6,
     ),
     Detector(
         "ip",
         rf":(?<![0-9A-Za-z:.].){_SURE}:[0-9A-Fa-f]{{1,4}}+[0-9A-Fa-f:.]{{0,38}}+(?![0-9A-Za-z:])",
         checks.ip_v6,
         hint=hints.colons,
+        sieve=_IP_V6,
     ),
 )
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from llmpipe.middleware.redact.masking import Masking, mask_json
-from llmpipe.middleware.redact.scan import Scanner
-from llmpipe.middleware.redact.walk import Rewrite, rewrite_json, rewrite_part
+from llmpipe.middleware.redact.scan import Scanner, cover
+from llmpipe.middleware.redact.walk import Rewrite, Role, key_of, rewrite_json, rewrite_part
 from llmpipe.types import Event, Extra, Finish, ReasoningDelta, RefusalDelta, Start, TextDelta, ToolDelta
 from llmpipe.types.copying import replace
 
@@ -139,7 +139,7 @@ class TextStage:
 
     def _whole(self, data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Data that comes in one piece, rewritten."""
-        return rewrite_json(data, self._rewrite)
+        return rewrite_json(data, self._rewrite, data=True)
 
 
 def _is_text_only(event: TextDelta | ReasoningDelta | RefusalDelta) -> bool:
@@ -191,9 +191,9 @@ class Masker(TextStage):
             data = {name: value for name, value in data.items() if name != "logprobs"}
         return super()._whole(data)
 
-    def _masked(self, text: str, role: str) -> str:
-        findings = self._scanner.scan(text)
+    def _masked(self, text: str, role: Role) -> str:
+        findings = self._scanner.scan(text, key_of(role), json=role == "json")
         if not findings:
             return text
         self._once.update([finding.kind for finding in findings])
-        return mask_json(self._scanner, text) if role == "json" else self._scanner.mask(text)
+        return mask_json(self._scanner, text) if role == "json" else cover(text, findings)

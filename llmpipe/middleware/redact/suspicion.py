@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
+from llmpipe.middleware.redact import hints
 from llmpipe.middleware.redact.detector import Detector
-from llmpipe.middleware.redact.hints import NUMERIC
+from llmpipe.middleware.redact.hints import NUMERIC, is_dense
 from llmpipe.middleware.redact.linear import reach
 
 __all__ = ("Hinted", "Probe", "by_beginning", "passed")
@@ -21,6 +22,7 @@ Hint = Callable[[str], bool]
 Groups = tuple[tuple[Hint | None, tuple[Detector, ...]], ...]
 """Detectors that share a hint."""
 
+_BESIDE = 8  # characters from a digit on that what it looks like may depend on
 _HEAD = re.compile(r"\[[^\]]+\]|\\.|.")  # what a pattern begins with: a class of characters, or one
 _NOT_AFTER_A_DIGIT = "(?<![0-9"
 
@@ -42,13 +44,15 @@ class Probe:
 
     def passed(self, seen: str, digits: str) -> list[Detector]:
         """Those that may find something in `seen`, which has these `digits`."""
+        count = len(digits)
+        if is_dense(count, seen):  # a search would take longer than to sieve it
+            return [detector for _, those in self.groups for detector in those if detector.digits <= count]
         first, last = seen.find(digits[0]), seen.rfind(digits[-1])
-        if self.number is not None and self.number.search(seen, first, last + 1) is None:
+        if self.number is not None and self.number.search(seen, first, last + _BESIDE) is None:
             return []
         start = first - self.before if first > self.before else 0
         if self.regex.search(seen, start, last + self.after) is None:
             return []
-        count = len(digits)
         return [detector for detector in passed(self.groups, seen) if detector.digits <= count]
 
 
@@ -83,6 +87,21 @@ class Hinted:
         probes = [_together(numbers)] if numbers else []
         probes += [_alone(detector) for detector in others]
         return cls(_groups(lettered), _groups(signed), tuple(probes))
+
+    def suspected(self, seen: str) -> list[Detector]:
+        """Those that may find something in `seen`, or in a part of it."""
+        found: list[Detector] = []
+        if hints.spelled(seen):
+            found += passed(self.lettered, seen)
+        signs = hints.signs(seen)
+        if signs:
+            digits = hints.digits_of(signs)
+            if len(digits) < len(signs):
+                found += passed(self.signed, seen)
+            if digits:
+                for probe in self.probes:
+                    found += probe.passed(seen, digits)
+        return found
 
 
 def passed(groups: Groups, seen: str) -> list[Detector]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from json import dumps
 from random import Random
 from typing import TypeVar, cast
 
-from llmpipe.middleware.redact.masking import mask_json
+from llmpipe.middleware.redact.masking import mask_json, mask_rows
 from llmpipe.middleware.redact.scan import Scanner
 from llmpipe.middleware.redact.stage import Rewriter, TextStage
-from llmpipe.middleware.redact.walk import AnyRequest, Role, as_name, rewrite_request, strings_of
+from llmpipe.middleware.redact.walk import AnyRequest, Role, as_name, key_of, rewrite_request, strings_of
 
 __all__ = ("Vault",)
 
@@ -54,13 +55,14 @@ class Vault:
         that it comes back as it was and not as what it names. `json`: the text is JSON and stays so.
         """
         self._texts.append(text)
-        return self._hidden(text, json)
+        return self._hidden(text, json, known=self._values)
 
     def hide_request(self, request: R) -> R:
         """`request` with placeholders in all its strings; the same object if there is nothing to hide."""
         # All strings are known before the first placeholder is chosen.
         self._texts += [text for text, _ in strings_of(request)]
-        return cast("R", rewrite_request(request, self._hide))
+        hide = partial(self._hide, known=dict(self._values))
+        return cast("R", rewrite_request(mask_rows(self._scanner, request, self._place), hide))
 
     def restorer(self) -> TextStage:
         """A stage that puts back what was hidden, in text and, escaped, in the arguments of tool calls.
@@ -78,21 +80,23 @@ class Vault:
 
     # ------------------------------------------------------------
 
-    def _hidden(self, text: str, json: bool) -> str:
-        if self._values and "[" in text:
+    def _hidden(self, text: str, json: bool, key: str = "", *, known: Mapping[str, str]) -> str:
+        """`text` with placeholders, also for those of `known` that stood in it before."""
+        if known and "[" in text:
             for look_alike in dict.fromkeys(_PLACEHOLDER.findall(text)):
-                if look_alike in self._values:
+                if look_alike in known:
                     text = text.replace(look_alike, self._place("text", look_alike))
-        return self._mask(text, json)
+        return self._mask(text, json, key)
 
-    def _mask(self, text: str, json: bool) -> str:
-        return mask_json(self._scanner, text, self._place) if json else self._scanner.mask(text, self._place)
+    def _mask(self, text: str, json: bool, key: str = "") -> str:
+        scanner = self._scanner
+        return mask_json(scanner, text, self._place) if json else scanner.mask(text, self._place, key)
 
-    def _hide(self, text: str, role: Role) -> str:
+    def _hide(self, text: str, role: Role, known: Mapping[str, str]) -> str:
         if role == "name":  # brackets cannot stand in a name
             hidden = self._mask(text, json=False)
             return text if hidden is text else as_name(hidden)
-        return self._hidden(text, role == "json")
+        return self._hidden(text, role == "json", key_of(role), known=known)
 
     def _restore(self, text: str, role: Role) -> str:
         if role == "name":

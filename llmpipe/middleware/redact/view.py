@@ -10,11 +10,12 @@ Source of the look-alikes: Unicode Technical Standard #39, confusables, the sing
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
+from collections.abc import Sequence
+from itertools import compress
 
-__all__ = ("JSONView", "View", "unescape")
+__all__ = ("View",)
 
 _LOOK_ALIKES = {
     # Cyrillic and Greek letters, small and capital.
@@ -68,6 +69,21 @@ class _Table(dict[int, "int | None"]):
 _TABLE = _Table()
 
 
+class _Marks(dict[int, str]):
+    """1 for a character that is seen, 0 for one that is not."""
+
+    def __missing__(self, code: int) -> str:
+        mark = "0" if _TABLE[code] is None else "1"
+        if len(self) < 8192:
+            self[code] = mark
+        return mark
+
+
+_MARKS = _Marks()
+_LONG_RUN = re.compile(f"0{{{_MAX_RUN + 1},}}")
+_KEPT = bytes.maketrans(b"01", b"\0\1")
+
+
 class View:
     """A text that grows at its end and is dropped at its start, and what is seen of it.
 
@@ -91,7 +107,7 @@ class View:
         if len(seen) != len(piece):
             base = len(self.raw)
             self.raw += piece
-            self._append([(char, base + i, base + i + 1) for i, char in enumerate(piece)])
+            self._append(piece, range(base, base + len(piece)), range(base + 1, base + len(piece) + 1))
             return
         if self._starts is not None:
             base = len(self.raw)
@@ -110,26 +126,30 @@ class View:
         self.raw = self.text = text
         self._run = 0
 
-    def _append(self, characters: list[tuple[str, int, int]]) -> None:
-        """Add (character, start, end) one by one."""
+    def _append(self, text: str, starts: Sequence[int], ends: Sequence[int]) -> None:
+        """Add characters that stand in `raw` from `starts` to `ends`."""
         if self._starts is None:
             self._starts = list(range(len(self.text)))
             self._ends = list(range(1, len(self.text) + 1))
-        seen = []
-        for char, start, end in characters:
-            code = _TABLE[ord(char)]
-            if code is None:
-                self._run += 1
-                if self._run != _MAX_RUN + 1:
-                    continue
-                char = _CUT
-            else:
-                self._run = 0
-                char = chr(code)
-            seen.append(char)
-            self._starts.append(start)
-            self._ends.append(end)
-        self.text += "".join(seen)
+        seen = text.translate(_TABLE)
+        if len(seen) == len(text):
+            self._starts.extend(starts)
+            self._ends.extend(ends)
+            self._run = 0 if text else self._run
+        else:
+            before = self._run
+            marks = "0" * before + text.translate(_MARKS)
+            self._run = min(len(marks) - len(marks.rstrip("0")), _MAX_RUN + 1)
+            kept = bytearray(marks.encode().translate(_KEPT))
+            characters = list(text)
+            for run in _LONG_RUN.finditer(marks):
+                cut = run.start() + _MAX_RUN
+                if cut >= before:  # else it was made when that came
+                    kept[cut], characters[cut - before] = 1, _CUT
+            self._starts.extend(compress(starts, kept[before:]))
+            self._ends.extend(compress(ends, kept[before:]))
+            seen = "".join(characters).translate(_TABLE)
+        self.text += seen
 
     def finish(self) -> None:
         """No more will come."""
@@ -160,82 +180,3 @@ class View:
         else:
             self._starts = [start - cut for start in self._starts[place:]]
             self._ends = [end - cut for end in self._ends[place:]]
-
-
-# A character of JSON text as it is written; `open` is half an escape, at the end of what there is.
-_TOKEN = re.compile(r"\\u[0-9A-Fa-f]{4}|(?P<open>\\(?:u[0-9A-Fa-f]{0,3})?\Z)|\\.|.", re.DOTALL)
-_LAST_TOKEN = re.compile(r"\\u[0-9A-Fa-f]{4}|(?P<open>(?!))|\\.|.", re.DOTALL)
-_SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-
-
-class JSONView(View):
-    """The view of a JSON text: escapes in its strings stand in it as what they mean."""
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiting = 0  # characters at the end of `raw` that are not in `text` yet
-
-    def feed(self, piece: str) -> None:
-        """Add `piece` at the end."""
-        if not self._waiting and "\\" not in piece:
-            super().feed(piece)
-            return
-        self._take(len(self.raw) - self._waiting, piece)
-
-    def finish(self) -> None:
-        """No more will come: half an escape is text."""
-        if self._waiting:
-            self._take(len(self.raw) - self._waiting, "", last=True)
-
-    def _take(self, base: int, piece: str, *, last: bool = False) -> None:
-        self.raw += piece
-        characters: list[tuple[str, int, int]] = []
-        until = len(self.raw)
-        for token in (_LAST_TOKEN if last else _TOKEN).finditer(self.raw, base):
-            if token["open"] is not None:
-                until = token.start()
-                break
-            char = _meaning(token.group())
-            before = characters[-1] if characters else None
-            if (
-                before is not None
-                and _is_high(before)
-                and len(token.group()) == 6
-                and "\udc00" <= char <= "\udfff"
-            ):
-                whole = chr(0x10000 + ((ord(before[0]) & 0x3FF) << 10) + (ord(char) & 0x3FF))
-                characters[-1] = (whole, before[1], token.end())
-            else:
-                characters.append((char, *token.span()))
-        if characters and not last and characters[-1][2] == until and _is_high(characters[-1]):
-            until = characters.pop()[1]  # the second half of the pair may come
-        self._waiting = len(self.raw) - until
-        self._append(characters)
-
-    def _viewed(self) -> int:
-        return len(self.raw) - self._waiting
-
-
-def _meaning(token: str) -> str:
-    if len(token) == 6:
-        return chr(int(token[2:], 16))  # noqa: FURB166  there is no prefix
-    return _SHORT.get(token[1], token[1]) if len(token) == 2 else token
-
-
-def _is_high(character: tuple[str, int, int]) -> bool:
-    """Whether it is the escaped first half of a surrogate pair."""
-    char, start, end = character
-    return end - start == 6 and "\ud800" <= char <= "\udbff"
-
-
-def unescape(raw: str) -> str:
-    """What a piece of a JSON string means; as it is where it is no such piece."""
-    if "\\" not in raw:
-        return raw
-    try:
-        meaning = json.loads(f'"{raw}"', strict=False)
-    except ValueError:
-        return raw
-    return str(meaning)

@@ -6,7 +6,7 @@ Left out is what is no text: ids, roles, model names, media types, data in base6
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from llmpipe.types import (
     AnyRequest,
@@ -32,13 +32,18 @@ from llmpipe.types.copying import replace
 
 __all__ = (
     "AnyRequest",
+    "Field",
     "Rewrite",
     "Role",
+    "adjacent",
     "as_name",
+    "key_of",
+    "rewrite_adjacent",
     "rewrite_json",
     "rewrite_part",
     "rewrite_request",
     "strings_of",
+    "texts_at",
 )
 
 Role = Literal["text", "json", "name"]
@@ -47,6 +52,8 @@ Rewrite = Callable[[str, Role], str]
 providers allow letters, digits, ``_`` and ``-``. The same object where nothing changes."""
 
 V = TypeVar("V")
+
+_LARGE = 10**6  # a number of fewer digits is nothing that is looked for
 
 
 def strings_of(request: AnyRequest) -> list[tuple[str, Role]]:
@@ -102,7 +109,7 @@ def rewrite_request(request: AnyRequest, rewrite: Rewrite) -> AnyRequest:
             inputs=_each(
                 request.inputs, lambda item: rewrite(item, "text") if isinstance(item, str) else item
             ),
-            metadata=rewrite_json(request.metadata, rewrite),
+            metadata=rewrite_json(request.metadata, rewrite, data=True),
             extra=rewrite_json(request.extra, rewrite),
         )
     if isinstance(request, RerankRequest):
@@ -110,7 +117,7 @@ def rewrite_request(request: AnyRequest, rewrite: Rewrite) -> AnyRequest:
             request,
             query=rewrite(request.query, "text"),
             documents=_each(request.documents, lambda item: rewrite(item, "text")),
-            metadata=rewrite_json(request.metadata, rewrite),
+            metadata=rewrite_json(request.metadata, rewrite, data=True),
             extra=rewrite_json(request.extra, rewrite),
         )
     # Called for every request, of which most have messages only: each of the rest is asked for first.
@@ -131,10 +138,63 @@ def rewrite_request(request: AnyRequest, rewrite: Rewrite) -> AnyRequest:
             request.reasoning, extra=rewrite_json(request.reasoning.extra, rewrite)
         )
     if request.metadata:
-        changes["metadata"] = rewrite_json(request.metadata, rewrite)
+        changes["metadata"] = rewrite_json(request.metadata, rewrite, data=True)
     if request.extra:
         changes["extra"] = rewrite_json(request.extra, rewrite)
     return _changed(request, **changes) if changes else request
+
+
+def adjacent(request: AnyRequest) -> list[list[tuple[int, int]]]:
+    """Texts that a model reads as one, where there are several: (number of the message, of its part).
+
+    Such are texts beside each other in a message, and in messages of one role that follow each other.
+    """
+    if type(request) is not Request or not _may_adjoin(request):
+        return []
+    rows: list[list[tuple[int, int]]] = []
+    role = ""
+    row: list[tuple[int, int]] = []
+    for number, message in enumerate(request.messages):
+        if message.role != role:
+            role, row = message.role, []
+        for index, part in enumerate(message.parts):
+            if type(part) is not Text:
+                row = []
+                continue
+            row.append((number, index))
+            if len(row) == 2:
+                rows.append(row)
+    return rows
+
+
+def _may_adjoin(request: Request) -> bool:
+    """A cheap question before: few requests have what it says yes to."""
+    role = ""
+    for message in request.messages:
+        if message.role == role or len(message.parts) > 1:
+            return True
+        role = message.role
+    return False
+
+
+def texts_at(request: Request, row: list[tuple[int, int]]) -> list[str]:
+    """The texts at the places of `row`."""
+    parts = [request.messages[number].parts[index] for number, index in row]
+    return [part.text for part in parts if type(part) is Text]
+
+
+def rewrite_adjacent(request: Request, row: list[tuple[int, int]], texts: list[str]) -> Request:
+    """The request with other texts at the places of `row`."""
+    messages = list(request.messages)
+    for (number, index), text in zip(row, texts, strict=True):
+        message = messages[number]
+        parts = list(message.parts)
+        part = parts[index]
+        assert type(part) is Text, "`adjacent` gives the places of texts"
+        if part.text is not text:
+            parts[index] = replace(part, text=text)
+            messages[number] = replace(message, parts=tuple(parts))
+    return replace(request, messages=tuple(messages))
 
 
 def _message(message: Message, rewrite: Rewrite) -> Message:
@@ -145,7 +205,7 @@ def _message(message: Message, rewrite: Rewrite) -> Message:
     if message.name is not None:
         changes["name"] = rewrite(message.name, "name")
     if message.extra:
-        changes["extra"] = rewrite_json(message.extra, rewrite)
+        changes["extra"] = rewrite_json(message.extra, rewrite, data=True)
     return _changed(message, **changes) if changes else message
 
 
@@ -175,8 +235,8 @@ def rewrite_part(part: Part, rewrite: Rewrite) -> Part:
         text = rewrite(part.text, "text")
         return part if text is part.text else Text(text)
     if isinstance(part, Opaque):
-        return _changed(part, data=rewrite_json(part.data, rewrite))
-    extra = rewrite_json(part.extra, rewrite)
+        return _changed(part, data=rewrite_json(part.data, rewrite, data=True))
+    extra = rewrite_json(part.extra, rewrite, data=True)
     if isinstance(part, Text | Refusal):
         return _changed(part, text=rewrite(part.text, "text"), extra=extra)
     if isinstance(part, Reasoning):
@@ -202,29 +262,53 @@ def rewrite_part(part: Part, rewrite: Rewrite) -> Part:
     return _changed(part, extra=extra)
 
 
-def rewrite_json(value: V, rewrite: Rewrite) -> V:
+class Field(str):
+    """The role ``text`` of a value in a mapping, which knows by its `key` what it is called."""
+
+    __slots__ = ("key",)
+    key: str
+
+    @classmethod
+    def of(cls, key: object) -> Role:
+        """The role of what stands under `key`."""
+        field = cls("text")
+        field.key = str(key)
+        return cast("Role", field)
+
+
+def key_of(role: Role) -> str:
+    """What the string is called that has this role; empty where it has no name."""
+    return role.key if isinstance(role, Field) else ""
+
+
+def rewrite_json(value: V, rewrite: Rewrite, role: Role = "text", *, data: bool = False) -> V:
     """A value of JSON kind with its strings rewritten, keys too; the same object if none was.
 
-    Two keys that become one are kept apart by a number.
+    Two keys that become one are kept apart by a number. In `data`, which are no settings, a string is
+    judged by its key too, and a number that is rewritten becomes a string.
     """
     if isinstance(value, str):
-        return rewrite(value, "text")  # type: ignore[return-value]  # a str, as it was
+        return rewrite(value, role)  # type: ignore[return-value]  # a str, as it was
     if isinstance(value, Mapping):
         changed = False
         found: dict[Any, Any] = {}
         for key, item in value.items():
             new_key = rewrite(key, "text") if isinstance(key, str) else key
-            new = rewrite_json(item, rewrite)
+            new = rewrite_json(item, rewrite, Field.of(key) if data else "text", data=data)
             if new_key is not key:
                 new_key = _free(new_key, found, value)
             changed = changed or new is not item or new_key is not key
             found[new_key] = new
         return found if changed else value  # type: ignore[return-value]  # a mapping, as it was
     if isinstance(value, list | tuple):
-        items = _each(tuple(value), lambda item: rewrite_json(item, rewrite))
+        items = _each(tuple(value), lambda item: rewrite_json(item, rewrite, role, data=data))
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
         return list(items) if isinstance(value, list) else items  # type: ignore[return-value]  # as it was
+    if data and isinstance(value, int) and value >= _LARGE:
+        text = str(value)
+        new_text = rewrite(text, role)
+        return value if new_text is text else cast("V", new_text)
     return value
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 
 import pytest
 
 from llmpipe.middleware.redact import Scanner
-from llmpipe.middleware.redact.masking import mask_json
+from llmpipe.middleware.redact.masking import Masking, mask_json
+from llmpipe.testing.evasions import EVASIONS, TRAILING
 
 ALL = Scanner()
 
@@ -22,67 +23,63 @@ THINGS = {
 }
 
 
-def between(mark: str) -> Callable[[str], str]:
-    return lambda text: mark.join(text)
-
-
-def digits_from(zero: int) -> Callable[[str], str]:
-    return lambda text: "".join(chr(zero + int(c)) if c.isdigit() else c for c in text)
-
-
-def letters_from(start: str) -> Callable[[str], str]:
-    return lambda text: "".join(chr(ord(start) + ord(c) - 97) if "a" <= c <= "z" else c for c in text)
-
-
-def replaced(pairs: str) -> Callable[[str], str]:
-    table = str.maketrans(dict(pair.split(":") for pair in pairs.split(" ")))
-    return lambda text: text.translate(table)
-
-
-TRANSFORMS: dict[str, Callable[[str], str]] = {
-    "zero-width space": between("\u200b"),
-    "zero-width joiner": between("\u200d"),
-    "word joiner": between("\u2060"),
-    "byte order mark": between("\ufeff"),
-    "soft hyphen": between("\u00ad"),
-    "combining mark": between("\u0332"),
-    "variation selector": between("\ufe0f"),
-    "right-to-left mark": between("\u200f"),
-    "tag characters": between("\U000e0061"),
-    "ten invisible ones": between("\u200b" * 10),
-    "blank hangul letter": between("\u3164"),
-    "full-width": lambda t: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in t),
-    "arabic-indic digits": digits_from(0x660),
-    "devanagari digits": digits_from(0x966),
-    "thai digits": digits_from(0xE50),
-    "mathematical bold digits": digits_from(0x1D7CE),
-    "full-width digits": digits_from(0xFF10),
-    "keycap digits": lambda t: "".join(c + "\ufe0f\u20e3" if c.isdigit() else c for c in t),
-    "superscript digits": replaced("0:⁰ 1:¹ 2:² 3:³ 4:⁴ 5:⁵ 6:⁶ 7:⁷ 8:⁸ 9:⁹"),
-    "circled digits": replaced("1:① 2:② 3:③ 4:④ 5:⑤ 6:⑥ 7:⑦ 8:⑧ 9:⑨"),
-    "mathematical letters": letters_from("\U0001d41a"),
-    "circled letters": letters_from("ⓐ"),
-    "cyrillic letters": replaced("a:а e:е o:о p:р c:с x:х i:і j:ј s:ѕ h:һ d:ԁ k:к m:м"),
-    "greek letters": replaced("o:ο a:α p:ρ i:ι k:κ x:χ e:ε"),
-    "accents": replaced("a:á e:é o:ö"),
-    "non-breaking space": lambda t: t.replace(" ", "\u00a0"),
-    "ideographic space": lambda t: t.replace(" ", "\u3000"),
-    "other dashes": lambda t: t.replace("-", "\u2011"),
-    "minus sign": lambda t: t.replace("-", "−"),
-    "other dots": lambda t: t.replace(".", "。").replace("@", "＠"),
-}
-
-
 @pytest.mark.parametrize("kind", THINGS)
-@pytest.mark.parametrize("way", TRANSFORMS)
+@pytest.mark.parametrize("way", EVASIONS)
 def test_a_disguised_thing_is_found_with_all_its_characters(kind, way):
-    disguised = TRANSFORMS[way](THINGS[kind])
+    disguised = EVASIONS[way](THINGS[kind])
     text = f"before {disguised} after"
     covered: set[int] = set()
     for finding in ALL.scan(text):
         covered |= set(range(finding.start, finding.end))
-    last = len(disguised.rstrip("\u0332\ufe0f\u20e3"))  # a mark on the last character may stay
-    assert covered >= set(range(7, 7 + last)), ALL.mask(text)
+    assert covered >= set(range(7, 7 + len(disguised.rstrip(TRAILING)))), ALL.mask(text)
+
+
+@pytest.mark.parametrize("kind", THINGS)
+@pytest.mark.parametrize("way", EVASIONS)
+def test_disguised_in_pieces_or_in_json_nothing_of_it_comes_out(kind, way):
+    disguised = EVASIONS[way](THINGS[kind])
+    text = f"before {disguised} after"
+    for size in (1, 2, 3, 5, 8, 13):
+        masking = Masking(ALL)
+        pieces = [masking.feed(text[at : at + size]) for at in range(0, len(text), size)]
+        assert "".join(pieces) + masking.flush() == ALL.mask(text)
+    for ascii_only in (True, False):
+        masked = json.loads(mask_json(ALL, json.dumps({"a": text, "b": 1}, ensure_ascii=ascii_only)))
+        if "source code" in way:  # escaped twice
+            continue
+        assert masked["b"] == 1
+        assert masked["a"].startswith("before [")
+        assert masked["a"].strip(TRAILING).endswith(" after")
+        assert disguised[:8] not in masked["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("50%4111111111111111 off", "50%[CREDIT_CARD] off"),  # %41 is an A, or none
+        ("a%4012@b.org", "a%[EMAIL]"),
+        ("AT&T at 415-555-2671 & co", "AT&T at [PHONE] & co"),
+        ("100% of a&b;c\\d", "100% of a&b;c\\d"),
+        ("half %4", "half %4"),
+        ("%E2%82%AC is no finding, %C3 neither", "%E2%82%AC is no finding, %C3 neither"),
+        ("&#0;&#1114112;&#x1F600; &nosuch; \\ud83d", "&#0;&#1114112;&#x1F600; &nosuch; \\ud83d"),
+    ],
+)
+def test_what_may_be_an_escape_and_may_be_none_is_read_in_both_ways(text, masked):
+    assert ALL.mask(text) == masked
+
+
+def test_in_base64_what_is_found_covers_all_of_it_and_random_signs_are_left():
+    text = "to: Y2FyZCA0MTExIDExMTEgMTExMSAxMTEx."
+    assert ALL.mask(text) == "to: [CREDIT_CARD]."
+    assert Scanner(["email"]).mask(text) == text
+    assert Scanner(base64=False).mask(text) == text
+    for word in (
+        "aGVsbG8gd29ybGQsIDEyMw==",
+        "U29tZSB0ZXh0IHdpdGhvdXQgYW55dGhpbmcgMQ==",
+        "RandomWord12Abcdefghij",
+    ):
+        assert ALL.mask(word) == word
 
 
 @pytest.mark.parametrize("kind", THINGS)

@@ -49,6 +49,23 @@ FRAGMENTS = st.sampled_from(
         "word",
         "\\u0040",
     ]
+    + [
+        "%",
+        "&",
+        "%4",
+        "%40",
+        "%34",
+        "%EF%BC%94",
+        "%E2%80%8B",
+        "&#64;",
+        "&#x2E;",
+        "&period;",
+        "&#",
+        "\\x40",
+        "\\u",
+    ]
+    + ["john%40example%2Ecom", "4111&#49;11111111111", "50%4111111111111111", "%2B14155552671 and %41"]
+    + ["am9obi5kb2VAZXhhbXBsZS5jb20=", "Y2FyZCA0MTExIDExMTEgMTExMSAxMTEx", "am9obi5kb2VAZXhhb", "bXBsZS5jb20"]
 )
 TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=3)), max_size=8).map("".join)
 KEYS = ("a", "b", "password", "api_key", "phone: ", "password: ", "Bearer ", '"', "\\", "é")

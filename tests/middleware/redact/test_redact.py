@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
 import pytest
 from attrs import evolve
 
-from llmpipe.errors import BadReply, ConfigError
+from llmpipe.errors import BadReply, ConfigError, LLMError, StreamBroken
+from llmpipe.middleware.coalesce import Coalesce
 from llmpipe.middleware.redact import KINDS, Redact, Scanner
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.function import layer
@@ -152,9 +154,9 @@ async def test_a_large_request_is_searched_in_a_thread_and_a_small_one_is_not(mo
     threads = []
 
     class Watched(Scanner):
-        def scan(self, text):
+        def scan(self, text, key="", *, json=False):
             threads.append(threading.current_thread() is threading.main_thread())
-            return Scanner.scan(self, text)
+            return Scanner.scan(self, text, key, json=json)
 
     redact = Redact(mode=mode, thread_above=1000, output=True)
     object.__setattr__(redact, "_scanner", Watched())
@@ -241,10 +243,55 @@ async def test_what_had_come_of_a_reply_that_failed_is_masked_and_restored_too(t
     assert "john.doe" not in repr(provider.requests)
 
 
+async def test_what_had_come_in_the_errors_behind_one_is_masked_and_not_restored():
+    @layer(priority=700)
+    async def judge(call, call_next):
+        done = await (await call_next(call)).full()
+        try:
+            raise StreamBroken("cut", partial=done)
+        except StreamBroken as cause:
+            raise BadReply("no good") from cause
+
+    chain = Chain(Echo("{} and ann@example.com"), Redact(output=True), judge)
+    with pytest.raises(BadReply) as caught:
+        await chain.complete(PROMPT)
+    behind = caught.value.__cause__
+    assert isinstance(behind, StreamBroken)
+    assert behind.partial.text.endswith("]. and [EMAIL]")
+    assert "john.doe" not in behind.partial.text  # of two callers each would see the other's
+
+
+@pytest.mark.parametrize("others", [1, 3])
+async def test_of_a_shared_call_that_fails_nobody_sees_what_was_to_be_masked(others):
+    class Cut(Echo):
+        async def __call__(self, call) -> Reply:
+            async def events():
+                yield Start("1", "m")
+                yield TextDelta("write to ann@example.com, ")
+                await asyncio.sleep(1)
+                said = Message("assistant", "ann@example.com")
+                raise StreamBroken("cut", partial=Completion("1", "m", said, "stop"))
+
+            return Reply.stream(events())
+
+    chain = Chain(Cut(), Redact(output=True), Coalesce())
+
+    async def one() -> LLMError:
+        with pytest.raises(LLMError) as caught:
+            async with chain.stream("hi") as reply:
+                assert "ann@" not in "".join([text async for text in reply.texts()])
+        return caught.value
+
+    for error in await asyncio.gather(*[one() for _ in range(1 + others)]):
+        seen: BaseException | None = error
+        while seen is not None:
+            partial = getattr(seen, "partial", None)
+            assert partial is None or "ann@" not in repr(partial)
+            seen = seen.__cause__
+
+
 @pytest.mark.parametrize(
     "settings", [{"mode": "log"}, {"mode": "wire", "output": True}, {"output": True}, {"thread_above": 0}]
 )
 def test_it_keeps_the_laws_of_the_pipeline(settings):
-    import asyncio
-
     asyncio.run(conform(lambda: Redact(**settings)))

@@ -121,6 +121,29 @@ def test_another_vaults_placeholder_is_text():
     assert restored(other.restorer(), hidden, [3]) == hidden
 
 
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.sampled_from(["own", "other", "invented", " and ", "[", "_", "]", "EMAIL"]), max_size=12),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+)
+def test_s72_only_ones_own_placeholders_come_back_among_others_and_invented_ones(seed, words, sizes):
+    mine, other = vault(seed), vault(seed + 1)
+    invented = Random(seed + 2)
+    said, wanted = "", ""
+    for word in words:
+        if word == "own":
+            said, wanted = said + mine.hide("a@b.org"), wanted + "a@b.org"
+            continue
+        if word == "other":
+            word = other.hide("secret@c.org")
+        elif word == "invented":
+            word = f"[EMAIL_{invented.choice('abcdef')}{''.join(invented.choices('abc234', k=5))}]"
+        said, wanted = said + word, wanted + word
+    assert restored(mine.restorer(), said, sizes) == wanted
+    assert mine.restore(said) == wanted
+    assert "secret" not in wanted
+
+
 def test_no_placeholder_is_chosen_that_stands_in_the_request():
     seen = vault(5).hide("a@b.org")  # what the generator with this seed chooses first
     request = Request(messages=[Message("user", f"mail a@b.org, not {seen}")])

@@ -11,9 +11,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llmpipe.middleware.redact.view import _LOOK_ALIKES, JSONView, View, unescape
+from llmpipe.middleware.redact.escapes import EncodedJSONView, EncodedView, JSONView, unescape
+from llmpipe.middleware.redact.view import _LOOK_ALIKES, View
 
-TEXTS = st.text(alphabet=st.one_of(st.characters(), st.sampled_from('aА１é\u200b\u0301 .\\u"nd83')))
+TEXTS = st.lists(
+    st.one_of(
+        st.characters(),
+        st.sampled_from('aА１é\u200b\u0301 .\\u"nd83%&#;x'),
+        st.sampled_from(
+            ["%41", "%EF%BC%94", "%E2%80", "&#64;", "&#x40;", "&commat;", "\\u0040", "\\x40", "\u200b" * 15]
+        ),
+    )
+).map("".join)
 
 
 def view_of(*pieces: str, kind: type[View] = View) -> View:
@@ -43,7 +52,7 @@ def test_each_character_seen_comes_from_one_place_in_order(text):
     assert all(one[2] <= other[1] for one, other in pairwise(places))
 
 
-@pytest.mark.parametrize("kind", [View, JSONView])
+@pytest.mark.parametrize("kind", [View, JSONView, EncodedView, EncodedJSONView])
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 30), max_size=6))
 def test_a_text_cut_anywhere_has_the_same_view(kind, text, cuts):
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
@@ -51,7 +60,7 @@ def test_a_text_cut_anywhere_has_the_same_view(kind, text, cuts):
     assert mapped(view_of(*pieces, kind=kind)) == mapped(view_of(text, kind=kind))
 
 
-@pytest.mark.parametrize("kind", [View, JSONView])
+@pytest.mark.parametrize("kind", [View, JSONView, EncodedView, EncodedJSONView])
 @given(text=TEXTS, more=TEXTS, share=st.floats(0, 1))
 def test_forgetting_a_beginning_changes_nothing_after_it(kind, text, more, share):
     whole, cut = view_of(text, more, kind=kind), kind()

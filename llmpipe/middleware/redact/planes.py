@@ -1,0 +1,386 @@
+"""Where in a text a pattern can match, asked of all its places at once.
+
+`re` tries one place after the other. In a text that is written to be slow, every other place is a
+beginning that comes to nothing, at 60 to 500 nanoseconds each, for each pattern. Here a set of
+places is one long integer, a bit for each, and to match a character is one `and` and one shift of
+it: half a microsecond for 16,000 places (measured). So the whole text is matched at once, from the
+last node of a pattern to its first, in an effort that its length alone decides.
+
+What comes out is a superset of the places where the pattern matches, and mostly just these: what is
+possessive gives ground here, of a long loop over a group only its characters count, and word
+boundaries are passed over. `re` has the last word.
+
+Source: Cameron et al., "Bitwise Data Parallelism in Regular Expression Matching", PACT 2014. It goes
+forwards and has loops without bounds; here they have some, and double their steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from llmpipe.middleware.redact.linear import written
+
+__all__ = ("Planes", "Way", "way")
+
+_parser: Any = import_module("re._parser")  # see `linear`
+
+_MOST = 6_000  # operations a pattern may take, of which those on empty sets are left out
+_EXACT = 24  # rounds of a loop that are matched one by one; of more, only what they consist of
+_CATEGORIES = {
+    "CATEGORY_DIGIT": re.compile(r"\d"),
+    "CATEGORY_NOT_DIGIT": re.compile(r"\D"),
+    "CATEGORY_SPACE": re.compile(r"\s"),
+    "CATEGORY_NOT_SPACE": re.compile(r"\S"),
+    "CATEGORY_WORD": re.compile(r"\w"),
+    "CATEGORY_NOT_WORD": re.compile(r"\W"),
+}
+_LOOPS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+_CHARACTERS = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
+_ELSE = ord("?")  # what stands for all that is not ASCII
+
+Tree = list[tuple[Any, Any]]
+Class = int
+"""A class of characters: a bit for each of the 128 of ASCII."""
+_FULL = [(1 << (1 << bits)) - 1 for bits in range(8)]  # of as many characters as so many bits tell apart
+_BITS = [bytes(49 if code >> bit & 1 else 48 for code in range(256)) for bit in range(7)]
+
+
+class Planes:
+    """A piece of text, and for each class of characters asked for the set of places where one stands.
+
+    Place i is bit `length` - i of a set, so the place behind the last character has a bit too, the lowest.
+    """
+
+    __slots__ = ("_bits", "_done", "_sets", "every", "length", "text")
+
+    def __init__(self, text: str) -> None:
+        data = text.encode("ascii", "replace")
+        self.text = text
+        self.length = len(text)
+        self.every = (2 << len(text)) - 1
+        # The seven bits of each character; of them all classes are made, at a twentieth of the effort.
+        self._bits = [int(data.translate(bit) or b"0", 2) << 1 for bit in _BITS]
+        self._sets: dict[tuple[int, Class], int] = {}
+        self._done: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def of(self, members: Class) -> int:
+        """The places where a character of a class stands."""
+        return self._set(6, members)
+
+    def _set(self, bit: int, members: Class) -> int:
+        """The same, where only `bit` and those below it are not decided yet."""
+        if not members:
+            return 0
+        if members == _FULL[bit + 1]:
+            return self.every - 1
+        found = self._sets.get((bit, members))
+        if found is None:
+            plane, high, low = self._bits[bit], members >> (1 << bit), members & _FULL[bit]
+            if high == low:
+                found = self._set(bit - 1, low)
+            elif not low:
+                found = plane & self._set(bit - 1, high)
+            else:
+                off = self._set(bit - 1, low)
+                found = off ^ (plane & (off ^ self._set(bit - 1, high)))
+            self._sets[bit, members] = found
+        return found
+
+    def back(self, key: str, step: Way, ends: int) -> int:
+        """`step` from `ends`, done once: what ends alike in many patterns is matched once for all of them."""
+        done = self._done.get((key, id(ends)))
+        if done is None:
+            done = self._done[key, id(ends)] = (ends, step(self, ends))  # `ends` is kept, and so is its id
+        return done[1]
+
+    def only(self, found: int, really: Callable[[int], object]) -> int:
+        """Of a set the places of which `really` says so."""
+        marks = bytearray(b"0" * (self.length + 1))
+        for place in self.places(found):
+            if really(place):
+                marks[place] = ord("1")
+        return int(marks, 2)
+
+    def places(self, found: int) -> Iterator[int]:
+        """The places of a set, in order."""
+        bits = format(found, f"0{self.length + 1}b")
+        place = bits.find("1")
+        while place >= 0:
+            yield place
+            place = bits.find("1", place + 1)
+
+
+Way = Callable[[Planes, int], int]
+"""From where one gets to a place of a set: (planes, set) to set."""
+
+
+def way(pattern: str) -> Way | None:
+    """From where `pattern` can match so that it ends at a place of a set; of `Planes.every`, anywhere.
+
+    None for a pattern whose loops within loops take more than `_MOST` operations, of which `re` may be
+    the better judge.
+    """
+    nodes = list(_parser.parse(pattern))
+    return None if _effort(nodes) > _MOST else _back(nodes, fold=False)
+
+
+def _effort(nodes: Tree) -> int:
+    """About how many operations on sets it takes."""
+    effort = 0
+    for op, value in nodes:
+        name = str(op)
+        if name in _LOOPS:
+            least, most, body = value
+            effort += (min(most - least, _EXACT) + least) * (_effort(list(body)) + 1)
+        elif name in ("SUBPATTERN", "ATOMIC_GROUP"):
+            effort += _effort(list(value[3] if name == "SUBPATTERN" else value))
+        elif name == "BRANCH":
+            effort += sum([_effort(list(tree)) + 1 for tree in value[1]])
+        else:
+            effort += 2 if name in _CHARACTERS else _effort(list(value[1])) + 1 if name != "AT" else 0
+    return effort
+
+
+def _back(nodes: Tree, *, fold: bool) -> Way:
+    steps = []
+    for op, value in reversed(nodes):
+        step = _node(str(op), value, fold)
+        if step is not None:
+            steps.append((f"{fold:d}{written([(op, value)])}", step))
+
+    def back(planes: Planes, ends: int) -> int:
+        for key, step in steps:
+            ends = planes.back(key, step, ends)
+            if not ends:
+                return 0
+        return ends
+
+    return back
+
+
+def _node(name: str, value: Any, fold: bool) -> Way | None:
+    """The way back over one node; None for one that is passed over."""
+    if name in _CHARACTERS:
+        may, _ = _classes(name, value, fold)
+        return lambda planes, ends: planes.of(may) & (ends << 1)
+    if name in _LOOPS:
+        least, most, body = value
+        return _loop(least, most, list(body), fold)
+    if name == "SUBPATTERN":
+        return _back(list(value[3]), fold=_folds(value, fold))
+    if name == "ATOMIC_GROUP":
+        return _back(list(value), fold=fold)
+    if name == "BRANCH":
+        ways = [_back(list(tree), fold=fold) for tree in value[1]]
+
+        def any_of(planes: Planes, ends: int) -> int:
+            found = 0
+            for each in ways:
+                found |= each(planes, ends)
+            return found
+
+        return any_of
+    if name == "ASSERT":
+        direction, tree = value
+        if direction > 0:
+            ahead = _back(list(tree), fold=fold)
+            return lambda planes, ends: ends & ahead(planes, planes.every)
+        behind = _forth(list(tree), fold, sure=False)
+        return None if behind is None else lambda planes, ends: ends & behind(planes, planes.every)
+    if name == "ASSERT_NOT":
+        direction, tree = value
+        never = (_forth if direction < 0 else _ahead)(list(tree), fold, sure=True)
+        return None if never is None else lambda planes, ends: ends & ~never(planes, planes.every)
+    return None
+
+
+def _loop(least: int, most: int, body: Tree, fold: bool) -> Way:
+    one, members = _back(body, fold=fold), _union(body, fold)
+    widths = [_width(op, value) for op, value in body]
+    longest = sum([longest for _, longest in widths])
+    single = len(body) == 1 and str(body[0][0]) in _CHARACTERS
+
+    def loop(planes: Planes, ends: int) -> int:
+        if ends is planes.every:
+            found = ends
+        elif single or most - least > _EXACT:
+            found = _over(planes.of(members), (most - least) * longest, ends)
+        else:
+            found = ends
+            for _ in range(most - least):
+                ends = one(planes, ends)
+                if not ends:
+                    break
+                found |= ends
+        for _ in range(least):
+            found = one(planes, found)
+        return found
+
+    return loop
+
+
+def _width(op: Any, value: Any) -> tuple[int, int]:
+    """How many characters a node takes, at least and at most."""
+    least, most = _parser.SubPattern(_parser.State(), [(op, value)]).getwidth()
+    return int(least), int(most)
+
+
+def _over(characters: int, most: int, ends: int) -> int:
+    """From where one gets to one of `ends` over so many of `characters` at most."""
+    found, run = ends, characters  # `run`: where so many of them stand in a row as the step is long
+    runs: list[int] = []
+    done = 0
+    while done + (1 << len(runs)) <= most:  # one, two, four, …: no length is left out
+        step = 1 << len(runs)
+        runs.append(run)
+        found |= run & (found << step)
+        done += step
+        run &= run << step
+        if not run:
+            break
+    for power in reversed(range(len(runs))):
+        if done + (1 << power) <= most:
+            found |= runs[power] & (found << (1 << power))
+            done += 1 << power
+    return found
+
+
+def _forth(nodes: Tree, fold: bool, *, sure: bool) -> Way | None:
+    """Where one gets to from places of a set; None where that is not known. `sure`: not by chance."""
+    steps: list[Way] = []
+    for op, value in nodes:
+        step = _step(str(op), value, fold, sure, forth=True)
+        if step is None:
+            return None
+        steps.append(step)
+    return _in_turn(steps)
+
+
+def _ahead(nodes: Tree, fold: bool, *, sure: bool) -> Way | None:
+    """From where one gets to places of a set, if that is known for sure."""
+    steps: list[Way] = []
+    for op, value in reversed(nodes):
+        step = _step(str(op), value, fold, sure, forth=False)
+        if step is None:
+            return None
+        steps.append(step)
+    return _in_turn(steps)
+
+
+def _in_turn(steps: list[Way]) -> Way:
+    def turn(planes: Planes, places: int) -> int:
+        for step in steps:
+            places = step(planes, places)
+        return places
+
+    return turn
+
+
+def _step(name: str, value: Any, fold: bool, sure: bool, *, forth: bool) -> Way | None:
+    """Over characters and what consists of them, neither more nor less."""
+    go = _forth if forth else _ahead
+    if name in _CHARACTERS:
+        members = _classes(name, value, fold)[sure]
+        if forth:
+            return lambda planes, places: (places & planes.of(members)) >> 1
+        return lambda planes, places: planes.of(members) & (places << 1)
+    if name == "SUBPATTERN":
+        return go(list(value[3]), _folds(value, fold), sure=sure)
+    if name == "ATOMIC_GROUP" and not sure:
+        return go(list(value), fold, sure=sure)
+    if name == "BRANCH":
+        ways = [go(list(tree), fold, sure=sure) for tree in value[1]]
+        known = [each for each in ways if each is not None]
+        if len(known) < len(ways):
+            return None
+
+        def any_of(planes: Planes, places: int) -> int:
+            found = 0
+            for each in known:
+                found |= each(planes, places)
+            return found
+
+        return any_of
+    if name in _LOOPS and value[0] == value[1]:
+        one = go(list(value[2]), fold, sure=sure)
+        return None if one is None else _in_turn([one] * value[0])
+    return None
+
+
+def _folds(value: Any, fold: bool) -> bool:
+    """Whether a group takes letters in either case."""
+    return bool((fold or value[1] & re.IGNORECASE) and not value[2] & re.IGNORECASE)
+
+
+# ------------------------------------------------------------ classes of characters
+
+
+def _classes(name: str, value: Any, fold: bool) -> tuple[Class, Class]:
+    """Where one of the class may stand, and where one does for sure: they differ in what is not ASCII."""
+    codes, wide = _codes(name, value)
+    if fold:
+        letters = {chr(code) for code in codes}
+        codes |= {
+            ord(char) for letter in letters for char in (letter.lower(), letter.upper()) if char < "\x80"
+        }
+    may = codes | {_ELSE} if wide else codes
+    return _class(may), _class(codes - {_ELSE})
+
+
+def _codes(name: str, value: Any) -> tuple[set[int], bool]:
+    """The ASCII characters of a node, and whether there are others."""
+    if name == "LITERAL":
+        return ({value}, False) if value < 128 else (set(), True)
+    if name == "NOT_LITERAL":
+        return set(range(128)) - {value}, True
+    if name == "ANY":
+        return set(range(128)) - {10}, True
+    found: set[int] = set()
+    wide = negated = False
+    for op, item in value:
+        kind = str(op)
+        if kind == "NEGATE":
+            negated = True
+        elif kind == "LITERAL":
+            found.add(item)
+        elif kind == "RANGE":
+            found |= set(range(item[0], min(item[1], 127) + 1))
+            wide = wide or item[1] > 127
+        else:
+            fits = _CATEGORIES[str(item)].match
+            found |= {code for code in range(128) if fits(chr(code))}
+            wide = True
+    wide = wide or negated or max(found, default=0) > 127
+    found = {code for code in found if code < 128}
+    return (set(range(128)) - found if negated else found), wide
+
+
+def _union(nodes: Tree, fold: bool) -> Class:
+    """All that a match of the nodes can consist of."""
+    found = 0
+    for name, value, inner_fold in _members(nodes, fold):
+        found |= _classes(name, value, inner_fold)[0]
+    return found
+
+
+def _members(nodes: Tree, fold: bool) -> Iterator[tuple[str, Any, bool]]:
+    for op, value in nodes:
+        name = str(op)
+        if name in _CHARACTERS:
+            yield name, value, fold
+        elif name == "SUBPATTERN":
+            yield from _members(list(value[3]), _folds(value, fold))
+        elif name == "ATOMIC_GROUP":
+            yield from _members(list(value), fold)
+        elif name == "BRANCH":
+            for tree in value[1]:
+                yield from _members(list(tree), fold)
+        elif name in _LOOPS:
+            yield from _members(list(value[2]), fold)
+
+
+def _class(codes: set[int]) -> Class:
+    return sum([1 << code for code in codes])
