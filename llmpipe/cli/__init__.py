@@ -1,4 +1,4 @@
-"""The command line: ``llmpipe demo | chat | explain | simulate-provider | doctor``."""
+"""The command line: ``llmpipe demo | chat | explain | simulate-provider | keys | doctor``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _COMMANDS = {
     "chat": ("llmpipe.cli.chat", "talk to a model; to a mock without a key"),
     "explain": ("llmpipe.cli.explain", "say what the chain in a file does, in which order and why"),
     "simulate-provider": ("llmpipe.cli.simulate", "run a provider that misbehaves on cue"),
+    "budget": ("llmpipe.cli.budget", "show budgets, what could be saved, and compare with an invoice"),
+    "keys": ("llmpipe.cli.keys", "keep provider keys encrypted, and rotate what seals them"),
     "doctor": ("llmpipe.cli.doctor", "check this installation and its environment"),
 }
 _TOLD = logging.NullHandler()  # for the records of calls: each command says itself how its calls ended

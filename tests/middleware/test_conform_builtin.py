@@ -11,6 +11,7 @@ from llmpipe.config.presets import production
 from llmpipe.errors import Overloaded
 from llmpipe.middleware.adaptive_limit import AdaptiveLimit
 from llmpipe.middleware.breaker import Breaker
+from llmpipe.middleware.budget import Budget, Rule
 from llmpipe.middleware.cache import Cache
 from llmpipe.middleware.coalesce import Coalesce
 from llmpipe.middleware.cost import Cost
@@ -72,7 +73,9 @@ MADE: dict[str, Make] = {
     "fallback: a chain": lambda: Fallback(Chain(spare(), Retry())),
     "fallback: fails too": lambda: Fallback(MockProvider(default=Overloaded("full"), name="spare")),
     "breaker: at the first failure": lambda: Breaker(consecutive=1),
+    "breaker: shared": lambda: Breaker(consecutive=1, store="memory://"),
     "breaker: metrics only": lambda: Breaker(mode="metrics_only", consecutive=1),
+    "budget: limits": lambda: Budget(rules=(Rule(usd=1000, per="user"),), unknown_price="allow"),
     "cache: stale": lambda: Cache(ttl=0.001, stale=1000.0),
     "cache: stale if error": lambda: Cache(ttl=0.001, stale_if_error=1e6),
     "coalesce: always": lambda: Coalesce(when="always"),

@@ -16,28 +16,38 @@ blocks nothing for longer than a lease.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import Factory, field, frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.budget.desk import Desk
+from llmpipe.middleware.budget.forecast import Forecast, forecast
+from llmpipe.middleware.budget.journal import read, scopes_of_line
+from llmpipe.middleware.budget.meter import Meter
+from llmpipe.middleware.budget.periods import Period
+from llmpipe.middleware.budget.plan import Plans
 from llmpipe.middleware.budget.purse import Purse
 from llmpipe.middleware.budget.rule import Rule
 from llmpipe.middleware.numeric import check_numbers
+from llmpipe.middleware.scopes import scope
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
+from llmpipe.pipeline.registry import structured
 from llmpipe.pricing import PriceTable
 from llmpipe.pricing import prices as packaged_prices
 from llmpipe.runtime import Runtime, at_once, shielded
+from llmpipe.secret import shown_url
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.linker import Handler, Middleware
     from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.reply import Reply
 
-__all__ = ("Budget", "BudgetStatus", "Rule")
+__all__ = ("Budget", "BudgetStatus", "Forecast", "Rule")
+
+_MOST_SLACK = 1_000_000
 
 
 @frozen(kw_only=True)
@@ -63,7 +73,24 @@ class BudgetStatus:
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
-    return (value,) if isinstance(value, Rule) else tuple(value)
+    """Rules as they are, or as a file has them."""
+    if isinstance(value, Rule | Mapping):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise ConfigError(f"budget: rules are a list of rules, not {value!r}")
+    return tuple([_rule(one, place) for place, one in enumerate(value)])
+
+
+def _rule(told: Any, place: int) -> Rule:
+    if isinstance(told, Rule):
+        return told
+    if not isinstance(told, Mapping):
+        raise ConfigError(f"budget: rules[{place}] is of Rule, or a table of its settings, not {told!r}")
+    try:
+        rule: Rule = structured(Rule, told)
+    except ConfigError as error:
+        raise ConfigError(f"rules[{place}]: {error}") from None
+    return rule
 
 
 @frozen(kw_only=True)
@@ -83,6 +110,8 @@ class Budget:
         lease: seconds that a hold lasts if this process dies; while it lives, it renews them.
         slack_usd: what this process may spend while the store is out of reach; 0 refuses. That is how much
             each process can overspend by.
+        cut: end a stream that goes far beyond the `max_tokens` that was held; see `Meter` for how far.
+        digests: write digests of prompts into the journal, by which `advise` finds what is asked again.
 
     Raises: BudgetExceeded; StoreUnavailable while the store is out of reach and the slack used up.
     """
@@ -92,29 +121,26 @@ class Budget:
     output_tokens: int = 4096
     strict: bool = False
     unknown_price: Literal["refuse", "allow"] = "refuse"
-    store: str = "memory://"
+    store: str = field(default="memory://", repr=shown_url)
     lease: float = 600.0
     slack_usd: float = 0.0
+    cut: bool = True
+    digests: bool = False
     name: str = "budget"
     priority: int = bands.SPEND + 10
     table: PriceTable = field(init=False, repr=False, eq=False)
+    plans: Plans = field(init=False, repr=False, eq=False)
 
     why: ClassVar[str] = (
         "outside routing and retries, for it pays for all attempts; inside the cache, for a hit is free"
     )
-    traits: ClassVar[frozenset[str]] = frozenset({"counts"})
+    traits: ClassVar[frozenset[str]] = frozenset({"rations"})
 
     def __attrs_post_init__(self) -> None:
-        check_numbers(self, f"{self.name}:")
-        for setting in ("output_tokens", "lease"):
-            if not getattr(self, setting) > 0:
-                raise ConfigError(f"{self.name}: {setting} must be above 0, not {getattr(self, setting)}")
-        if not self.slack_usd >= 0:
-            raise ConfigError(f"{self.name}: slack_usd is dollars, at least 0, not {self.slack_usd}")
-        if self.unknown_price not in ("refuse", "allow"):
-            raise ConfigError(f"{self.name}: unknown_price is refuse or allow, not {self.unknown_price!r}")
+        self._check()
         table = PriceTable(self.prices) if self.prices else packaged_prices()
         object.__setattr__(self, "table", table)  # frozen: this is part of the construction
+        object.__setattr__(self, "plans", Plans(self.rules))
         seen: set[str] = set()
         for rule in self.rules:
             if rule.name in seen:
@@ -122,65 +148,103 @@ class Budget:
                     f"{self.name}: two rules are called {rule.name!r}; give one a name of its own"
                 )
             seen.add(rule.name)
+            if rule.downgrade_to and self.unknown_price == "refuse" and not self._priced(rule.downgrade_to):
+                raise ConfigError(
+                    f"{self.name}: rule {rule.name!r}: downgrade_to is {rule.downgrade_to!r}, a model that "
+                    "nobody knows the price of, which would be refused; say it in prices, or allow it"
+                )
+
+    def _check(self) -> None:
+        check_numbers(self, f"{self.name}:")
+        if isinstance(self.output_tokens, bool) or not 0 < self.output_tokens < 10**9:
+            raise ConfigError(f"{self.name}: output_tokens is tokens, above 0, not {self.output_tokens}")
+        if not 0 < self.lease < float("inf"):
+            raise ConfigError(f"{self.name}: lease is seconds, above 0, not {self.lease}")
+        if not 0 <= self.slack_usd <= _MOST_SLACK:
+            raise ConfigError(
+                f"{self.name}: slack_usd is dollars, from 0 to {_MOST_SLACK:,}, not {self.slack_usd}"
+            )
+        if self.unknown_price not in ("refuse", "allow"):
+            raise ConfigError(f"{self.name}: unknown_price is refuse or allow, not {self.unknown_price!r}")
+
+    def _priced(self, model: str) -> bool:
+        return self.table.find("", model) is not None or any(
+            key.lower().rpartition("/")[2] == model.lower() for key in self.prices
+        )
 
     def rings(self) -> tuple[Middleware, ...]:
         """The middleware that a chain takes in place of this one, by how its store works."""
         settled = _Quick if self.store.startswith("memory:") else _Durable
         return (settled(config=self, name=self.name, priority=self.priority),)
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """For those who link it by hand."""
-        purse = self.open(call)
-        try:
-            reply = await call_next(purse.call)
-        except BaseException:
-            await shielded(purse.settle(), call.runtime, "budget: settling")
-            raise
-        yield reply
-        await purse.settle()
+        return _Durable(config=self, name=self.name, priority=self.priority)(call, call_next)
 
     def open(self, call: Call) -> Purse:
-        """The purse of `call`, with the call that is to go on in its place."""
-        runtime = call.runtime
-        cfg = call.opt(self)
-        purse = Purse(
-            cfg, cfg.desk(runtime), call, runtime.new_id("hold-"), runtime.wall(), len(call.ledger.attempts)
-        )
-        purse.call = call.evolve(guards=(*call.guards, purse.admit))
-        return purse
+        """The purse of `call`, which is to be asked before each of its attempts."""
+        cfg = call.opt(self) if call.options else self
+        return Purse(cfg, cfg.desk(call.runtime), call)
 
     def desk(self, runtime: Runtime) -> Desk:
         """What all calls on `runtime` share."""
         return runtime.state(
-            "budget",
-            self.name,
-            lambda: Desk(runtime, self.store, self.name, self.lease, int(self.slack_usd * 10**9)),
+            "budget", f"{self.name} {self.store}", lambda: Desk(runtime, self.store, self.name)
         )
 
     async def status(self, runtime: Runtime, **scopes: str) -> list[BudgetStatus]:
         """How the budgets stand that a call of these scopes is paid from: ``account="acme", model="gpt-4o"``.
 
-        Tags are scopes called as in a rule: ``**{"tag:team": "search"}``.
+        Tags are scopes called as in a rule: ``**{"tag:team": "search"}``. A budget that is only of certain
+        values of a scope which is not given is there too.
+
+        Raises: ConfigError for a scope that there is not; StoreUnavailable.
         """
+        return [status for _, _, status in await self._standing(runtime, scopes)]
+
+    async def forecast(self, runtime: Runtime, **scopes: str) -> dict[str, Forecast]:
+        """What the same budgets will have spent when their periods end, by the name of the rule.
+
+        From the journal of the four weeks before; see `llmpipe.middleware.budget.forecast.forecast`.
+        Raises: as `status`.
+        """
+        found: dict[str, Forecast] = {}
+        now = runtime.wall()
+        standing = await self._standing(runtime, scopes)
+        begun = min([now, *[period.start for _, period, _ in standing if period.end is not None]])
+        rows = await read(self.desk(runtime).ledger, since=begun - 28 * 86_400, until=now)
+        for rule, period, status in standing:
+            mine = [
+                row
+                for row in rows
+                if rule.applies(told := scopes_of_line(row), row.at) and rule.account(told) == status.account
+            ]
+            found[rule.name] = forecast(
+                spent=status.spent, limit=rule.nano, period=period, now=now, zone=rule.zone, history=mine
+            )
+        return found
+
+    async def _standing(
+        self, runtime: Runtime, scopes: Mapping[str, str]
+    ) -> list[tuple[Rule, Period, BudgetStatus]]:
         at = runtime.wall()
-        known = {"account": scopes.get("tenant", ""), **scopes}
-        rules = [rule for rule in self.rules if rule.applies(known, at)]
-        keys = [(rule.account(known), rule.period_at(at).start) for rule in rules]
+        known = {scope(name, f"{self.name}: status"): str(value) for name, value in scopes.items()}
+        rules = [rule for rule in self.rules if rule.stands(known, at)]
+        periods = [rule.period_at(at) for rule in rules]
+        keys = [(rule.account(known), period.start) for rule, period in zip(rules, periods, strict=True)]
         balances = await self.desk(runtime).ledger.balances(keys)
         found = []
-        for rule, (account, _), balance in zip(rules, keys, balances, strict=True):
-            resets = rule.resets_at(rule.period_at(at))
-            told = None if resets is None else resets.isoformat()
-            found.append(
-                BudgetStatus(
-                    rule=rule.name,
-                    account=account,
-                    limit=rule.nano,
-                    spent=balance.spent,
-                    held=balance.held,
-                    resets_at=told,
-                )
+        for rule, period, (account, _), balance in zip(rules, periods, keys, balances, strict=True):
+            resets = rule.resets_at(period)
+            status = BudgetStatus(
+                rule=rule.name,
+                account=account,
+                limit=rule.nano,
+                spent=balance.spent,
+                held=balance.held,
+                resets_at=None if resets is None else resets.isoformat(),
             )
+            found.append((rule, period, status))
         return found
 
 
@@ -201,10 +265,12 @@ class _Quick(_Ring):
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         purse = self.config.open(call)
         try:
-            reply = await call_next(purse.call)
+            reply = await call_next(call.evolve(guards=(*call.guards, purse.admit)))
         except BaseException:  # goes on; what was spent is known all the same
             at_once(purse.settle())
             raise
+        if reply.streamed and purse.meters:
+            reply.pipe(Meter(purse.allowed))
         yield reply
         at_once(purse.settle())
 
@@ -216,9 +282,14 @@ class _Durable(_Ring):
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         purse = self.config.open(call)
         try:
-            reply = await call_next(purse.call)
+            reply = await call_next(call.evolve(guards=(*call.guards, purse.admit)))
+        except GeneratorExit:  # we are being dropped and cannot wait
+            purse.leave()
+            raise
         except BaseException:  # goes on; what was spent is known all the same
             await shielded(purse.settle(), call.runtime, "budget: settling")
             raise
+        if reply.streamed and purse.meters:
+            reply.pipe(Meter(purse.allowed))
         yield reply
         await purse.settle()

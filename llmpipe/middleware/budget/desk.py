@@ -4,118 +4,181 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from math import inf
+from secrets import token_hex
 from typing import TYPE_CHECKING
+
+from attrs import define
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.state import Balance, Draw, Ledger, Shortage, Spend, shared
 
 if TYPE_CHECKING:
+    from llmpipe.middleware.budget.rule import Rule
     from llmpipe.runtime import Runtime
 
 __all__ = ("Desk",)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between two tries to bring what is owed
-_MAX_TOLD = 10_000
-_Settlement = tuple[str, Sequence[Draw], Sequence[Spend]]
+_MAX_WATCHED = 50_000
+_MAX_OWED = 10_000  # from which on holds that cost nothing are left to their leases
+_Key = tuple[str, int]
+_Settlement = tuple[Sequence[Draw], Sequence[Spend]]
+
+
+class _Held:
+    """What is held for a call: renewed while it lasts, all of it, for a hold that has expired begins anew."""
+
+    __slots__ = ("draws", "lease", "since")
+
+    def __init__(self, since: float, lease: float, draws: Sequence[Draw]) -> None:
+        self.since, self.lease, self.draws = since, lease, draws
+
+
+@define(eq=False)
+class _Watched:
+    """A balance whose shares somebody wants to hear of. Money is nano-USD."""
+
+    spent: int = 0
+    told: float = 0.0
+    """The highest share that was told."""
+    look_at: float = 0.0
+    """What must be spent for another look at the balance."""
+    looked: float = -inf
 
 
 class Desk:
     """Keeps the holds of calls under way alive, and brings to the ledger what it could not take.
 
     Nothing that was spent is dropped: while the store is out of reach, settlements wait here, and are
-    brought again and again, each under its id. `slack` nano-USD in all may be held here instead of in
-    the store while it is out of reach; so that is what each process may overspend at most.
-
-    Args:
-        lease: seconds a hold lasts in the store without us.
-        slack: nano-USD.
+    brought again and again, each under its id.
     """
 
-    def __init__(self, runtime: Runtime, store: str, name: str, lease: float, slack: int) -> None:
+    def __init__(self, runtime: Runtime, store: str, name: str) -> None:
         self._runtime = runtime
         self.ledger: Ledger = shared(runtime, store).ledger(name)
         self.remote = not store.startswith("memory:")
-        self._lease, self._slack = lease, slack
-        self._lent: dict[str, int] = {}  # of the slack, by hold
-        self._held: dict[str, tuple[float, Sequence[Draw]]] = {}  # by hold: since when, and what
+        # A runtime that is made with the same seed again has the same ids again; what outlives it has not.
+        self.prefix = f"hold-{token_hex(6)}-" if self.remote else "hold-"
+        self._lent: dict[str, int] = {}  # nano-USD of the slack, by hold
+        self._held: dict[str, _Held] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the timer
         self._owed: dict[str, _Settlement] = {}
         self._bringing: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self._told: set[tuple[str, int, float]] = set()
-        self._looked: dict[str, float] = {}
+        self._watched: dict[_Key, _Watched] = {}
 
     # ------------------------------------------------------------ holding
 
-    async def reserve(self, hold: str, draws: Sequence[Draw], more: int) -> Shortage | None:
-        """As the ledger's; from the slack, of which `more` nano-USD are wanted, where it is out of reach.
+    async def reserve(
+        self, hold: str, draws: Sequence[Draw], lease: float, more: int, slack: int
+    ) -> Shortage | None:
+        """As the ledger's. Where that is out of reach, `more` nano-USD are lent, if `slack` has them.
+
+        So `slack` is what this process may overspend at most, until the store is there again. What no
+        budget limits needs none of it.
 
         Raises: StoreUnavailable where the slack is used up too.
         """
         try:
-            short = await self.ledger.reserve(hold, draws, self._lease)
+            short = await self.ledger.reserve(hold, draws, lease)
         except StoreUnavailable:
-            if sum(self._lent.values()) + more > self._slack:
+            if all(draw.limit is None for draw in draws):
+                return None
+            if slack <= 0 or self.lent + more > slack:
                 raise
             self._lent[hold] = self._lent.get(hold, 0) + more  # until the store knows what the call cost
             return None
         if short is None:
-            self._hold(hold, draws)
+            self._hold(hold, draws, lease)
         return short
 
-    def _hold(self, hold: str, draws: Sequence[Draw]) -> None:
+    def _hold(self, hold: str, draws: Sequence[Draw], lease: float) -> None:
         loop = asyncio.get_running_loop()
-        self._held[hold] = (loop.time(), draws)
-        if self._timer is None:
-            self._timer = loop.call_later(self._lease / 3, self._due, loop)
+        held = self._held.get(hold)
+        if held is None:
+            self._held[hold] = _Held(loop.time(), lease, draws)
+        else:
+            named = {(draw.account, draw.period) for draw in draws}
+            rest = [draw for draw in held.draws if (draw.account, draw.period) not in named]
+            held.since, held.draws = loop.time(), (*rest, *draws)
+        if self._timer is None or self._loop is not loop:  # a chain may be used in one loop after another
+            self._loop, self._timer = loop, loop.call_later(lease / 3, self._due, loop)
 
     def _due(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if not self._held:
             return
-        self._timer = loop.call_later(self._lease / 3, self._due, loop)
-        old = loop.time() - self._lease / 3
-        late = [(hold, draws) for hold, (since, draws) in self._held.items() if since <= old]
-        if late:
+        shortest = min(held.lease for held in self._held.values())
+        self._timer = loop.call_later(shortest / 3, self._due, loop)
+        now = loop.time()
+        late = [hold for hold, held in self._held.items() if held.since <= now - held.lease / 3]
+        if late and (self._renewing is None or self._renewing.done()):
             self._renewing = self._runtime.spawn(self._renew(late), "budget: renewing holds")
 
-    async def _renew(self, late: list[tuple[str, Sequence[Draw]]]) -> None:
-        for hold, draws in late:
-            if hold not in self._held:
+    async def _renew(self, late: list[str]) -> None:
+        for hold in late:
+            held = self._held.get(hold)
+            if held is None:
                 continue
             try:
-                await self.ledger.reserve(hold, draws, self._lease)
+                await self.ledger.reserve(hold, held.draws, held.lease)
             except StoreUnavailable:
                 return  # tried again after a third of a lease; a settlement corrects what expires
             except ValueError:  # settled meanwhile
                 continue
-            if hold in self._held:
-                self._hold(hold, draws)
+            held.since = asyncio.get_running_loop().time()
 
     # ------------------------------------------------------------ settling
 
     async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend]) -> None:
         """Settle, now or when the store is there again. Cancelled meanwhile, it is owed too."""
         self._held.pop(hold, None)
-        self._owed[hold] = (hold, charges, rows)
+        self._owed[hold] = (charges, rows)
         try:
             await self.ledger.settle(hold, charges, rows)
-        except StoreUnavailable as error:
-            self._runtime.report(f"budget: {len(self._owed)} settlements wait for the store", error)
-            self._bring_later()
-        except asyncio.CancelledError:
-            self._bring_later()
-            raise
+        except (StoreUnavailable, asyncio.CancelledError) as error:
+            self.owe(hold, charges, rows, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        except Exception as error:  # noqa: BLE001  one that can never be settled must not hold up the others
+            self._lost(hold, error)
         else:
             self._paid(hold)
+
+    def owe(
+        self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend], why: BaseException | None = None
+    ) -> None:
+        """Settle when that can be done: the store is out of reach, or the one who would wait is gone."""
+        self._held.pop(hold, None)
+        if not charges and not rows and len(self._owed) > _MAX_OWED:
+            self._paid(hold)
+            return
+        if hold in self._lent:  # what was spent of it is known now
+            self._lent[hold] = sum([row.nano or 0 for row in rows])
+        self._owed[hold] = (charges, rows)
+        if self._bringing is None or self._bringing.done():
+            if isinstance(why, StoreUnavailable):  # told of once, and again if it comes back and goes
+                self._runtime.report("budget: settlements wait until the store can be reached", why)
+            with suppress(
+                RuntimeError
+            ):  # no loop runs any more: `aclose` brings it, or the next that is owed
+                asyncio.get_running_loop()
+                self._bringing = self._runtime.spawn(self._bring(), "budget: bringing what is owed")
 
     def _paid(self, hold: str) -> None:
         self._owed.pop(hold, None)
         self._lent.pop(hold, None)
 
-    def _bring_later(self) -> None:
-        if self._bringing is None or self._bringing.done():
-            self._bringing = self._runtime.spawn(self._bring(), "budget: bringing what is owed")
+    def _lost(self, hold: str, error: Exception) -> None:
+        charges, rows = self._owed[hold]
+        self._paid(hold)
+        spent = sum([row.nano or 0 for row in rows])
+        self._runtime.report(
+            f"budget: the store refuses a settlement of {spent} nano-USD over {len(charges)} budgets", error
+        )
 
     async def _bring(self) -> None:
         pause = _FIRST_PAUSE
@@ -125,25 +188,26 @@ class Desk:
 
     async def _brought(self) -> StoreUnavailable | None:
         """Bring what is owed; the failure that stopped it."""
-        for hold, charges, rows in list(self._owed.values()):
+        for hold, (charges, rows) in list(self._owed.items()):
             try:
                 await self.ledger.settle(hold, charges, rows)
             except StoreUnavailable as error:
                 return error
-            self._paid(hold)
+            except Exception as error:  # noqa: BLE001  as in `settle`
+                self._lost(hold, error)
+            else:
+                self._paid(hold)
         return None
-
-    async def balances(self, keys: Sequence[tuple[str, int]]) -> list[Balance]:
-        """As the ledger's; none where it is out of reach, for nothing depends on them."""
-        try:
-            return await self.ledger.balances(keys)
-        except StoreUnavailable:
-            return []
 
     @property
     def owed(self) -> int:
         """How many settlements the store has not taken yet."""
         return len(self._owed)
+
+    @property
+    def lent(self) -> int:
+        """Nano-USD that are spent, or may be, of the slack."""
+        return sum(self._lent.values())
 
     def rest(self) -> None:
         """Stop the timer if nothing is held."""
@@ -154,28 +218,41 @@ class Desk:
     async def aclose(self) -> None:
         """Bring what is owed, once more; say how much could not be."""
         if self._owed and (error := await self._brought()) is not None:
-            nano = sum(charge.nano for _, charges, _ in self._owed.values() for charge in charges)
+            nano = sum([row.nano or 0 for _, rows in self._owed.values() for row in rows])
             self._runtime.report(f"budget: {self.owed} settlements, {nano} nano-USD, are lost", error)
 
     # ------------------------------------------------------------ telling
 
-    def look(self, account: str, now: float) -> bool:
-        """Whether to look at that balance now: each time where that is cheap, else once a second."""
-        if not self.remote:
-            return True
-        if now - self._looked.get(account, -1.0) < 1.0:
-            return False
-        if len(self._looked) >= _MAX_TOLD:
-            self._looked.clear()
-        self._looked[account] = now
-        return True
+    def rises(self, key: _Key, nano: int) -> bool:
+        """Whether `nano` more spent of that balance is a reason to look at it.
 
-    def tell(self, account: str, period: int, share: float) -> bool:
-        """Whether nobody has been told yet that this share of a budget is used up."""
-        key = (account, period, share)
-        if key in self._told:
-            return False
-        if len(self._told) >= _MAX_TOLD:
-            self._told.clear()
-        self._told.add(key)
-        return True
+        That is when it may have come to a share that somebody wants to hear of, and once a second where
+        other processes spend of it too.
+        """
+        watched = self._watched.get(key)
+        if watched is None:
+            if len(self._watched) >= _MAX_WATCHED:  # the oldest, which is of a period that is over
+                del self._watched[next(iter(self._watched))]
+            watched = self._watched[key] = _Watched()
+        watched.spent += nano
+        if watched.spent >= watched.look_at:
+            return True
+        return self.remote and self._runtime.now() - watched.looked >= 1.0
+
+    def reached(self, key: _Key, balance: Balance, rule: Rule) -> list[float]:
+        """The shares of that balance which are used up now, and of which nobody has been told."""
+        watched = self._watched.setdefault(key, _Watched())
+        watched.spent, watched.looked = balance.spent, self._runtime.now()
+        shares = sorted(rule.alert_at)
+        passed = [share for share in shares if balance.spent >= share * rule.nano]
+        new = [share for share in passed if share > watched.told]
+        watched.told = max([watched.told, *passed])
+        watched.look_at = min([share * rule.nano for share in shares if share not in passed], default=inf)
+        return new
+
+    async def balances(self, keys: Sequence[_Key]) -> list[Balance]:
+        """As the ledger's; none where it is out of reach, for nothing depends on them."""
+        try:
+            return await self.ledger.balances(keys)
+        except StoreUnavailable:
+            return []

@@ -2,52 +2,81 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, evolve, field
-
+from llmpipe.middleware.budget.journal import MOST_CHARGED, line_of
+from llmpipe.middleware.budget.plan import Line, Plan
 from llmpipe.middleware.budget.refusal import refusal, unknown_price
-from llmpipe.middleware.budget.rule import Rule
+from llmpipe.middleware.budget.worst import answers, capped, output_cap, worst
 from llmpipe.middleware.charging import charge_for, price_for, tier_of, usage_of
-from llmpipe.middleware.scopes import Scopes, scopes_of
 from llmpipe.pipeline.call import Attempt, Call
-from llmpipe.pricing import Price, worst_case
 from llmpipe.state import Draw, Shortage, Spend
-from llmpipe.tokens import bound_tokens, estimate_request, estimate_tokens
-from llmpipe.types import AnyRequest, Request
-from llmpipe.types import Cost as Charge
+from llmpipe.tokens import bound_tokens, estimate_tokens
+from llmpipe.types import AnyRequest, EmbeddingRequest, Request
+from llmpipe.types.copying import replace
 
 if TYPE_CHECKING:
     from llmpipe.middleware.budget import Budget
     from llmpipe.middleware.budget.desk import Desk
+    from llmpipe.pricing import Price
 
 __all__ = ("Purse",)
 
-_Key = tuple[str, int]
+_MOST_HELD = 10**12  # nano-USD, of what only tells: no more depends on it, and sums stay exact everywhere
+_Bill = tuple[Sequence[Draw], Sequence[Spend]]
 
 
-@define(eq=False)
-class Purse:
-    """The money of one call. Its budgets are those of the time at which it began.
+def _pays(plan: Plan, key: tuple[str, int]) -> bool:
+    return any(line.key == key for line in plan.lines)
 
-    Attributes:
-        begun: attempts there were before; they are somebody else's.
-        totals: what is held of each balance: what all attempts may cost.
-        passes: of each attempt that was admitted: provider, model, and the worst that it may cost.
+
+class _Pass:
+    """One attempt that was admitted: what it may cost, and once it is over, what it did.
+
+    `place` is where the ledger was to have it next; `own` whether that ledger is the call's own, for
+    several calls may be sent as one.
     """
 
-    config: Budget
-    desk: Desk
-    call: Call
-    id: str
-    at: float
-    begun: int
-    totals: dict[_Key, int] = field(factory=dict)
-    rules: dict[_Key, Rule] = field(factory=dict)
-    passes: list[tuple[str, str, int]] = field(factory=list)
-    free: set[int] = field(factory=set)
+    __slots__ = ("attempt", "likely", "nano", "own", "place", "plan", "provider", "request", "tokens")
+
+    def __init__(self, plan: Plan, provider: str, request: AnyRequest, nano: int, likely: int) -> None:
+        self.plan, self.provider, self.request = plan, provider, request
+        self.nano, self.likely = nano, likely
+        self.tokens = 0
+        self.place = -1  # not admitted yet
+        self.own = True
+        self.attempt: Attempt | None = None
+
+
+class Purse:
+    """The money of one call. Its budgets are those of the time at which it began."""
+
+    __slots__ = (
+        "_at",
+        "_begun",
+        "_call",
+        "_charged",
+        "_config",
+        "_desk",
+        "_id",
+        "_late",
+        "_may_be_held",
+        "_passes",
+        "over",
+    )
+
+    def __init__(self, config: Budget, desk: Desk, call: Call) -> None:
+        runtime = call.runtime
+        self._config, self._desk, self._call = config, desk, call
+        self._id = runtime.new_id(desk.prefix)
+        self._at = runtime.wall()
+        self._begun = len(call.ledger.attempts)  # what there was before is somebody else's
+        self._passes: list[_Pass] = []
+        self._charged: Sequence[Line] = ()
+        self._may_be_held = False
+        self._late = 0
+        self.over = False
 
     # ------------------------------------------------------------ before an attempt
 
@@ -56,189 +85,234 @@ class Purse:
 
         Raises: BudgetExceeded; StoreUnavailable where the budget cannot be looked at.
         """
+        config = self._config
+        followed: set[str] = set()
         while True:
             target: Any = call.target or call.provider
-            provider, model = target.name, call.request.model or target.model
-            scopes = scopes_of(self.call, provider, model)
-            rules = [rule for rule in self.config.rules if rule.applies(scopes, self.at)]
-            if not rules:
-                return call
-            limited = [rule for rule in rules if _limit(rule, model) is not None]
-            price = self._price(target, model, call.request)
-            if price is None and limited and self.config.unknown_price == "refuse":
-                raise unknown_price(provider, model, limited[0])
-            call = self._capped(call, limited)
-            worst, likely = self._worst(call.request, price)
-            draws = self._draws(rules, scopes, model, worst - self._freed(call), likely)
-            short = await self._hold(rules, draws, worst)
+            request = call.request
+            provider, model = target.name, request.model or target.model
+            plan = config.plans.of(self._call, provider, model, self._at)
+            limiter = plan.limiter
+            price = self._price(target, model, request)
+            if limiter is not None:
+                if price is None and config.unknown_price == "refuse":
+                    raise unknown_price(provider, model, limiter)
+                if isinstance(request, Request) and (request.max_tokens is None or request.max_tokens < 1):
+                    request = capped(request, config.output_tokens)
+                    call = call.evolve(request=request)
+            count = bound_tokens if config.strict else estimate_tokens
+            nano, likely = worst(request, price, config.output_tokens, count) if plan.lines else (0, 0)
+            made = _Pass(plan, provider, request, nano, likely)
+            short = await self._hold(made)
             if short is None:
-                self.passes.append((provider, model, worst))
+                self._admitted(made, call)
                 return call
-            rule = short[0]
-            if rule.action != "downgrade":
-                error = refusal(*short, scopes, call.runtime.wall())
+            line = plan.lines[short.index]
+            rule = line.rule
+            if rule.action != "downgrade" or rule.name in followed or not isinstance(request, Request):
+                needed = self._needed(line.key) + nano
+                error = refusal(line, needed, short, plan.scopes, call.runtime.wall())
                 call.note("budget.refused", rule=rule.name, code=error.code)
                 raise error
+            followed.add(rule.name)  # two that send to each other's model would go on for ever
             call.note("budget.downgrade", rule=rule.name, model=model, to=rule.downgrade_to)
-            call = call.evolve(request=evolve(call.request, model=rule.downgrade_to))
+            call = call.evolve(request=replace(request, model=rule.downgrade_to))
 
     def _price(self, target: Any, model: str, request: AnyRequest) -> Price | None:
-        sold_as = getattr(target, "sold_as", "")
-        return price_for(self.config.table, target.name, sold_as, model, model, tier=tier_of(request))
+        tier = tier_of(request) if request.extra else ""
+        found = self._config.table.find(target.name, model, tier=tier)
+        if found is None and (sold_as := getattr(target, "sold_as", "")):
+            found = price_for(self._config.table, target.name, sold_as, model, model, tier=tier)
+        return found
 
-    def _capped(self, call: Call, limited: list[Rule]) -> Call:
-        """With `max_tokens`, where a budget limits: without it nobody knows what the worst is."""
-        request = call.request
-        if not limited or not isinstance(request, Request) or request.max_tokens is not None:
-            return call
-        return call.evolve(request=evolve(request, max_tokens=self.config.output_tokens))
+    def _admitted(self, made: _Pass, call: Call) -> None:
+        """Note where the attempt will stand: nothing happens between this and its being written there."""
+        made.own = call.ledger is self._call.ledger
+        made.place = len(call.ledger.attempts)
+        if self._config.cut and made.plan.limiter is not None and isinstance(made.request, Request):
+            cap = output_cap(made.request, self._config.output_tokens)
+            made.tokens = cap * answers(made.request)
 
-    def _worst(self, request: AnyRequest, price: Price | None) -> tuple[int, int]:
-        """The most that `request` may cost, and what of it is likely if nobody ever hears of it again."""
-        tokens = estimate_request(request, count=bound_tokens if self.config.strict else estimate_tokens)
-        worst = worst_case(
-            request, price, input_tokens=tokens, default_output_tokens=self.config.output_tokens
-        )
-        return (0, 0) if worst is None else (worst.input_nano + worst.output_nano, worst.input_nano)
+    async def _hold(self, made: _Pass) -> Shortage | None:
+        """Hold what `made` needs, in all its budgets or in none; what was short, if any was.
 
-    def _draws(self, rules: list[Rule], scopes: Scopes, model: str, more: int, likely: int) -> list[Draw]:
-        """What is to be held of each rule's balance, with `more` for this attempt; noted at once.
-
-        At once, for another attempt may be made beside this one.
+        It counts from the first moment, for another attempt may be made beside this one.
         """
+        if self._passes:
+            self._learn()
+        draws = self._draws(made)
+        self._passes.append(made)
+        if not draws:
+            return None
+        config, short = self._config, None
+        slack = int(config.slack_usd * 10**9)
+        try:
+            short = await self._desk.reserve(self._hold_id(), draws, config.lease, made.nano, slack)
+        except BaseException:  # goes on; whether the store has done it nobody knows
+            self._passes.remove(made)
+            self._may_be_held = True
+            raise
+        if short is None:
+            self._may_be_held = True
+        else:
+            self._passes.remove(made)
+        return short
+
+    def _hold_id(self) -> str:
+        """That of the call; once that is settled, a new one for each attempt made all the same.
+
+        Such as one of several calls that were sent as one, the first of which has left. What it holds is
+        charged as likely when the lease ends.
+        """
+        if not self.over:
+            return self._id
+        self._late += 1
+        return f"{self._id}+{self._late}"
+
+    def _draws(self, made: _Pass) -> list[Draw]:
+        """What is to be held of each balance, for all attempts so far and `made`."""
         draws = []
-        for rule in rules:
-            period = rule.period_at(self.at)
-            key = rule.account(scopes), period.start
-            self.totals[key] = wanted = self.totals.get(key, 0) + more
-            self.rules[key] = rule
-            draws.append(Draw(*key, max(0, wanted), _limit(rule, model), likely, period.end))
+        for line in made.plan.lines:
+            nano, likely, limit = made.nano, made.likely, line.limit
+            key = line.key
+            if self._passes:
+                nano += self._needed(key)
+                likely += sum([one.likely for one in self._passes if _pays(one.plan, key)])
+            # More than fits is more than fits; that much more might not fit the store's numbers.
+            most = _MOST_HELD if limit is None else limit + 1
+            draws.append(Draw(key[0], key[1], min(nano, most), limit, min(likely, most), line.period.end))
         return draws
 
-    async def _hold(
-        self, rules: list[Rule], draws: list[Draw], worst: int
-    ) -> tuple[Rule, Draw, Shortage] | None:
-        """Hold `draws`, all or none; what was short, if any was."""
-        held = False
-        try:
-            short = await self.desk.reserve(self.id, draws, worst)
-            held = short is None
-        finally:
-            if not held:
-                for draw in draws:
-                    self.totals[draw.account, draw.period] -= worst
-        return None if short is None else (rules[short.index], draws[short.index], short)
+    def _needed(self, key: tuple[str, int]) -> int:
+        """What all attempts so far need of that balance."""
+        return sum([one.nano for one in self._passes if _pays(one.plan, key)])
 
-    def _freed(self, call: Call) -> int:
-        """What was held for attempts that are over, and cost nothing."""
-        freed = 0
-        if self.passes:
-            for attempt in call.ledger.attempts:
-                if id(attempt) not in self.free and _is_free(attempt):
-                    self.free.add(id(attempt))
-                    freed += self._take_back(attempt)
-        return freed
+    def _learn(self) -> None:
+        """Of attempts that are over, what they cost takes the place of what they might have."""
+        for one in self._passes:
+            if one.attempt is None and one.own and one.place >= 0:
+                attempt = self._attempt_of(one)
+                if attempt is not None and (attempt.outcome is not None or attempt.error is not None):
+                    one.attempt = attempt
+                    charge = attempt.charge
+                    if charge is None:
+                        charge = charge_for(self._config.table, attempt, attempt.model, usage_of(attempt))
+                    if charge is not None:
+                        one.nano = one.likely = min(charge.input_nano + charge.output_nano, MOST_CHARGED)
 
-    def _take_back(self, attempt: Attempt) -> int:
-        for place, (provider, model, worst) in enumerate(self.passes):
-            if provider == attempt.provider and model == attempt.asked_model:
-                del self.passes[place]
-                return worst
-        return 0
+    def _attempt_of(self, one: _Pass) -> Attempt | None:
+        """The attempt that `one` is of: the next in the ledger, unless a guard further in waited."""
+        attempts = self._call.ledger.attempts
+        if one.place < len(attempts) and attempts[one.place].request is one.request:
+            return attempts[one.place]
+        taken = {id(other.attempt) for other in self._passes if other.attempt is not None}
+        free = [attempt for attempt in attempts[max(0, one.place) :] if id(attempt) not in taken]
+        same = [attempt for attempt in free if attempt.request is one.request]
+        return next((attempt for attempt in same or free if attempt.provider == one.provider), None)
+
+    # ------------------------------------------------------------ while it streams
+
+    def allowed(self) -> int:
+        """Tokens of output that all attempts so far may bring."""
+        return sum([one.tokens for one in self._passes])
+
+    @property
+    def meters(self) -> bool:
+        """Whether a stream is to be cut that goes far beyond what is held."""
+        return any(one.tokens for one in self._passes)
 
     # ------------------------------------------------------------ when the call is over
 
     async def settle(self) -> None:
         """Charge what the attempts really cost, free the rest, and write each into the journal."""
-        attempts = self.call.ledger.attempts[self.begun :]
-        if not attempts and not self.totals:
-            return
-        charges: dict[_Key, Draw] = {}
-        rows = []
-        for attempt in attempts:
-            charge = attempt.charge
+        bill = self._bill()
+        if bill is not None:
+            await self._desk.settle(self._id, *bill)
+            if bill[0]:
+                await self._tell(bill[0])
+
+    def leave(self) -> None:
+        """The same, later: nobody can wait for it here."""
+        bill = self._bill()
+        if bill is not None:
+            self._desk.owe(self._id, *bill)
+
+    def _bill(self) -> _Bill | None:
+        """The charges and the lines of the journal; None where nothing was held, nor spent."""
+        if self.over:
+            return None
+        self.over = True
+        attempts = self._own()
+        if not attempts and not self._may_be_held:
+            return None
+        config, call = self._config, self._call
+        charges: dict[tuple[str, int], list[Any]] = {}
+        rows: list[Spend] = []
+        for attempt, plan in attempts:
+            charge, usage = attempt.charge, usage_of(attempt)
             if charge is None:
-                charge = charge_for(self.config.table, attempt, attempt.model, usage_of(attempt))
-            rows.append(self._row(attempt, charge))
-            if charge is not None:
-                self._charge(attempt, charge.input_nano + charge.output_nano, charges)
-        await self.desk.settle(self.id, list(charges.values()), rows)
-        if charges:
-            await self._tell(charges)
+                charge = charge_for(config.table, attempt, attempt.model, usage)
+            rows.append(line_of(self._id, call, attempt, usage, charge, digests=config.digests))
+            if charge is None:
+                continue
+            nano = min(charge.input_nano + charge.output_nano, MOST_CHARGED)
+            if len(attempts) == 1:  # nearly all calls
+                self._charged = plan.lines
+                return [Draw(*one.key, nano, None, 0, one.period.end) for one in plan.lines], rows
+            for line in plan.lines:
+                entry = charges.get(line.key)
+                if entry is None:
+                    charges[line.key] = [nano, line]
+                else:
+                    entry[0] += nano
+        self._charged = [line for _, line in charges.values()]
+        return [Draw(*key, nano, None, 0, line.period.end) for key, (nano, line) in charges.items()], rows
 
-    def _charge(self, attempt: Attempt, nano: int, charges: dict[_Key, Draw]) -> None:
-        scopes = scopes_of(self.call, attempt.provider, attempt.asked_model)
-        for rule in self.config.rules:
-            if rule.applies(scopes, self.at):
-                period = rule.period_at(self.at)
-                key = rule.account(scopes), period.start
-                before = charges[key].nano if key in charges else 0
-                charges[key] = Draw(*key, before + nano, ends=period.end)
-                self.rules[key] = rule
+    def _own(self) -> list[tuple[Attempt, Plan]]:
+        """The attempts that this pays for, with the budgets they are paid from.
 
-    def _row(self, attempt: Attempt, charge: Charge | None) -> Spend:
-        call, request, usage = self.call, attempt.request, usage_of(attempt)
-        outcome, tags = attempt.outcome, self.call.tags
-        ended = attempt.ended_at if attempt.ended_at is not None else call.runtime.now()
-        completion: Any = None if outcome is None else outcome.completion
-        return Spend(
-            id=f"{self.id}/{attempt.number}",
-            at=call.runtime.wall(),
-            nano=None if charge is None else charge.input_nano + charge.output_nano,
-            estimated=charge is not None and charge.estimated,
-            call=call.id,
-            tenant=call.tenant,
-            user=call.user,
-            project=str(tags.get("project", "")),
-            key=str(tags.get("key", "")),
-            use_case=str(tags.get("use_case", "")),
-            provider=attempt.provider,
-            model=attempt.model,
-            status=attempt.status,
-            input_tokens=0 if usage is None else usage.input_tokens,
-            output_tokens=0 if usage is None else usage.output_tokens,
-            cached_input_tokens=0 if usage is None else usage.cached_input_tokens,
-            cache_write_tokens=0 if usage is None else usage.cache_write_tokens,
-            reasoning_tokens=0 if usage is None else usage.reasoning_tokens,
-            asked_tokens=getattr(request, "max_tokens", None),
-            seconds=ended - attempt.started_at,
-            request_id=str(getattr(completion, "request_id", "") or ""),
-        )
+        Not those of a branch beside this one, where several targets are asked at once and each has a
+        budget of its own. Attempts that were made for several calls are copied into each one's ledger.
+        """
+        ledger, plans = self._call.ledger.attempts, self._config.plans
+        found = []
+        if all(one.own for one in self._passes):
+            for one in self._passes:
+                attempt = one.attempt
+                if attempt is None:
+                    attempt = self._attempt_of(one)
+                    if attempt is None:  # refused by a guard further in
+                        continue
+                    one.attempt = attempt
+                found.append((attempt, one.plan))
+            if found or not isinstance(self._call.request, EmbeddingRequest):
+                return found
+        return [
+            (attempt, plans.of(self._call, attempt.provider, attempt.asked_model, self._at))
+            for attempt in ledger[self._begun :]
+        ]
 
-    async def _tell(self, charges: dict[_Key, Draw]) -> None:
+    async def _tell(self, charges: Sequence[Draw]) -> None:
         """Note which budgets have come to a share that somebody wants to hear of."""
-        now = self.call.runtime.now()
-        keys = [key for key in charges if self.rules[key].alert_at and self.desk.look(key[0], now)]
-        if not keys:
+        desk = self._desk
+        due = [
+            line
+            for line, draw in zip(self._charged, charges, strict=True)
+            if line.rule.alert_at and desk.rises(line.key, draw.nano)
+        ]
+        if not due:
             return
-        balances = await self.desk.balances(keys)
-        for key, balance in zip(keys, balances, strict=False):
-            rule = self.rules[key]
-            for share in self._passed(rule, balance.spent):
-                if self.desk.tell(*key, share):
-                    resets = rule.resets_at(rule.period_at(self.at))
-                    self.call.note(
-                        "budget.alert",
-                        rule=rule.name,
-                        account=key[0],
-                        share=share,
-                        spent_usd=f"{balance.spent / 1e9:.4f}",
-                        limit_usd=str(rule.usd),
-                        resets_at=None if resets is None else resets.isoformat(),
-                    )
-
-    @staticmethod
-    def _passed(rule: Rule, spent: int) -> Iterator[float]:
-        return (share for share in rule.alert_at if spent >= share * rule.nano)
-
-
-def _limit(rule: Rule, model: str) -> int | None:
-    """What the rule lets a call of that model spend: no end where it already asks for the cheaper one."""
-    return None if model == rule.downgrade_to else rule.limit
-
-
-def _is_free(attempt: Attempt) -> bool:
-    error = attempt.error
-    if error is None or isinstance(error, asyncio.CancelledError):
-        return False
-    return not getattr(error, "sent", True) or getattr(error, "billed", "unknown") == "no"
+        balances = await desk.balances([line.key for line in due])
+        for line, balance in zip(due, balances, strict=False):
+            rule = line.rule
+            resets = rule.resets_at(line.period)
+            for share in desk.reached(line.key, balance, rule):
+                self._call.note(
+                    "budget.alert",
+                    rule=rule.name,
+                    account=line.key[0],
+                    share=share,
+                    spent_usd=f"{balance.spent / 1e9:.4f}",
+                    limit_usd=str(rule.usd),
+                    resets_at=None if resets is None else resets.isoformat(),
+                )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from llmpipe.errors import BudgetExceeded
+from llmpipe.middleware.budget.plan import Line
 from llmpipe.middleware.budget.rule import Rule
 from llmpipe.middleware.scopes import Scopes
-from llmpipe.state import Draw, Shortage
+from llmpipe.state import Shortage
 
 __all__ = ("refusal", "unknown_price", "usd")
 
@@ -18,20 +19,20 @@ def usd(nano: int) -> str:
     return f"{sign}{whole}.{digits.ljust(2, '0')}"
 
 
-def refusal(rule: Rule, draw: Draw, short: Shortage, scopes: Scopes, now: float) -> BudgetExceeded:
-    """The error for a call that does not fit, `now` being seconds since the epoch.
+def refusal(line: Line, needed: int, short: Shortage, scopes: Scopes, now: float) -> BudgetExceeded:
+    """The error for a call that does not fit, `now` being seconds since the epoch, money nano-USD.
 
     Its code says what can help. ``exceeded``: the next period, at `retry_after`. ``held``: calls under way
     hold what this one needs, and may give some of it back at any moment. ``never_fits``: the whole budget
     is less than this one call may cost; there is no `retry_after`.
     """
+    rule, period = line.rule, line.period
     left = max(0, rule.nano - short.spent - short.held)
-    period = rule.period_at(draw.period)
     resets = rule.resets_at(period)
     seconds = None if period.end is None else max(0.0, period.end - now)
-    if draw.nano > rule.nano:
+    if needed > rule.nano:
         code, retry_after, why = "never_fits", None, "which is more than all of it"
-    elif short.spent + draw.nano <= rule.nano:
+    elif short.spent + needed <= rule.nano:
         code, why = "held", f"and calls under way hold {usd(short.held)}"
         retry_after = 1.0 if seconds is None else min(1.0, seconds)
     else:
@@ -40,18 +41,18 @@ def refusal(rule: Rule, draw: Draw, short: Shortage, scopes: Scopes, now: float)
     whose = ", ".join(f"{scope} {scopes.get(scope, '')!r}" for scope in rule.per if scope in scopes)
     return BudgetExceeded(
         f"budget {rule.name!r}{' of ' + whose if whose else ''}: {usd(left)} of {usd(rule.nano)} USD "
-        f"is left, this call may cost {usd(draw.nano)}, {why}; {until}",
+        f"is left, this call may cost {usd(needed)}, {why}; {until}",
         code=code,
         retry_after=retry_after,
         phase="admit",
         metadata={
             "rule": rule.name,
-            "scope": draw.account,
+            "scope": line.key[0],
             "limit_usd": usd(rule.nano),
             "spent_usd": usd(short.spent),
             "held_usd": usd(short.held),
             "left_usd": usd(left),
-            "needed_usd": usd(draw.nano),
+            "needed_usd": usd(needed),
             "resets_at": None if resets is None else resets.isoformat(),
         },
     )

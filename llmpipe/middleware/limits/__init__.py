@@ -14,7 +14,7 @@ a store that all instances share.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,7 +30,8 @@ from llmpipe.middleware.scopes import scopes_of
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.runtime import Runtime, at_once, shielded
-from llmpipe.state import Ask, Level
+from llmpipe.secret import shown_url
+from llmpipe.state import Ask, Level, Taken
 from llmpipe.tokens import estimate_request
 from llmpipe.types import Request
 from llmpipe.types.copying import replace
@@ -83,7 +84,7 @@ class Limits:
     output_tokens: int = 256
     max_wait: float = 0.0
     headers: bool = True
-    store: str = "memory://"
+    store: str = field(default="memory://", repr=shown_url)
     lease: float = 600.0
     on_store_failure: Mode = "share"
     nodes: int = 1
@@ -119,22 +120,19 @@ class Limits:
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """For those who link it by hand."""
-        visit = await self._enter(call)
+        visit = self.visit(call)
         try:
-            reply = await call_next(visit.inner())
+            reply = await call_next(await visit.enter())
         except BaseException:  # goes on
             await shielded(visit.leave(), call.runtime, "limits: giving back")
             raise
         yield visit.told(reply)
         await visit.leave()
 
-    async def _enter(self, call: Call) -> _Visit:
+    def visit(self, call: Call) -> _Visit:
+        """What `call` takes and gives back."""
         cfg = call.opt(self)
-        visit = _Visit(cfg, cfg.desk(call.runtime), call, len(call.ledger.attempts))
-        once = [limit for limit in cfg.limits if not limit.of_a_target]
-        if once:
-            await visit.take(call, once, whole=True)
-        return visit
+        return _Visit(cfg, cfg.desk(call.runtime), call, len(call.ledger.attempts))
 
     def desk(self, runtime: Runtime) -> Desk:
         """What all calls on `runtime` share."""
@@ -185,7 +183,14 @@ class _Visit:
     call: Call
     begun: int
     tickets: list[_Ticket] = field(factory=list)
-    states: list[LimitState] = field(factory=list)
+    levels: list[_Standing] = field(factory=list)
+
+    async def enter(self) -> Call:
+        """Take what is taken once for the call; the call that goes on."""
+        once = [limit for limit in self.config.limits if not limit.of_a_target]
+        if once:
+            await self.take(self.call, once, whole=True)
+        return self.inner()
 
     def inner(self) -> Call:
         """The call that goes on."""
@@ -210,22 +215,28 @@ class _Visit:
         if not pairs:
             return
         asks = [ask for _, ask in pairs]
-        ticket, now = call.runtime.new_id("ticket-"), call.runtime.now()
+        ticket = _Ticket(call.runtime.new_id("ticket-"), pairs, None if whole else (provider, model))
+        self.tickets.append(ticket)  # before the wait: who is cancelled there gives back what he may have got
+        taken = await self.desk.take(ticket.id, asks, self.config.lease)
+        if taken.refused is not None:
+            taken = await self._waited(call, ticket, asks, taken)
+        if self.config.headers:
+            self.levels += zip(pairs, taken.levels, strict=False)
+
+    async def _waited(self, call: Call, ticket: _Ticket, asks: Sequence[Ask], taken: Taken) -> Taken:
+        """What is taken after waiting for room."""
+        now = call.runtime.now()
         until = now + min(self.config.max_wait, call.remaining())
-        while True:
-            taken = await self.desk.take(ticket, asks, self.config.lease)
-            if taken.refused is None:
-                break
+        while taken.refused is not None:
             # Slots come free when they come free: those that wait look again four times a second.
             pause = 0.25 if taken.retry_after is None else taken.retry_after
             if call.runtime.now() + pause > until:
-                raise self._refusal(call, *pairs[taken.refused], taken.levels, taken.retry_after)
+                self.tickets.remove(ticket)
+                raise self._refusal(call, *ticket.pairs[taken.refused], taken.retry_after)
             await asyncio.sleep(pause)
-        if call.runtime.now() > now:
-            call.note("limits.wait", seconds=call.runtime.now() - now)
-        self.tickets.append(_Ticket(ticket, pairs, None if whole else (provider, model)))
-        if self.config.headers:
-            self.states += [_state(*pair, level) for pair, level in zip(pairs, taken.levels, strict=False)]
+            taken = await self.desk.take(ticket.id, asks, self.config.lease)
+        call.note("limits.wait", seconds=call.runtime.now() - now)
+        return taken
 
     def _tokens(self, call: Call) -> float:
         request = call.request
@@ -236,9 +247,8 @@ class _Visit:
                 output = min(output, request.max_tokens)
         return float(estimate_request(request) + output)
 
-    def _refusal(
-        self, call: Call, unit: str, ask: Ask, levels: Sequence[Level], retry_after: float | None
-    ) -> LimitReached:
+    @staticmethod
+    def _refusal(call: Call, unit: str, ask: Ask, retry_after: float | None) -> LimitReached:
         call.note("limits.refused", limit=ask.key, retry_after=retry_after)
         when = "when a call ends" if retry_after is None else f"in {retry_after:.3g} s"
         what = (
@@ -250,15 +260,13 @@ class _Visit:
             phase="admit",
             metadata={"limit": ask.key, "unit": unit},
         )
-        error.metadata["headers"] = _headers(
-            [LimitState(key=ask.key, unit=unit, limit=ask.limit, remaining=0.0, reset=retry_after or 0.0)]
-        )
+        error.metadata["headers"] = _headers([((unit, ask), Level(0.0, retry_after or 0.0))])
         return error
 
     def told(self, reply: Reply) -> Reply:
         """The reply, which says how the limits stand."""
-        if self.states and not reply.streamed:
-            reply.amend(partial(_with_headers, _headers(self.states)))
+        if self.levels and not reply.streamed:
+            reply.amend(partial(_with_headers, self.levels))
         return reply
 
     async def leave(self) -> None:
@@ -279,21 +287,33 @@ def _state(unit: str, ask: Ask, level: Level) -> LimitState:
     return LimitState(key=ask.key, unit=unit, limit=ask.limit, remaining=level.remaining, reset=level.reset)
 
 
-def _headers(states: Sequence[LimitState]) -> dict[str, str]:
+_Standing = tuple[tuple[str, Ask], Level]
+"""Of one limit: its unit, what was asked of it, and how it stands."""
+
+_NAMES = {
+    unit: tuple([f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset")])
+    for unit in (REQUESTS, TOKENS)
+}
+
+
+def _headers(levels: Iterable[_Standing]) -> dict[str, str]:
     """How the tightest limits of requests and of tokens stand, as OpenAI's headers say it."""
+    tightest: dict[str, tuple[float, Ask, Level]] = {}
+    for (unit, ask), level in levels:
+        share = level.remaining / ask.limit
+        if unit in _NAMES and (unit not in tightest or share < tightest[unit][0]):
+            tightest[unit] = (share, ask, level)
     found: dict[str, str] = {}
-    for unit in (REQUESTS, TOKENS):
-        of_unit = [state for state in states if state.unit == unit]
-        if of_unit:
-            tight = min(of_unit, key=lambda state: state.remaining / state.limit)
-            found[f"x-ratelimit-limit-{unit}"] = f"{tight.limit:g}"
-            found[f"x-ratelimit-remaining-{unit}"] = str(max(0, int(tight.remaining)))
-            found[f"x-ratelimit-reset-{unit}"] = f"{ceil(tight.reset * 1000)}ms"
+    for unit, (_, ask, level) in tightest.items():
+        limit, remaining, reset = _NAMES[unit]
+        found[limit] = f"{ask.limit:g}"
+        found[remaining] = str(max(0, int(level.remaining)))
+        found[reset] = f"{ceil(level.reset * 1000)}ms"
     return found
 
 
-def _with_headers(headers: Mapping[str, str], result: Result) -> Result:
-    return replace(result, headers={**result.headers, **headers})
+def _with_headers(levels: Iterable[_Standing], result: Result) -> Result:
+    return replace(result, headers={**result.headers, **_headers(levels)})
 
 
 @frozen(kw_only=True)
@@ -311,9 +331,9 @@ class _Quick(_Ring):
     """Of a store in memory, which never waits: so this awaits nothing after its yield, which is cheap."""
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
-        visit = await self.config._enter(call)
+        visit = self.config.visit(call)
         try:
-            reply = await call_next(visit.inner())
+            reply = await call_next(await visit.enter())
         except BaseException:  # goes on
             at_once(visit.leave())
             raise
@@ -326,9 +346,9 @@ class _Durable(_Ring):
     """Of any other store."""
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
-        visit = await self.config._enter(call)
+        visit = self.config.visit(call)
         try:
-            reply = await call_next(visit.inner())
+            reply = await call_next(await visit.enter())
         except BaseException:  # goes on
             await shielded(visit.leave(), call.runtime, "limits: giving back")
             raise

@@ -1,0 +1,127 @@
+"""`llmpipe budget`, over a file that a chain has kept its budgets in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from llmpipe.cli import main
+from llmpipe.config.load import load_chain
+
+CHAIN = """
+[provider]
+use = "mock"
+default = "fine"
+name = "openai"
+model = "gpt-4o-mini"
+
+[[middleware]]
+use = "budget"
+store = "sqlite:///{path}"
+
+[[middleware.rules]]
+usd = 0.01
+period = "day"
+per = "account"
+"""
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[str, str]:
+    """A chain's file, and the URL of its store, in which four calls stand."""
+    file, url = tmp_path / "chain.toml", f"sqlite:///{tmp_path / 'state.db'}"
+    file.write_text(CHAIN.replace("{path}", str(tmp_path / "state.db")))
+
+    async def calls() -> None:
+        async with load_chain(file) as chain:
+            for tenant in ("acme", "acme", "[red]globex", ""):
+                await chain.complete("hi", max_tokens=50, tenant=tenant)
+
+    asyncio.run(calls())
+    return str(file), url
+
+
+def test_status_shows_each_account_that_has_spent(kept: tuple[str, str], capsys: pytest.CaptureFixture[str]):
+    assert main(["budget", "status", "--chain", kept[0]]) == 0
+    out = capsys.readouterr().out
+    assert "day:account/account=acme" in out
+    assert "[red]globex" in out
+    assert main(["budget", "status", "--chain", kept[0], "--json"]) == 0
+    found = {one["account"]: one for one in json.loads(capsys.readouterr().out)}
+    assert len(found) == 3
+    assert found["day:account/account=acme"]["spent"] == 2 * found["day:account/account="]["spent"] > 0
+
+
+def test_forecast_says_what_will_be_spent(kept: tuple[str, str], capsys: pytest.CaptureFixture[str]):
+    assert main(["budget", "forecast", "--chain", kept[0]]) == 0
+    assert "run rate" in capsys.readouterr().out
+    assert main(["budget", "forecast", "--chain", kept[0], "--json"]) == 0
+    assert all(one["projected"] >= one["spent"] for one in json.loads(capsys.readouterr().out))
+
+
+def test_the_journal_and_advice_read_the_store(kept: tuple[str, str], capsys: pytest.CaptureFixture[str]):
+    assert main(["budget", "journal", "--store", kept[1], "--account", "acme", "--json"]) == 0
+    assert [row["tenant"] for row in json.loads(capsys.readouterr().out)] == ["acme", "acme"]
+    assert main(["budget", "journal", "--store", kept[1], "--last", "1"]) == 0
+    assert "openai/gpt-4o-mini" in capsys.readouterr().out
+    assert main(["budget", "journal", "--store", kept[1], "--until", "2020-01-01", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["budget", "advise", "--store", kept[1]]) == 0
+    assert "Nothing to save" in capsys.readouterr().out
+    assert main(["budget", "advise", "--store", kept[1], "--min-calls", "2"]) == 0
+    assert "ask for 16 max_tokens in place of 50" in capsys.readouterr().out
+
+
+def test_reconcile_ends_with_1_where_they_differ(
+    kept: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["budget", "journal", "--store", kept[1], "--json"]) == 0
+    nano = sum(row["nano"] for row in json.loads(capsys.readouterr().out))
+    today = datetime.now(UTC).date().isoformat()
+    for usd, status in ((nano / 1e9, 0), (5, 1)):
+        file = tmp_path / "costs.csv"
+        file.write_text(f"Day,Model,Cost\n{today},gpt-4o-mini,{usd:.9f}\n")
+        columns = [f"--column={name}" for name in ("day=Day", "model=Model", "usd=Cost")]
+        options = ["--store", kept[1], "--provider", "openai", "--tolerance", "0", *columns]
+        assert main(["budget", "reconcile", str(file), *options]) == status
+        assert ("1 differ" in capsys.readouterr().out) == bool(status)
+        assert main(["budget", "reconcile", str(file), *options, "--json"]) == status
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["journal"], "ends with its process"),
+        (["journal", "--store", "nowhere://x"], "no state backend"),
+        (["journal", "--store", "sqlite:////nonexistent/folder/x.db"], "folder"),
+        (["journal", "--store", "sqlite:////tmp/x.db", "--since", "yesterday"], "2026-12-31"),
+        (["status", "--chain", "/nonexistent.toml"], "cannot be read"),
+        (["reconcile", "/nonexistent.csv", "--provider", "p", "--store", "sqlite:///x"], "cannot be read"),
+        (["reconcile", "x", "--provider", "p", "--column", "usd"], "FIELD=NAME"),
+        (["reconcile", "x", "--provider", "p", "--tolerance", "little"], "tolerance"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(
+    words: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["budget", *words]) in (1, 2)
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_a_chain_without_a_budget_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "chain.toml"
+    file.write_text("[[middleware]]\nuse = 'retry'\n")
+    assert main(["budget", "status", "--chain", str(file)]) == 2
+    assert "which budget? it has none" in capsys.readouterr().err
