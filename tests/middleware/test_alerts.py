@@ -29,6 +29,7 @@ from llmpipe.middleware.alerts import (
     NoteSeen,
 )
 from llmpipe.middleware.breaker import Breaker
+from llmpipe.middleware.budget import Budget, Rule
 from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.pipeline.chain import Chain
@@ -278,7 +279,7 @@ async def test_a_budget_alert_is_told_for_each_scope_and_share():
     @layer(priority=500)
     async def budget(call, call_next):
         scope, share = call.tags["scope"], float(call.tags["share"])
-        call.note("budget.alert", scope=scope, share=share, spent_usd=8.1, limit_usd=10.0, resets_at=None)
+        call.note("budget.alert", account=scope, share=share, spent_usd="8.1", limit_usd="10", resets_at=None)
         return await call_next(call)
 
     bench = Bench(mock(), budget)
@@ -287,7 +288,7 @@ async def test_a_budget_alert_is_told_for_each_scope_and_share():
     assert bench.told == [
         ("budget", f"{key}", "firing") for key in ("tenant a/0.8", "tenant a/0.9", "tenant b/0.8")
     ]
-    assert bench.got[0].summary == "budget.alert: scope tenant a, share 0.8, spent_usd 8.1, limit_usd 10.0"
+    assert bench.got[0].summary == "budget.alert: account tenant a, share 0.8, spent_usd 8.1, limit_usd 10"
     assert bench.got[0].details["spent_usd"] == 8.1
     await asyncio.sleep(400)
     assert len(bench.got) == 3  # an event has no end
@@ -401,3 +402,19 @@ async def test_a_chain_that_is_built_anew_knows_what_is_wrong():
     await less.complete("hi")
     await asyncio.sleep(1)
     assert [(alert.rule, alert.state) for alert in other] == [("authentication", "resolved")]
+
+
+async def test_each_account_is_told_of_by_itself_when_a_real_budget_is_nearly_used_up():
+    """The rule reads what Budget notes, whatever that is called there."""
+    prices: dict[str, Any] = {"*": {"input": 1, "output": 0}}
+    rule = Rule(usd="0.0002", period="day", per="account", alert_at=0.5)
+    told: list[Alert] = []
+    provider = MockProvider(default="hi", usage=Usage(60, 1))
+    chain = Chain(provider, Alerts(sinks=(told.append,)), Budget(rules=rule, prices=prices))
+    for tenant in ("a", "b", "a", "b"):
+        await chain.complete("hi", tenant=tenant, max_tokens=1)
+    await asyncio.sleep(1)
+    assert [(alert.rule, alert.key) for alert in told] == [
+        ("budget", f"day:account/account={tenant}/0.5") for tenant in ("a", "b")
+    ]
+    await chain.aclose()

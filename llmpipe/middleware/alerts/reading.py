@@ -21,7 +21,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     ErrorRate(),
     Latency(),
     CostRate(),
-    NoteSeen(name="budget", kind="budget.alert", key=("scope", "share"), severity="warning"),
+    NoteSeen(name="budget", kind="budget.alert", key=("account", "share"), severity="warning"),
 )
 """What `Alerts` watches unless it is told: wrong keys, used-up quotas and open circuits at once, more than
 10 % failures, p95 over 5 s, 100 USD an hour, and what budgets say."""

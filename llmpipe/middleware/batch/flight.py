@@ -178,6 +178,7 @@ class Flight:
             deadline=max(deadlines) if len(deadlines) == len(calls) else None,
             priority=max(call.priority for call in calls),
             ledger=self._ledger,
+            guards=(partial(_admitted, calls),) if any(call.guards for call in calls) else (),
         )
 
     def _landed(self, task: asyncio.Task[None]) -> None:
@@ -240,3 +241,12 @@ class Flight:
             )
             for member, result in zip(members, results, strict=True)
         ]
+
+
+async def _admitted(calls: list[Call], attempt: Call) -> Call:
+    """Asked before an attempt: every member's own guards, each of its own part. One refusal refuses all."""
+    for call in calls:
+        own = call.evolve(target=attempt.target, provider=attempt.provider)
+        for guard in call.guards:
+            own = await guard(own)
+    return attempt
