@@ -16,8 +16,12 @@ pytest.importorskip("rich")
 
 from rich.console import Console
 
-from llmpipe.cli import main
+from llmpipe.cli import demo, main
 from llmpipe.cli.demo import report
+from llmpipe.cli.demo.money import report as money_report
+from llmpipe.cli.demo.money.promises import check as check_money
+from llmpipe.cli.demo.money.run import run_money
+from llmpipe.cli.demo.money.scene import Money, Tampering
 from llmpipe.cli.demo.promises import Promise
 from llmpipe.cli.demo.routed import report as routed_report
 from llmpipe.cli.demo.routed.promises import check
@@ -143,3 +147,93 @@ def test_every_promise_can_be_broken(routed):
     texts = [promise.text for promise in check(routed)]
     assert len(texts) == len(TAMPERINGS)
     assert all(any(text.startswith(promise) for promise in TAMPERINGS) for text in texts)
+
+
+# -- the scene of money
+
+
+@pytest.fixture(scope="module")
+def money() -> Money:
+    """The scene, run once; the tests put back what they change."""
+    return asyncio.run(run_money())
+
+
+def test_the_scene_of_money_keeps_its_promises_in_ten_seconds_of_work(money):
+    assert [promise for promise in check_money(money) if not promise.kept] == []
+    assert money.crowd.looks > 1
+
+
+def test_the_command_shows_the_scene_of_money(money, monkeypatch, capsys):
+    async def ready() -> Money:
+        return money
+
+    monkeypatch.setattr(demo, "run_money", ready)
+    assert main(["demo", "--scene", "money"]) == 0
+    assert f"all {len(check_money(money))} promises kept" in capsys.readouterr().out
+
+
+def test_what_it_shows_of_money_is_what_was_seen(money):
+    console = Console(file=StringIO(), width=80)
+    money_report.show(console, money)
+    out: Any = console.file
+    told = out.getvalue()
+    assert max(map(len, told.splitlines())) <= 120  # what is told of an error or an alert is not wrapped
+    rows = dict(re.findall(r"│ +([^│]+?) +│ +(\d*) +│ +[\d.]* +│", told))
+    crash, crowd = money.crash, money.crowd
+    assert rows["refused, nothing was sent"] == str(crowd.refused) == "990"
+    before, after = rows["answered before"], rows["answered by the next one"]
+    assert int(before) + int(after) == len(crash.acknowledged)
+    ends = int(rows["in the audit trail: ended well"]), int(rows["ended by the next one, as crashed"])
+    assert 2 * sum(ends) == len(crash.records)
+    assert all(alert.summary in told for alert in money.trouble.alerts)
+    assert all(one.found in told for one in crash.tamperings)
+
+
+MONEY_TAMPERINGS: dict[str, Callable[[Money, pytest.MonkeyPatch], None]] = {
+    "of 1,000 calls at one moment": lambda scene, patch: patch.setattr(scene.crowd, "requests", 11),
+    "nothing is overspent": lambda scene, patch: patch.setattr(scene.crowd, "highest", scene.crowd.limit + 1),
+    "an instance that is killed": lambda scene, patch: patch.setattr(
+        scene.crash, "journal", scene.crash.journal[1:]
+    ),
+    "what it held is free": lambda scene, patch: patch.setattr(scene.crash, "held_in_the_end", 1),
+    "every call that began": lambda scene, patch: patch.setattr(
+        scene.crash, "records", scene.crash.records[:-1]
+    ),
+    "its chain of hashes": lambda scene, patch: patch.setattr(
+        scene.crash, "tamperings", (scene.crash.tamperings[0], Tampering("in the file", ""))
+    ),
+    "a quiet tenant": lambda scene, patch: patch.setitem(scene.neighbours.waits, "quiet", [2.0]),
+    "who is over a limit": lambda scene, patch: patch.setattr(scene.neighbours.busy[-2], "admitted", True),
+    "without its store a limit": lambda scene, patch: patch.setattr(scene.outage, "shares", [10, 11]),
+    "without its store a budget": lambda scene, patch: patch.setattr(
+        scene.outage, "lent", [scene.outage.slack + 1, 0]
+    ),
+    "no call hangs": lambda scene, patch: patch.setattr(scene.outage, "longest", 5.0),
+    "when it is back": lambda scene, patch: patch.setattr(scene.outage, "spent", scene.outage.spent - 1),
+    "trouble is told of once": lambda scene, patch: patch.setattr(
+        scene.trouble, "alerts", [*scene.trouble.alerts, scene.trouble.alerts[0]]
+    ),
+    "nothing is left": lambda scene, patch: patch.setattr(scene, "tasks_left", 1),
+}
+
+
+@pytest.mark.parametrize("promise", MONEY_TAMPERINGS)
+def test_a_promise_of_money_is_found_broken_where_it_is(money, promise, monkeypatch):
+    MONEY_TAMPERINGS[promise](money, monkeypatch)
+    found = {one.text: one.kept for one in check_money(money)}
+    assert [text for text, kept in found.items() if text.startswith(promise) and not kept] != []
+
+
+def test_every_promise_of_money_can_be_broken(money):
+    texts = [promise.text for promise in check_money(money)]
+    assert len(texts) == len(MONEY_TAMPERINGS)
+    assert all(any(text.startswith(promise) for promise in MONEY_TAMPERINGS) for text in texts)
+
+
+def test_a_crash_that_lost_an_answer_is_told_by_its_figures(money, monkeypatch):
+    """Whatever its cost was: one nano-dollar less in the ledger is a loss."""
+    rows = list(money.crash.journal)
+    rows[0] = evolve(rows[0], nano=rows[0].nano - 1)
+    monkeypatch.setattr(money.crash, "journal", rows)
+    broken = [one.seen for one in check_money(money) if not one.kept]
+    assert "1 not in the ledger" in broken[0]

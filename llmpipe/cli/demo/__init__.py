@@ -1,4 +1,4 @@
-"""`llmpipe demo`: hundreds of calls through the production chain, over providers that misbehave and die."""
+"""`llmpipe demo`: hundreds of calls over providers that misbehave and die, and over state that does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from rich.console import Console
 
 from llmpipe.cli.demo import report
 from llmpipe.cli.demo.live import run_live
+from llmpipe.cli.demo.money import report as money_report
+from llmpipe.cli.demo.money.promises import check as check_money
+from llmpipe.cli.demo.money.run import run_money
 from llmpipe.cli.demo.promises import check
 from llmpipe.cli.demo.routed import report as routed_report
 from llmpipe.cli.demo.routed.promises import check as check_routed
@@ -29,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scene",
-        choices=("all", "faults", "routing"),
+        choices=("all", "faults", "routing", "money"),
         default="all",
-        help="a chain over two providers that misbehave, a router over four, or both (default)",
+        help="a chain over two providers that misbehave, a router over four, money and state, "
+        "or all of them (default)",
     )
     parser.add_argument(
         "--live", action="store_true", help="a few calls to the real provider there is a key for"
@@ -54,4 +58,8 @@ def run(options: argparse.Namespace) -> int:
         routed = asyncio.run(run_routed(options.seed))
         routed_report.show(console, routed)
         promises["one router over four"] = check_routed(routed)
+    if options.scene in ("all", "money"):
+        money = asyncio.run(run_money())
+        money_report.show(console, money)
+        promises["money and state"] = check_money(money)
     return report.verdict(console, promises)

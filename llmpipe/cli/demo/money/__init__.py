@@ -1,0 +1,1 @@
+"""The third scene of the demo: money, and state that processes share and outlives them."""
