@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from llmpipe.errors import ConfigError
 
-__all__ = ("Secret", "scrub")
+__all__ = ("Secret", "hide_password", "scrub", "shown_url")
 
 
 # Key formats of the providers we speak to, and the generic spellings of a credential in text.
@@ -34,6 +34,29 @@ def scrub(text: str, *, max_chars: int = 2000) -> str:
     if len(text) > max_chars:
         text = text[:max_chars] + "…"
     return _SECRETS.sub("[REDACTED]", text)
+
+
+def hide_password(url: str) -> str:
+    """`url` without its password: ``redis://user:…@host:6379/0``. What is no URL is given back as it is.
+
+    Errs on the side of hiding: of ``redis://:password``, which lacks a host, too.
+    """
+    scheme, mark, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    if not mark:
+        return url
+    if at:
+        user, colon, _ = login.partition(":")
+        return f"{scheme}://{user}{':…' if colon else ''}@{place}"
+    host, colon, port = rest.partition("/")[0].rpartition(":")
+    if colon and not port.isdecimal() and not port.endswith("]"):  # ends so where it is an IPv6 address
+        return f"{scheme}://{host}:…"
+    return url
+
+
+def shown_url(url: object) -> str:
+    """The repr of a setting that may hold a URL, without its password; for `attrs.field(repr=…)`."""
+    return repr(hide_password(url) if isinstance(url, str) else url)
 
 
 class Secret:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from math import inf
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from llmpipe.pipeline.bands import BANDS, band_of
 from llmpipe.pipeline.linker import Middleware
 from llmpipe.pipeline.lint import Finding, traits_of
 from llmpipe.pipeline.registry import origin
+from llmpipe.secret import hide_password
 
 __all__ = ("Explained", "Explanation", "Layer", "explain")
 
@@ -71,7 +73,7 @@ class Explanation:
         wide = max([len(layer.name) for layer in self.layers] + [8])
         yield f"{'band':<9}{'prio':>5}  {'name':<{wide}}  {'settings, then why it sits there'}"
         for layer in self.layers:
-            settings = ", ".join(f"{key}={value!r}" for key, value in layer.settings.items()) or "defaults"
+            settings = ", ".join(f"{key}={_shown(value)}" for key, value in layer.settings.items()) or "defaults"
             marks = "".join(
                 f" [{trait}]" for trait in sorted(layer.traits & {"buffers", "retries", "stores"})
             )
@@ -157,5 +159,15 @@ def _settings(item: object) -> dict[str, Any]:
         if isinstance(default, Factory):  # type: ignore[arg-type]  # attrs makes it a class
             default = default.factory() if not default.takes_self else NOTHING
         if value != default:
-            changed[attribute.name] = value
+            changed[attribute.name] = hide_password(value) if isinstance(value, str) else value
     return changed
+
+
+def _shown(value: Any) -> str:
+    """The repr of a setting; of what is made of settings itself, only those that were changed."""
+    if isinstance(value, tuple) and value:
+        return f"({', '.join(map(_shown, value))}{',' if len(value) == 1 else ''})"
+    if not has(type(value)):
+        return str(value) if isinstance(value, Decimal) else repr(value)
+    changed = ", ".join(f"{key}={_shown(item)}" for key, item in _settings(value).items())
+    return f"{type(value).__name__}({changed})"

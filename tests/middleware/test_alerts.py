@@ -289,7 +289,7 @@ async def test_a_budget_alert_is_told_for_each_scope_and_share():
         ("budget", f"{key}", "firing") for key in ("tenant a/0.8", "tenant a/0.9", "tenant b/0.8")
     ]
     assert bench.got[0].summary == "budget.alert: account tenant a, share 0.8, spent_usd 8.1, limit_usd 10"
-    assert bench.got[0].details["spent_usd"] == 8.1
+    assert bench.got[0].details["spent_usd"] == "8.1"
     await asyncio.sleep(400)
     assert len(bench.got) == 3  # an event has no end
     assert bench.alerts.status(bench.runtime).firing == ()
