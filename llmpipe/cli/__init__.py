@@ -20,6 +20,7 @@ _COMMANDS = {
     "simulate-provider": ("llmpipe.cli.simulate", "run a provider that misbehaves on cue"),
     "budget": ("llmpipe.cli.budget", "show budgets, what could be saved, and compare with an invoice"),
     "keys": ("llmpipe.cli.keys", "keep provider keys encrypted, and rotate what seals them"),
+    "audit": ("llmpipe.cli.audit", "verify, show, note or prune an audit trail"),
     "doctor": ("llmpipe.cli.doctor", "check this installation and its environment"),
 }
 _TOLD = logging.NullHandler()  # for the records of calls: each command says itself how its calls ended

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 from llmpipe.errors import ConfigError, InvalidRequest, LLMError
-from llmpipe.middleware.credentials import Key, Keys
+from llmpipe.middleware.credentials import FetchedKeys, Key, Keys, KeySource
 from llmpipe.pipeline.call import Call
 from llmpipe.providers.address import checked_base_url
 from llmpipe.providers.auth import Auth
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ("APIKey", "Endpoint")
 
-APIKey: TypeAlias = str | Secret | Keys | Sequence[str | Secret]
-"""One key, or several."""
+APIKey: TypeAlias = str | Secret | Keys | Sequence[str | Secret] | KeySource
+"""One key, or several, or a function that gives the key to use now."""
 
 _MAX_ROUTES = 512  # models come from callers; what is kept of each must have an end
 _MAX_HIDDEN = 64  # tokens and signatures that were sent lately
@@ -70,6 +70,8 @@ class Endpoint:
             return None, given
         if isinstance(given, list | tuple):
             return None, Keys.of(given)
+        if callable(given):
+            return None, FetchedKeys(given)
         if given is not None:
             single: Any = given
             return Secret(single), None  # which says what a key must be
@@ -91,15 +93,22 @@ class Endpoint:
 
         Args: model takes the place of ``{model}`` in the path.
         """
-        route = self._route(method, path, model, call)
+        keys = self.keys
+        fetched = keys if isinstance(keys, FetchedKeys) else None
+        if fetched is not None:
+            await fetched.fetch()
+        key = self._chosen(call)
+        route = self._route(method, path, model, key)
         if self._auth is not None:
             headers = checked_headers(await self._auth.headers(method, str(route.url), body))
             self._sent_lately.extend(secrets_in(headers))
             route = route.plus(headers)
-        return await self.transport.send(route, body, None if call is None else call.connect_timeout)
+        exchange = await self.transport.send(route, body, None if call is None else call.connect_timeout)
+        if fetched is not None and key is not None and exchange.status == 401:
+            fetched.doubt(key)  # also where no `Credentials` does so
+        return exchange
 
-    def _route(self, method: str, path: str, model: str, call: Call | None) -> Route:
-        key = self._chosen(call)
+    def _route(self, method: str, path: str, model: str, key: Key | None) -> Route:
         place = (method, path, model if "{model}" in path else "", key)
         route = self._routes.get(place)
         if route is None:

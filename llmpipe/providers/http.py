@@ -66,7 +66,8 @@ class HTTPProvider:
 
     Args:
         profile: the provider's data.
-        api_key: kept as a `Secret`, sent in a header and never elsewhere; or several, see `Keys`.
+        api_key: kept as a `Secret`, sent in a header and never elsewhere; or several, see `Keys`; or a
+            function that gives it, such as `KeyVault.source` makes.
         base_url: overrides the profile's; the host is never the caller's choice.
         model: for requests that name none.
         wire: ``"auto"`` asks for a stream only when the caller wants one; ``"stream"`` always.

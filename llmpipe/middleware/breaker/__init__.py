@@ -25,13 +25,14 @@ from random import Random
 from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, Literal, ParamSpec, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, LLMError
 from llmpipe.middleware.breaker.board import Board
 from llmpipe.middleware.breaker.circuit import Circuit, Permit
 from llmpipe.middleware.breaker.rules import STATES, Change, CircuitRules, CircuitStats
 from llmpipe.pipeline import bands
+from llmpipe.secret import shown_url
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.call import Call
@@ -56,12 +57,15 @@ class Breaker(CircuitRules):
     Attributes:
         slow: seconds to the first content (of a full reply: to its end) above which a call counts
             as a failure though it succeeds. None: it never does.
+        store: the URL of a store by which processes tell each other of open circuits, such as
+            ``redis://…``; "" for none. See `llmpipe.middleware.breaker.fleet`.
         mode: ``"enforce"``; ``"metrics_only"`` counts, changes state and notes, and refuses nobody;
             ``"disabled"`` does nothing.
     """
 
     slow: float | None = None
     mode: Literal["enforce", "metrics_only", "disabled"] = "enforce"
+    store: str = field(default="", repr=shown_url)
     name: str = "breaker"
     priority: int = bands.HEALTH
 
@@ -77,6 +81,8 @@ class Breaker(CircuitRules):
         super().__attrs_post_init__()
         if self.mode not in ("enforce", "metrics_only", "disabled"):
             raise ConfigError(f"breaker mode is enforce, metrics_only or disabled, not {self.mode!r}")
+        if self.store and "://" not in self.store:
+            raise ConfigError("breaker store is the URL of a store, such as redis://…, or empty")
         if self.slow is not None and self.slow <= 0:
             raise ConfigError(f"breaker slow is seconds above 0, or None, not {self.slow}")
 
@@ -116,6 +122,8 @@ class Breaker(CircuitRules):
         key = call.target_key
         circuit = board.circuits.get(key)
         if circuit is None or circuit.rules is not self:
+            if self.store:
+                self._share(call.runtime, board)
             circuit = board.make(key, self, call.runtime.random, call.runtime.now())
         now, epoch = call.runtime.now(), circuit.epoch
         permit = circuit.admit(now)
@@ -126,6 +134,14 @@ class Breaker(CircuitRules):
             if mode == "enforce":
                 raise circuit.refusal(now)
         return permit
+
+    def _share(self, runtime: Runtime, board: Board) -> None:
+        """Tell others, and hear from them, for as long as there are calls. Raises: ConfigError."""
+        from llmpipe.middleware.breaker.fleet import Fleet  # noqa: PLC0415  most breakers are shared with nobody
+
+        runtime.state(
+            "breaker.fleet", f"{self.name} {self.store}", lambda: Fleet(runtime, self.store, self.name, board)
+        ).join(self)
 
     def board(self, runtime: Runtime) -> Board:
         """The circuits that breakers of this name keep on `runtime`: figures, history, manual control."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from random import Random
 
 from llmpipe.errors import ConfigError
@@ -29,6 +29,7 @@ class Board:
     Attributes:
         troubled: the circuits that are not closed, by key; empty while all is well.
         history: the latest changes of all circuits, oldest first.
+        on_change: told of each change of a circuit that is kept here.
     """
 
     def __init__(self, *, max_circuits: int = 1000, idle: float = 3600.0, history: int = 200) -> None:
@@ -36,6 +37,7 @@ class Board:
             raise ConfigError("a board's max_circuits and history count from 1, idle is seconds above 0")
         self.troubled: dict[Hashable, Circuit] = {}
         self.history: deque[Change] = deque(maxlen=history)
+        self.on_change: Callable[[Circuit, Change], None] | None = None
         self._max_circuits = max_circuits
         self._idle = idle
         self._swept = 0.0
@@ -86,6 +88,8 @@ class Board:
             self.troubled.pop(circuit.key, None)
         else:
             self.troubled[circuit.key] = circuit
+        if self.on_change is not None:
+            self.on_change(circuit, change)
 
     def _sweep(self, now: float) -> None:
         """Drop the idle ones, and a tenth at once when there is no room, so that it happens rarely."""

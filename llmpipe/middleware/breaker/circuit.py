@@ -198,6 +198,11 @@ class Circuit:
         return _BUSY_SECONDS if busy else 0.0
 
     @property
+    def reopens(self) -> int:
+        """How often it was opened again without closing."""
+        return self._reopens
+
+    @property
     def isolated(self) -> bool:
         """Whether it is held open by hand."""
         return self.state == OPEN and self._until == inf
@@ -266,6 +271,21 @@ class Circuit:
     def reset(self, now: float, reason: str = "closed by hand") -> Change:
         """Close, and forget what was counted."""
         return self._close(now, reason)
+
+    def heard(self, now: float, seconds: float, reopens: int = 0) -> Change | None:
+        """Somebody else's is open, for so many `seconds` more: this one is too, but for `cap` at most.
+
+        One that is half-open is left to its own probes. Returns the change this makes, if any.
+        """
+        if self.state == HALF_OPEN:
+            return None
+        seconds = min(seconds, self.rules.cap * 1.1)
+        self._reopens = max(self._reopens, min(reopens, 64))  # beyond, it stays open no longer
+        if self.state == OPEN:
+            self._until = max(self._until, now + seconds)
+            return None
+        self._until = now + seconds
+        return self._change(OPEN, now, "opened", "it was opened elsewhere", seconds)
 
     def _open(self, now: float, reason: str, hint: float | None = None) -> Change:
         rules = self.rules

@@ -15,11 +15,16 @@ What an error means for the key, the error says itself:
   has room first is waited for.
 - Anything else is no matter of keys, and raised.
 
+A key that a function gives (`FetchedKeys`), such as one of a vault, is looked up anew when it is refused, and
+tried at once if it is another.
+
 =========================  ====================================================
 note                       detail
 =========================  ====================================================
 ``credential.throttled``   ``provider``, ``key`` (its number), ``seconds``
 ``credential.refused``     ``provider``, ``key``, ``error`` type, ``status``
+``credential.overdue``     ``provider``, ``key``, ``days`` by which it is older than it should get;
+                           once each time it was looked up
 =========================  ====================================================
 """
 
@@ -32,6 +37,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from llmpipe.errors import AuthenticationFailed, ConfigError, LimitReached, LLMError
+from llmpipe.middleware.credentials.fetched import FetchedKeys, KeySource
 from llmpipe.middleware.credentials.keys import Key, Keys
 from llmpipe.pipeline import bands
 
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.linker import Handler
     from llmpipe.pipeline.reply import Reply
 
-__all__ = ("Credentials", "Key", "Keys")
+__all__ = ("Credentials", "FetchedKeys", "Key", "KeySource", "Keys")
 
 _log = logging.getLogger("llmpipe.credentials")
 _LONGEST_REST = 3600.0  # seconds; a server's hint may be nonsense
@@ -81,6 +87,8 @@ class Credentials:
         full: dict[str, LimitReached] = {}
         failure: LLMError | None = None
         while True:
+            if isinstance(keys, FetchedKeys):
+                await _fetched(keys, call)
             now = call.runtime.now()
             key, spare = _next(keys, now, refused, full, call)
             if key is None:
@@ -113,6 +121,8 @@ class Credentials:
         hint, now, provider = error.retry_after, call.runtime.now(), call.target_key[0]
         if error.rescue == "credential":
             refused.add(key.label)
+            if isinstance(keys, FetchedKeys):
+                keys.doubt(key)
             rest = self.refused_rest if hint is None or hint < 0 else hint
             _log.warning(
                 "key %s of provider %s was refused: %s (status %s)",
@@ -146,6 +156,15 @@ def _next(
         raise full[label]
     del full[label]
     return next((key for key in keys.all if key.label == label), None), False
+
+
+async def _fetched(keys: FetchedKeys, call: Call) -> None:
+    await keys.fetch()
+    days = keys.overdue()
+    if days is not None:
+        call.note(
+            "credential.overdue", provider=call.target_key[0], key=keys.all[0].label, days=round(days, 1)
+        )
 
 
 def _wait(error: LimitReached) -> tuple[float, int]:

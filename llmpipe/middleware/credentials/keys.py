@@ -42,13 +42,16 @@ class Keys:
     def __init__(self, *keys: str | Secret, order: Literal["round_robin", "first"] = "round_robin") -> None:
         if order not in ("round_robin", "first"):
             raise ConfigError(f"the order of keys is 'round_robin' or 'first', not {order!r}")
+        self._begin(order)
+        self.replace(*keys)
+
+    def _begin(self, order: str = "first") -> None:
         self._order = order
         self._made = 0
         self._turn = 0
         self._all: tuple[Key, ...] = ()
         self._resting: dict[Key, float] = {}
         self._refused: set[Key] = set()  # of those that rest
-        self.replace(*keys)
 
     @classmethod
     def of(cls, keys: Iterable[str | Secret]) -> Keys:
