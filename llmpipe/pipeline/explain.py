@@ -73,7 +73,8 @@ class Explanation:
         wide = max([len(layer.name) for layer in self.layers] + [8])
         yield f"{'band':<9}{'prio':>5}  {'name':<{wide}}  {'settings, then why it sits there'}"
         for layer in self.layers:
-            settings = ", ".join(f"{key}={_shown(value)}" for key, value in layer.settings.items()) or "defaults"
+            shown = [f"{key}={_shown(value)}" for key, value in layer.settings.items()]
+            settings = ", ".join(shown) or "defaults"
             marks = "".join(
                 f" [{trait}]" for trait in sorted(layer.traits & {"buffers", "retries", "stores"})
             )

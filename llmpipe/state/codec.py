@@ -125,7 +125,7 @@ def _digest(flags: int, body: bytes, context: bytes, secret: bytes) -> bytes:
 
 def _zstandard() -> Any:
     try:
-        import zstandard  # noqa: PLC0415  an extra, loaded where it is first needed
+        import zstandard
     except ImportError:
         raise ConfigError("compress = 'zstd' needs an extra: pip install 'llmpipe[zstd]'") from None
     return zstandard

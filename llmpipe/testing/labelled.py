@@ -14,7 +14,16 @@ from random import Random
 
 from attrs import frozen
 
-__all__ = ("INVALID", "SENTENCES", "UNREACHABLE", "VALID", "Labelled", "Score", "labelled", "score")
+__all__ = (
+    "INVALID",
+    "Labelled",
+    "SENTENCES",
+    "Score",
+    "UNREACHABLE",
+    "VALID",
+    "labelled",
+    "score",
+)
 
 Maker = Callable[[Random], str]
 _ALNUM = string.ascii_letters + string.digits

@@ -11,12 +11,12 @@ import re
 
 __all__ = (
     "DULL",
+    "LONG",
     "NUMERIC",
     "at",
     "bearer",
     "bracketed_at",
     "colons",
-    "LONG",
     "dense_digits",
     "digits",
     "digits_of",
