@@ -77,7 +77,11 @@ GROUP = "llmpipe.state"
 """The entry-point group: scheme of a URL to a function that takes the URL and gives a `State`."""
 
 # Loaded when they are asked for: SQLite takes a thread, and most processes keep nothing.
-_BUILT_IN = {"memory": "llmpipe.state.memory:open_memory", "sqlite": "llmpipe.state.sqlite:open_sqlite"}
+_BUILT_IN = {
+    "file": "llmpipe.state.files:open_files",
+    "memory": "llmpipe.state.memory:open_memory",
+    "sqlite": "llmpipe.state.sqlite:open_sqlite",
+}
 _PACKAGES = {
     "postgres": "llmpipe-postgres",
     "postgresql": "llmpipe-postgres",
@@ -94,9 +98,8 @@ def open_state(url: str) -> State:
     """
     scheme, mark, _ = str(url).partition("://")
     if not mark or not scheme:
-        raise ConfigError(
-            f"a state URL begins with a scheme, such as memory://; {scrub(str(url))!r} has none"
-        )
+        shown = "this one" if "@" in str(url) else repr(scrub(str(url)))  # or a password shows
+        raise ConfigError(f"a state URL begins with a scheme, such as memory://; {shown} has none")
     if scheme in _BUILT_IN:
         module, _, function = _BUILT_IN[scheme].partition(":")
         opened: State = getattr(import_module(module), function)(url)

@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from math import isfinite
 
 import orjson
-from attrs import evolve
 
 from llmpipe.state.contracts.audit import Anchor, AuditRecord
 
 __all__ = ("chained", "digest", "fault")
+
+_new = object.__new__
 
 
 def digest(record: AuditRecord) -> str:
@@ -26,20 +27,15 @@ def digest(record: AuditRecord) -> str:
     Raises: TypeError for a body that is no JSON, such as an integer of more than 64 bits; ValueError for a
     time that is not finite. (A NaN within a body is null to JSON, here as in every store.)
     """
+    return _hash(record, record.seq, record.previous)
+
+
+def _hash(record: AuditRecord, seq: int, previous: str) -> str:
+    """The hash that `record` has in that place."""
     if not isfinite(record.at):
         raise ValueError(f"a record's time is {record.at}")
-    fields = {
-        "at": record.at,
-        "body": dict(record.body),
-        "call": record.call,
-        "kind": record.kind,
-        "outcome": record.outcome,
-        "previous": record.previous,
-        "seq": record.seq,
-        "tenant": record.tenant,
-        "user": record.user,
-        "writer": record.writer,
-    }
+    fields = {**record.__dict__, "body": dict(record.body), "seq": seq, "previous": previous}
+    del fields["hash"]
     return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -48,8 +44,10 @@ def chained(record: AuditRecord, after: AuditRecord | Anchor) -> AuditRecord:
 
     Raises: as `digest`.
     """
-    placed = evolve(record, seq=after.seq + 1, previous=after.hash, hash="")
-    return evolve(placed, hash=digest(placed))
+    seq, previous = after.seq + 1, after.hash
+    placed = _new(AuditRecord)  # not by `evolve`: two records of every call pass here (2 µs against 7)
+    placed.__dict__.update(record.__dict__, seq=seq, previous=previous, hash=_hash(record, seq, previous))
+    return placed
 
 
 def fault(records: Iterable[AuditRecord], anchor: Anchor, *, known: Anchor | None = None) -> str | None:

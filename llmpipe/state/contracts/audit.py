@@ -10,13 +10,15 @@ from attrs import frozen
 __all__ = ("Anchor", "Audit", "AuditQuery", "AuditRecord")
 
 
-@frozen(kw_only=True)
+# With a dict instead of slots it is made in half the time, four times for every call (measured).
+@frozen(kw_only=True, slots=False)
 class AuditRecord:
     """One record of the trail.
 
     Attributes:
-        writer, seq: who wrote it, and its number there: 1, 2, 3 … without a gap.
-        kind: ``begin`` or ``end`` of a call, or ``note`` for what is of no call.
+        writer, seq: whose chain it stands in, and its number there: 1, 2, 3 … without a gap. Whoever ends
+            the calls of a writer that died writes the ends in the dead one's chain, behind their begins.
+        kind: ``begin`` or ``end`` of a call, or ``note`` for all else.
         at: seconds since the epoch, by the writer's clock; order is by `seq`, never by time.
         outcome: of an end: ``ok``, ``refused``, ``failed``, ``cancelled``, ``abandoned``, ``crashed``.
         body: what else is to be known, plain JSON.
@@ -63,7 +65,8 @@ class AuditQuery:
 class Audit(Protocol):
     """Keeps the records of all writers. What `append` has returned from survives any crash.
 
-    All raise: StoreUnavailable when the store cannot be reached in its time, or is full.
+    All raise: StoreUnavailable when the store cannot be reached in its time, or is full; ValueError for what
+    is no record or no time, before anything is kept (see `llmpipe.state.checks`).
     """
 
     async def append(self, records: Sequence[AuditRecord]) -> None:

@@ -21,7 +21,8 @@ class Trip:
 class Breakers(Protocol):
     """Open circuits by key. Which state a circuit is in, each process still decides for itself.
 
-    All raise: StoreUnavailable when the store cannot be reached in its time.
+    All raise: StoreUnavailable when the store cannot be reached in its time; `trip` ValueError for what is
+    no time or no count.
     """
 
     async def trip(self, key: str, trip: Trip) -> None:

@@ -24,8 +24,8 @@ class Entry:
 class Cache(Protocol):
     """Replies by key, each for a time.
 
-    A store that cannot be reached misses and says so in the log; it never fails the call. Time is
-    never this machine's wall clock. What `get` gives is shared, and cannot be changed.
+    A store that cannot be reached misses and says so in the log; it never fails the call, but for `clear`.
+    Time is never this machine's wall clock. What `get` gives is shared, and cannot be changed.
     """
 
     async def get(self, key: bytes) -> tuple[Entry, float] | None:
@@ -41,7 +41,10 @@ class Cache(Protocol):
         ...
 
     async def clear(self) -> None:
-        """Forget all entries."""
+        """Forget all entries that are there when it begins.
+
+        Raises: StoreUnavailable, unlike the others: whoever clears has to know whether it was done.
+        """
         ...
 
     def size(self) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from attrs import frozen
 __all__ = ("Balance", "Draw", "Ledger", "Shortage", "Spend")
 
 
-@frozen
+@frozen(slots=False)  # made for every call: half the time
 class Draw:
     """What one call takes from one budget, in one of its periods. Money is integer nano-USD.
 
@@ -53,7 +53,7 @@ class Shortage:
     held: int
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, slots=False)  # made for every call: half the time
 class Spend:
     """One line of the journal: one attempt at a provider, and what it cost.
 
@@ -112,7 +112,8 @@ class Ledger(Protocol):
 
     All raise: StoreUnavailable when the store cannot be reached in its time. Whoever gets that from
     `reserve` or `settle` does not know whether it was done, and may say the same again: both are
-    idempotent.
+    idempotent. ValueError for what is no money, no time or no whole number of less than 64 bits, before
+    anything is done; see `llmpipe.state.checks`. A store may have bounds of its own, and say so.
     """
 
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:

@@ -10,7 +10,7 @@ from attrs import frozen
 __all__ = ("Ask", "Level", "Limits", "Taken")
 
 
-@frozen
+@frozen(slots=False)  # made for every call: half the time
 class Ask:
     """Units wanted of one limit.
 
@@ -30,7 +30,7 @@ class Ask:
     burst: float = 1.0
 
 
-@frozen
+@frozen(slots=False)  # made for every call: half the time
 class Level:
     """How a limit stands: units that could be taken now (below 0 in debt), and seconds until all can be."""
 
@@ -60,7 +60,8 @@ class Limits(Protocol):
     I.371 (TAT). An ask for more than the burst is granted when the bucket is full, and leaves it in
     debt. Time is the store's own. A key that is full again takes no memory.
 
-    All raise: StoreUnavailable when the store cannot be reached in its time.
+    All raise: StoreUnavailable when the store cannot be reached in its time; ValueError for what no limit
+    can reckon with, before anything is taken (see `llmpipe.state.checks`).
     """
 
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:

@@ -41,7 +41,7 @@ class ProviderRow:
 
 @runtime_checkable
 class ProviderTable(Protocol):
-    """Rows by name. All raise: StoreUnavailable."""
+    """Rows by name. All raise: StoreUnavailable; ValueError for numbers of 64 bits and more."""
 
     async def rows(self, account: str | None = None) -> list[ProviderRow]:
         """An account's rows and those of all, the account's first, each by name; of None, every row by name.

@@ -23,7 +23,7 @@ class Item:
         priority: higher goes first; then who came first.
         expires_in: seconds after which it is not to be begun any more; None for never.
         delay: seconds before it may be leased.
-        attempts: how often it may be leased before it is dead.
+        attempts: how often it may be leased before it is dead; at least 1.
     """
 
     id: str
@@ -84,7 +84,8 @@ class Queue(Protocol):
     """At least once, and effectively once for whoever heeds ids and tokens.
 
     What `put` has returned from survives any crash. Time is the store's own. All raise:
-    StoreUnavailable when the store cannot be reached in its time, or has no room.
+    StoreUnavailable when the store cannot be reached in its time, or has no room; ValueError for what is no
+    time, and for an item that could never be leased (see `llmpipe.state.checks`).
     """
 
     async def put(self, item: Item) -> bool:

@@ -36,7 +36,10 @@ class SealedKey:
 
 @runtime_checkable
 class Vault(Protocol):
-    """Sealed keys by (tenant, provider, name). All raise: StoreUnavailable."""
+    """Sealed keys by (tenant, provider, name).
+
+    All raise: StoreUnavailable; `put` ValueError for what is no version or no time.
+    """
 
     async def get(self, tenant: str, provider: str, name: str) -> SealedKey | None:
         """The key of these names, or None."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
+from llmpipe.state.checks import body_json, check_query, check_records, check_times
 from llmpipe.state.contracts.audit import Anchor, AuditQuery, AuditRecord
 from llmpipe.state.memory.clock import Clock, loop_time
 
@@ -22,6 +23,8 @@ class _Chain:
     records: list[AuditRecord] = field(factory=list)
 
     def find(self, seq: int) -> AuditRecord | None:
+        if not self.records or self.records[-1].seq < seq:
+            return None
         place = bisect_left(self.records, seq, key=_number)
         found = self.records[place] if place < len(self.records) else None
         return found if found is not None and found.seq == seq else None
@@ -40,6 +43,9 @@ class MemoryAudit:
 
     async def append(self, records: Sequence[AuditRecord]) -> None:
         """See `Audit.append`."""
+        check_records(records)
+        for record in records:
+            body_json(record)  # refuses what is no JSON, as the others do
         new: dict[tuple[str, int], AuditRecord] = {}
         for record in records:
             place = (record.writer, record.seq)
@@ -55,7 +61,13 @@ class MemoryAudit:
             self._keep(record)
 
     def _keep(self, record: AuditRecord) -> None:
-        insort(self._chains.setdefault(record.writer, _Chain()).records, record, key=_number)
+        chain = self._chains.get(record.writer)
+        if chain is None:
+            chain = self._chains[record.writer] = _Chain()
+        if not chain.records or chain.records[-1].seq < record.seq:
+            chain.records.append(record)
+        else:
+            insort(chain.records, record, key=_number)
         if record.kind == "begin" and not self._ended[record.call]:
             place = (record.writer, record.seq)
             self._unended[place] = record
@@ -84,6 +96,7 @@ class MemoryAudit:
 
     async def beat(self, writer: str, lease: float) -> None:
         """See `Audit.beat`."""
+        check_times(lease=lease)
         self._alive[writer] = self._clock() + lease
 
     async def lost(self) -> list[str]:
@@ -96,16 +109,18 @@ class MemoryAudit:
         self, query: AuditQuery, *, limit: int = 1000, after: AuditRecord | None = None
     ) -> list[AuditRecord]:
         """See `Audit.query`."""
+        check_query(query)
         found = [
             record for chain in self._chains.values() for record in chain.records if matches(record, query)
         ]
         found.sort(key=_order)
         if after is not None:
             found = [record for record in found if _order(record) > _order(after)]
-        return found[:limit]
+        return found[: max(0, limit)]
 
     async def prune(self, before: float) -> int:
         """See `Audit.prune`."""
+        check_times(before=before)
         gone = 0
         for writer, chain in self._chains.items():
             count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmpipe.state.checks import check_trip
 from llmpipe.state.contracts.breakers import Trip
 from llmpipe.state.memory.clock import Clock, loop_time
 
@@ -17,6 +18,7 @@ class MemoryBreakers:
 
     async def trip(self, key: str, trip: Trip) -> None:
         """See `Breakers.trip`."""
+        check_trip(trip)
         now = self._clock()
         before, reopens = self._open.get(key, (now, 0))
         if before <= now:  # it is over, and leaves nothing to this one

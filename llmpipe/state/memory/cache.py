@@ -81,6 +81,8 @@ class MemoryCache:
         """Keep `entry` for `keep` seconds, unless room is needed before. At once."""
         if key in self._held:
             self._remove(key)  # whether or not the new one can be kept, it is older
+        if not keep > 0:  # nor is NaN, after which nothing would ever be
+            return
         try:
             result, size = freeze(entry.result)
         except BadReply:  # nothing that could be kept; whoever asked has it all the same

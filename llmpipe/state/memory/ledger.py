@@ -11,6 +11,7 @@ from typing import Literal
 
 from attrs import define
 
+from llmpipe.state.checks import check_balances, check_draws, check_spends, check_times
 from llmpipe.state.contracts.ledger import Balance, Draw, Shortage, Spend
 from llmpipe.state.memory.clock import Clock, loop_time
 from llmpipe.state.memory.timers import Timers
@@ -75,6 +76,8 @@ class MemoryLedger:
 
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         """See `Ledger.reserve`."""
+        check_draws(draws)
+        check_times(lease=lease)
         now = self._swept()
         if hold in self._settled:
             raise ValueError(f"hold {hold!r} is settled, and cannot be held again")
@@ -115,6 +118,8 @@ class MemoryLedger:
 
     async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend] = ()) -> bool:
         """See `Ledger.settle`."""
+        check_draws(charges, once=False)
+        check_spends(rows)
         now = self._swept()
         if hold in self._settled:
             return False
@@ -138,6 +143,7 @@ class MemoryLedger:
 
     async def balances(self, keys: Sequence[tuple[str, int]]) -> list[Balance]:
         """See `Ledger.balances`."""
+        check_balances(keys)
         self._swept()
         sums = [self._sums.get(key) for key in keys]
         return [Balance() if sum_ is None else Balance(sum_.spent, sum_.held) for sum_ in sums]
@@ -181,7 +187,7 @@ class MemoryLedger:
             elif hold.state == "open":
                 self._charge_likely(hold, 1)
                 self._expired += 1
-                hold.state, hold.expires_at = "expired", hold.expires_at + _REMEMBER
+                hold.state, hold.expires_at = "expired", now + _REMEMBER
                 self._leases.arm(name, hold.expires_at)
             else:
                 del self._holds[name]
@@ -208,6 +214,7 @@ class MemoryLedger:
         after: Spend | None = None,
     ) -> list[Spend]:
         """See `Ledger.spends`."""
+        check_times(since=since, until=until)
         found: list[Spend] = []
         for at, name, row in self._journal:
             if len(found) >= limit:
@@ -219,6 +226,7 @@ class MemoryLedger:
 
     async def forget(self, before: float) -> int:
         """See `Ledger.forget`. A settlement is known for a day here, whatever `before` says."""
+        check_times(before=before)
         return self._drop(bisect_left(self._journal, before, key=itemgetter(0)))
 
     def _drop(self, count: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import define, field
 
+from llmpipe.state.checks import check_asks, check_times, check_used
 from llmpipe.state.contracts.limits import Ask, Level, Taken
 from llmpipe.state.gcra import arrival, level, wait
 from llmpipe.state.memory.clock import Clock, loop_time
@@ -34,6 +35,8 @@ class MemoryLimits:
 
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
         """See `Limits.take`."""
+        check_asks(asks)
+        check_times(lease=lease)
         now = self._swept()
         found = self._tickets.get(ticket)
         if found is None:
@@ -81,6 +84,7 @@ class MemoryLimits:
 
     async def settle(self, ticket: str, used: Mapping[str, float]) -> bool:
         """See `Limits.settle`."""
+        check_used(used)
         now = self._swept()
         found = self._tickets.pop(ticket, None)
         if found is None:
@@ -99,6 +103,7 @@ class MemoryLimits:
 
     async def levels(self, asks: Sequence[Ask]) -> tuple[Level, ...]:
         """See `Limits.levels`."""
+        check_asks(asks)
         return self._levels(asks, self._swept())
 
     def _levels(self, asks: Sequence[Ask], now: float) -> tuple[Level, ...]:

@@ -10,6 +10,7 @@ from math import inf
 
 from attrs import define, field
 
+from llmpipe.state.checks import at_most, check_item, check_times
 from llmpipe.state.contracts.queue import (
     Item,
     ItemStatus,
@@ -74,6 +75,7 @@ class MemoryQueue:
 
     async def put(self, item: Item) -> bool:
         """See `Queue.put`."""
+        check_item(item)
         now = self._swept()
         found = self._entries.get(item.id)
         if found is not None:
@@ -96,6 +98,7 @@ class MemoryQueue:
 
     async def lease(self, owner: str, *, count: int = 1, seconds: float = 60.0) -> list[Leased]:
         """See `Queue.lease`."""
+        check_times(seconds=seconds)
         now = self._swept()
         found: list[Leased] = []
         while self._ready and len(found) < count:
@@ -117,6 +120,7 @@ class MemoryQueue:
 
     async def renew(self, item: str, token: int, seconds: float) -> bool:
         """See `Queue.renew`."""
+        check_times(seconds=seconds)
         now = self._swept()
         entry = self._held(item, token)
         if entry is not None:
@@ -138,6 +142,7 @@ class MemoryQueue:
         self, item: str, token: int, reason: str, *, delay: float = 0.0, final: bool = False
     ) -> bool:
         """See `Queue.fail`."""
+        check_times(delay=delay)
         now = self._swept()
         entry = self._held(item, token)
         if entry is None:
@@ -176,7 +181,7 @@ class MemoryQueue:
     async def dead(self, *, limit: int = 100) -> list[tuple[str, str]]:
         """See `Queue.dead`."""
         self._swept()
-        return [(entry.item.id, entry.reason) for entry in islice(self._all("dead"), limit)]
+        return [(entry.item.id, entry.reason) for entry in islice(self._all("dead"), at_most(limit))]
 
     async def revive(self, item: str) -> bool:
         """See `Queue.revive`."""
@@ -192,6 +197,7 @@ class MemoryQueue:
 
     async def forget(self, older_than: float) -> int:
         """See `Queue.forget`."""
+        check_times(older_than=older_than)
         now = self._swept()
         over = [
             entry

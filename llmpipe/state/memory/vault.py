@@ -6,6 +6,7 @@ import time
 
 from attrs import evolve
 
+from llmpipe.state.checks import check_key, check_row
 from llmpipe.state.contracts.providers import ProviderRow
 from llmpipe.state.contracts.vault import SealedKey
 
@@ -24,6 +25,7 @@ class MemoryVault:
 
     async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
         """See `Vault.put`."""
+        check_key(key, expected)
         names = (key.tenant, key.provider, key.name)
         found = self._keys.get(names)
         if (None if found is None else (found.version, found.master)) != expected:
@@ -38,7 +40,7 @@ class MemoryVault:
     async def keys(self, *, after: tuple[str, str, str] | None = None, limit: int = 1000) -> list[SealedKey]:
         """See `Vault.keys`."""
         names = sorted(name for name in self._keys if after is None or name > after)
-        return [self._keys[name] for name in names[:limit]]
+        return [self._keys[name] for name in names[: max(0, limit)]]
 
 
 class MemoryProviders:
@@ -57,6 +59,7 @@ class MemoryProviders:
 
     async def put(self, row: ProviderRow) -> None:
         """See `ProviderTable.put`."""
+        check_row(row)
         now, before = time.time(), self._rows.get(row.name)
         created = now if before is None else before.created_at
         self._rows[row.name] = evolve(row, created_at=created, updated_at=now)

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from llmpipe.state.checks import at_most, body_json, check_query, check_records, check_times
 from llmpipe.state.contracts.audit import Anchor, AuditQuery, AuditRecord
 from llmpipe.state.sqlite.engine import Engine
 from llmpipe.state.sqlite.jobs import Session
@@ -47,6 +48,7 @@ class SqliteAudit:
 
     async def append(self, records: Sequence[AuditRecord]) -> None:
         """See `Audit.append`."""
+        check_records(records)
         rows = [_row(self._space, record) for record in records]
         await self._engine.run(partial(self._append, rows=rows))
 
@@ -107,6 +109,7 @@ class SqliteAudit:
 
     async def beat(self, writer: str, lease: float) -> None:
         """See `Audit.beat`."""
+        check_times(lease=lease)
         await self._engine.run(partial(self._beat, writer=writer, lease=lease), "soft")
 
     def _beat(self, db: Session, writer: str, lease: float) -> None:
@@ -131,6 +134,7 @@ class SqliteAudit:
         self, query: AuditQuery, *, limit: int = 1000, after: AuditRecord | None = None
     ) -> list[AuditRecord]:
         """See `Audit.query`."""
+        check_query(query)
         return await self._engine.run(partial(self._query, query=query, limit=limit, after=after), "read")
 
     def _query(
@@ -148,10 +152,11 @@ class SqliteAudit:
         text = " ".join(
             ("SELECT * FROM records WHERE", " AND ".join(where), "ORDER BY at, writer, seq LIMIT ?")
         )
-        return [_record(row) for row in db.execute(text, (*values, max(0, limit)))]
+        return [_record(row) for row in db.execute(text, (*values, at_most(limit)))]
 
     async def prune(self, before: float) -> int:
         """See `Audit.prune`. In steps, between which others are served; each moves the anchor with it."""
+        check_times(before=before)
         gone = 0
         for writer in await self.writers():
             while step := await self._engine.run(partial(self._prune, writer=writer, before=before)):
@@ -194,7 +199,7 @@ def _row(space: str, record: AuditRecord) -> tuple[Any, ...]:
         record.tenant,
         record.user,
         record.outcome,
-        orjson.dumps(dict(record.body)).decode(),
+        body_json(record),
         record.previous,
         record.hash,
     )

@@ -115,7 +115,7 @@ class SqliteCache:
 
     async def clear(self) -> None:
         """See `Cache.clear`."""
-        await self._or(None, self._clear, "soft")
+        await self._engine.run(self._clear, "soft")
 
     def _clear(self, db: Session) -> None:
         db.execute("DELETE FROM entries WHERE space = ?", (self._space,))
@@ -127,7 +127,7 @@ class SqliteCache:
         return
 
     def _context(self, key: bytes) -> bytes:
-        return self._space.encode() + b"\0" + key
+        return self._space.encode("utf-8", "surrogatepass") + b"\0" + key
 
     async def _or(self, instead: T, work: Callable[[Session], T], mode: Mode) -> T:
         """What `work` gives; `instead` while the file cannot be had."""

@@ -12,6 +12,7 @@ from attrs import define
 from llmpipe.errors import LLMError, StoreDamaged
 from llmpipe.state.sqlite.clock import Clock
 from llmpipe.state.sqlite.faults import damaged
+from llmpipe.state.sqlite.text import as_bytes
 
 __all__ = ("Job", "Mode", "NeedsWrite", "Session", "own", "tell")
 
@@ -28,13 +29,27 @@ class Session:
     `swept` has what was seen to be swept at this time, so that it is done once for a batch.
     """
 
-    __slots__ = ("base", "db", "execute", "executemany", "now", "path", "swept", "writes")
+    __slots__ = ("base", "db", "now", "path", "swept", "writes")
 
     def __init__(self, db: sqlite3.Connection, path: str, clock: Clock) -> None:
         self.db, self.path, self.base = db, path, clock.base
-        self.execute, self.executemany = db.execute, db.executemany
         self.now, self.writes = 0.0, False
         self.swept: set[tuple[str, str]] = set()
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run a statement."""
+        try:
+            return self.db.execute(sql, values)
+        except UnicodeEncodeError:  # half a surrogate pair, which only bytes can say
+            return self.db.execute(*as_bytes(sql, values))
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement with each of `rows`; perhaps twice with some, which must be the same as once."""
+        try:
+            self.db.executemany(sql, rows)
+        except UnicodeEncodeError:
+            for row in rows:
+                self.execute(sql, row)
 
     def must_write(self) -> None:
         """Go on only if this is a transaction that writes."""

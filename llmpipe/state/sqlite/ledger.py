@@ -8,13 +8,14 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
-import orjson
 from attrs import define, fields
 
+from llmpipe.state.checks import at_most, check_balances, check_draws, check_spends, check_times
 from llmpipe.state.contracts.ledger import Balance, Draw, Shortage, Spend
 from llmpipe.state.sqlite.engine import Engine
 from llmpipe.state.sqlite.jobs import Session
 from llmpipe.state.sqlite.seals import real, seal, whole
+from llmpipe.state.sqlite.text import from_json, to_json
 
 __all__ = ("SqliteLedger",)
 
@@ -62,7 +63,10 @@ class SqliteLedger:
 
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         """See `Ledger.reserve`."""
-        return await self._engine.run(partial(self._reserve, hold=hold, draws=_checked(draws), lease=lease))
+        draws = tuple(draws)  # as they were when they were given
+        check_draws(draws)
+        check_times(lease=lease)
+        return await self._engine.run(partial(self._reserve, hold=hold, draws=draws, lease=lease))
 
     def _reserve(self, db: Session, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         self._sweep(db)
@@ -91,13 +95,18 @@ class SqliteLedger:
             found.parts[key] = (max(nano, draw.nano), max(likely, draw.likely))
             _touch(sums[key], draw, db.now)
         found.state, found.at = "open", db.now + lease
+        if not lease > 0:  # it is over at once, for those who ask at this very moment too
+            db.swept.discard(("ledger", self._space))
         self._put_sums(db, sums)
         self._put_hold(db, hold, found)
         return None
 
     async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend] = ()) -> bool:
         """See `Ledger.settle`."""
-        charges, lines = _checked(charges), [_line(self._space, row) for row in rows]
+        charges = tuple(charges)
+        check_draws(charges, once=False)
+        check_spends(rows)
+        lines = [_line(self._space, row) for row in rows]
         return await self._engine.run(partial(self._settle, hold=hold, charges=charges, lines=lines))
 
     def _settle(
@@ -125,6 +134,7 @@ class SqliteLedger:
 
     async def balances(self, keys: Sequence[tuple[str, int]]) -> list[Balance]:
         """See `Ledger.balances`."""
+        check_balances(keys)
         return await self._engine.run(partial(self._balances, keys=list(keys)), "read")
 
     def _balances(self, db: Session, keys: Iterable[_Key]) -> list[Balance]:
@@ -176,13 +186,15 @@ class SqliteLedger:
         after: Spend | None = None,
     ) -> list[Spend]:
         """See `Ledger.spends`."""
+        check_times(since=since, until=until)
         at, name = (after.at, after.id) if after is not None else (-inf, "")
         whose = (self._space,) if tenant is None else (self._space, tenant)
-        asked = (*whose, real(since), real(until), real(at), name, max(0, limit))
+        asked = (*whose, real(since), real(until), real(at), name, at_most(limit))
         return await self._engine.run(partial(_spends, asked=asked, everybody=tenant is None), "read")
 
     async def forget(self, before: float) -> int:
         """See `Ledger.forget`. In steps, between which others are served."""
+        check_times(before=before)
         gone = 0
         while step := await self._engine.run(partial(self._forget, before=before)):
             gone += step
@@ -236,25 +248,13 @@ class SqliteLedger:
             return None
         if not whole(row):
             raise db.damaged(f"the hold {hold!r} was changed")
-        parts = {(account, period): (nano, likely) for account, period, nano, likely in orjson.loads(row[4])}
+        parts = {(account, period): (nano, likely) for account, period, nano, likely in from_json(row[4])}
         return _Hold(row[2], row[3], parts)
 
     def _put_hold(self, db: Session, hold: str, found: _Hold) -> None:
-        parts = orjson.dumps([[*key, *part] for key, part in found.parts.items()]).decode()
+        parts = to_json([[*key, *part] for key, part in found.parts.items()])
         row = (self._space, hold, found.state, real(found.at), parts)
         db.execute("REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", (*row, seal(*row)))
-
-
-def _checked(draws: Sequence[Draw]) -> tuple[Draw, ...]:
-    """`draws`, as they were when they were given.
-
-    Raises: ValueError for money that does not fit 64 bits, or is below 0.
-    """
-    draws = tuple(draws)
-    for draw in draws:
-        if not (0 <= draw.nano <= _MOST and 0 <= draw.likely <= _MOST):
-            raise ValueError(f"{draw.account!r}: nano-USD are from 0 to 2**63 - 1, not {draw.nano}")
-    return draws
 
 
 def _touch(sum_: _Sum, draw: Draw, now: float) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import inf
 
-import orjson
-
+from llmpipe.state.checks import check_asks, check_times, check_used
 from llmpipe.state.contracts.limits import Ask, Level, Taken
 from llmpipe.state.gcra import arrival, level, wait
 from llmpipe.state.sqlite.engine import Engine
 from llmpipe.state.sqlite.jobs import Session
 from llmpipe.state.sqlite.seals import real, seal, whole
+from llmpipe.state.sqlite.text import from_json, to_json
 
 __all__ = ("SqliteLimits",)
 
@@ -36,9 +35,8 @@ class SqliteLimits:
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
         """See `Limits.take`."""
         asks = tuple(asks)
-        for ask in asks:
-            if not 0 <= ask.amount < inf:
-                raise ValueError(f"{ask.key!r}: an amount is a number from 0 on, not {ask.amount}")
+        check_asks(asks)
+        check_times(lease=lease)
         return await self._engine.run(partial(self._take, ticket=ticket, asks=asks, lease=lease), "soft")
 
     def _take(self, db: Session, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
@@ -60,12 +58,15 @@ class SqliteLimits:
                     stands[ask.key] = (stand or 0.0) + ask.amount
                     self._put_slots(db, ask.key, stands[ask.key])
                     taken[ask.key] = (taken.get(ask.key, (0.0, 0.0))[0] + ask.amount, 0.0)
-        row = (self._space, ticket, real(now + lease), orjson.dumps(taken).decode())
+        if not lease > 0:  # it is over at once, for those who ask at this very moment too
+            db.swept.discard(("limits", self._space))
+        row = (self._space, ticket, real(now + lease), to_json(taken))
         db.execute("REPLACE INTO tickets VALUES (?, ?, ?, ?, ?)", (*row, seal(*row)))
         return Taken(_levels(asks, stands, now))
 
     async def settle(self, ticket: str, used: Mapping[str, float]) -> bool:
         """See `Limits.settle`."""
+        check_used(used)
         return await self._engine.run(partial(self._settle, ticket=ticket, used=dict(used)), "soft")
 
     def _settle(self, db: Session, ticket: str, used: Mapping[str, float]) -> bool:
@@ -85,6 +86,7 @@ class SqliteLimits:
 
     async def levels(self, asks: Sequence[Ask]) -> tuple[Level, ...]:
         """See `Limits.levels`."""
+        check_asks(asks)
         return await self._engine.run(partial(self._read_levels, asks=tuple(asks)), "read")
 
     def _read_levels(self, db: Session, asks: Sequence[Ask]) -> tuple[Level, ...]:
@@ -101,10 +103,10 @@ class SqliteLimits:
             db.execute("DELETE FROM buckets WHERE space = ? AND key = ?", (self._space, key))
             db.execute("DELETE FROM slots WHERE space = ? AND key = ?", (self._space, key))
         for row in db.execute("SELECT * FROM tickets WHERE space = ?", (self._space,)).fetchall():
-            taken = orjson.loads(row[3])
+            taken = from_json(row[3])
             if not taken.keys().isdisjoint(keys):
                 left = {key: part for key, part in taken.items() if key not in keys}
-                row = (*row[:3], orjson.dumps(left).decode())
+                row = (*row[:3], to_json(left))
                 db.execute("REPLACE INTO tickets VALUES (?, ?, ?, ?, ?)", (*row, seal(*row)))
 
     def _sweep(self, db: Session) -> float:
@@ -171,7 +173,7 @@ class SqliteLimits:
             return None
         if not whole(row):
             raise db.damaged(f"the ticket {ticket!r} was changed")
-        return {key: (amount, seconds) for key, (amount, seconds) in orjson.loads(row[3]).items()}
+        return {key: (amount, seconds) for key, (amount, seconds) in from_json(row[3]).items()}
 
 
 def _refusal(asks: Sequence[Ask], stands: Mapping[str, float], now: float) -> tuple[int | None, float | None]:

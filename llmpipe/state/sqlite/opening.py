@@ -15,6 +15,7 @@ from llmpipe.state.sqlite import seals, wal
 from llmpipe.state.sqlite.clock import Clock, this_boot
 from llmpipe.state.sqlite.faults import damaged
 from llmpipe.state.sqlite.schema import APPLICATION_ID, VERSION, expected, migrate, shape
+from llmpipe.state.sqlite.text import decoded
 
 __all__ = ("connect", "inspect")
 
@@ -147,6 +148,7 @@ def _open(path: str, timeout: float) -> sqlite3.Connection:
         f"file:{quote(path)}?mode=rw", uri=True, isolation_level=None, timeout=timeout, cached_statements=256
     )
     try:
+        db.text_factory = decoded
         db.execute("PRAGMA cell_size_check = ON")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA trusted_schema = OFF")

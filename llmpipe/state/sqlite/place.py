@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote
 from attrs import frozen
 
 from llmpipe.errors import ConfigError
-from llmpipe.secret import scrub
+from llmpipe.secret import hide_password, scrub
 
 __all__ = ("Place", "read_url")
 
@@ -38,8 +38,8 @@ def read_url(url: str) -> Place:
     name = unquote(rest)
     if not rest.startswith("/") or not name.strip("/") or "\0" in name or "#" in rest:
         raise ConfigError(
-            f"{scrub(str(url))!r} names no file; a relative path is written sqlite:///state.db, an absolute "
-            "one sqlite:////var/lib/state.db; for nothing that lasts there is memory://"
+            f"{scrub(hide_password(str(url)))!r} names no file; a relative path is sqlite:///state.db, "
+            "an absolute one sqlite:////var/lib/state.db; for nothing that lasts there is memory://"
         )
     if name.lstrip("/") == ":memory:":
         raise ConfigError("sqlite:// keeps things in a file; in memory they are kept by memory://")

@@ -6,12 +6,12 @@ import time
 from functools import partial
 from typing import Any
 
-import orjson
-
+from llmpipe.state.checks import check_row
 from llmpipe.state.contracts.providers import ProviderRow
 from llmpipe.state.sqlite.engine import Engine
 from llmpipe.state.sqlite.jobs import Session
 from llmpipe.state.sqlite.seals import real, seal, whole
+from llmpipe.state.sqlite.text import from_json, to_json
 
 __all__ = ("SqliteProviders",)
 
@@ -37,6 +37,7 @@ class SqliteProviders:
 
     async def put(self, row: ProviderRow) -> None:
         """See `ProviderTable.put`."""
+        check_row(row)
         await self._engine.run(partial(self._put, row=row, now=time.time()))
 
     def _put(self, db: Session, row: ProviderRow, now: float) -> None:
@@ -49,7 +50,7 @@ class SqliteProviders:
             row.provider,
             row.model,
             row.account,
-            orjson.dumps(row.use_cases).decode(),
+            to_json(row.use_cases),
             row.max_tokens,
             int(row.is_default),
             int(row.is_active),
@@ -113,7 +114,7 @@ def _read(db: Session, row: tuple[Any, ...]) -> ProviderRow:
         provider=provider,
         model=model,
         account=account,
-        use_cases=tuple(orjson.loads(use_cases)),
+        use_cases=tuple(from_json(use_cases)),
         max_tokens=max_tokens,
         is_default=bool(default),
         is_active=bool(active),

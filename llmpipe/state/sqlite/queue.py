@@ -9,6 +9,7 @@ from zlib import crc32
 
 from attrs import astuple, define
 
+from llmpipe.state.checks import at_most, check_item, check_times
 from llmpipe.state.contracts.queue import (
     Item,
     ItemStatus,
@@ -87,6 +88,7 @@ class SqliteQueue:
 
     async def put(self, item: Item) -> bool:
         """See `Queue.put`."""
+        check_item(item)
         return await self._engine.run(partial(self._put, item=item))
 
     def _put(self, db: Session, item: Item) -> bool:
@@ -136,10 +138,12 @@ class SqliteQueue:
 
     async def lease(self, owner: str, *, count: int = 1, seconds: float = 60.0) -> list[Leased]:
         """See `Queue.lease`."""
+        check_times(seconds=seconds)
         return await self._engine.run(partial(self._lease, count=count, seconds=seconds))
 
     def _lease(self, db: Session, count: int, seconds: float) -> list[Leased]:
         self._sweep(db)
+        count = at_most(count)
         items, size, tokens = self._totals(db)
         found: list[Leased] = []
         while len(found) < count:
@@ -164,6 +168,7 @@ class SqliteQueue:
 
     async def renew(self, item: str, token: int, seconds: float) -> bool:
         """See `Queue.renew`."""
+        check_times(seconds=seconds)
         return await self._engine.run(partial(self._renew, item=item, token=token, seconds=seconds))
 
     def _renew(self, db: Session, item: str, token: int, seconds: float) -> bool:
@@ -171,6 +176,7 @@ class SqliteQueue:
         if entry is not None:
             entry.until = real(db.now + seconds)
             self._save(db, entry)
+            db.swept.discard(("queue", self._space))  # it may be over at once
         return entry is not None
 
     async def done(self, item: str, token: int, result: bytes = b"") -> bool:
@@ -194,6 +200,7 @@ class SqliteQueue:
         self, item: str, token: int, reason: str, *, delay: float = 0.0, final: bool = False
     ) -> bool:
         """See `Queue.fail`."""
+        check_times(delay=delay)
         return await self._engine.run(
             partial(self._fail, item=item, token=token, reason=reason, delay=delay, final=final)
         )
@@ -250,7 +257,7 @@ class SqliteQueue:
         self._sweep(db)
         return db.execute(
             "SELECT id, reason FROM items WHERE space = ? AND state = 'dead' ORDER BY number LIMIT ?",
-            (self._space, max(0, limit)),
+            (self._space, at_most(limit)),
         ).fetchall()
 
     async def revive(self, item: str) -> bool:
@@ -274,6 +281,7 @@ class SqliteQueue:
 
     async def forget(self, older_than: float) -> int:
         """See `Queue.forget`. In steps, between which others are served."""
+        check_times(older_than=older_than)
         gone = 0
         while step := await self._engine.run(partial(self._forget, older_than=older_than)):
             gone += step

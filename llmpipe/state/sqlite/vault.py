@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from llmpipe.state.checks import at_most, check_key
 from llmpipe.state.contracts.vault import SealedKey
 from llmpipe.state.sqlite.engine import Engine
 from llmpipe.state.sqlite.jobs import Session
@@ -35,6 +36,7 @@ class SqliteVault:
 
     async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
         """See `Vault.put`."""
+        check_key(key, expected)
         return await self._engine.run(partial(self._put, key=key, expected=expected))
 
     def _put(self, db: Session, key: SealedKey, expected: tuple[int, str] | None) -> bool:
@@ -75,13 +77,13 @@ class SqliteVault:
         if after is None:
             rows = db.execute(
                 "SELECT * FROM vault WHERE space = ? ORDER BY tenant, provider, name LIMIT ?",
-                (self._space, max(0, limit)),
+                (self._space, at_most(limit)),
             )
         else:
             rows = db.execute(
                 "SELECT * FROM vault WHERE space = ? AND (tenant, provider, name) > (?, ?, ?) "
                 "ORDER BY tenant, provider, name LIMIT ?",
-                (self._space, *after, max(0, limit)),
+                (self._space, *after, at_most(limit)),
             )
         return [_key(db, row) for row in rows]
 

@@ -317,6 +317,49 @@ class AuditSuite:
         assert sum(kept) == 1
         assert await verified(sides[0], "w") == claims[kept.index(True)]
 
+    async def test_a_begin_and_its_end_in_two_batches_at_once_are_a_call_that_has_ended(
+        self, harness: Harness
+    ) -> None:
+        sides = [(await harness.open()).audit("a"), (await harness.reopen()).audit("a")]
+        calls = range(60)
+        begins = chain([begin(f"c{number}") for number in calls])
+        ends = chain([end(f"c{number}", "rescuer") for number in calls])
+        await fill(120, lambda number: sides[number % 2].append([(begins, ends)[number % 2][number // 2]]))
+        assert await sides[0].unended() == []
+        assert await sides[1].lost() == []
+        assert await sides[0].prune(10.0) == 120
+        assert await sides[1].unended() == []
+
+    async def test_what_is_appended_again_beside_pruning_does_not_come_back(self, harness: Harness) -> None:
+        sides = [(await harness.open()).audit("a"), (await harness.reopen()).audit("a")]
+        given = chain([note(at=float(at)) for at in range(60)])
+        await sides[0].append(given)
+
+        async def work(number: int) -> None:
+            if number % 4 == 0:
+                await sides[0].prune(float(number))
+            else:
+                await sides[1].append(given[:number])
+
+        await fill(60, work)
+        await sides[0].prune(58.0)
+        assert await verified(sides[1], "w") == given[58:]
+        assert await sides[0].anchor("w") == Anchor(58, given[57].hash)
+
+    @pytest.mark.parametrize(
+        "odd",
+        [{"at": float("nan")}, {"at": float("inf")}, {"seq": 0}, {"seq": -1}, {"body": {"n": 2**70}}],
+        ids=repr,
+    )
+    async def test_what_is_no_record_is_refused_and_nothing_is_kept(self, harness: Harness, odd: Any) -> None:
+        audit = (await harness.open()).audit("a")
+        with pytest.raises(ValueError, match="v"):
+            await audit.append([*chain([note()]), note("v", **{"seq": 1, "hash": "h", **odd})])
+        assert await audit.writers() == []
+        for call in (audit.prune(float("nan")), audit.beat("w", float("nan"))):
+            with pytest.raises(ValueError, match="not a number"):
+                await call
+
     async def test_a_record_that_was_changed_is_found(self, harness: Harness) -> None:
         audit = (await harness.open()).audit("a")
         await audit.append(chain([note(at=float(at), body={"n": at}) for at in range(5)]))

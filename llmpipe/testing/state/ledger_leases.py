@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from math import isnan
+
+import pytest
+
 from llmpipe.state import Balance, Draw, Ledger, Shortage, Spend
-from llmpipe.testing.state.harness import Harness
+from llmpipe.testing.state.harness import Harness, fill
 
 __all__ = ("KEY", "LeaseTests", "MUCH", "balance", "draw", "spend")
 
@@ -112,3 +116,78 @@ class LeaseTests:
         assert (spent, held) == (0, 8)
         assert await ledger.settle("h", [draw(2), draw(1, account="b")]) is True
         assert await ledger.balances([KEY, ("b", 0)]) == [Balance(2, 8), Balance(1, 0)]
+
+    async def test_hundreds_of_leases_that_end_at_once_make_room_at_once(self, harness: Harness) -> None:
+        ledger = (await harness.open()).ledger("l")
+        await fill(700, lambda number: ledger.reserve(f"h{number}", [draw(1, 700)], 60.0))
+        assert await ledger.reserve("more", [draw(1, 700)], 60.0) == Shortage(0, 0, 700)
+        await harness.pass_time(100.0)
+        assert await ledger.reserve("more", [draw(700, 700)], 60.0) is None
+        assert await ledger.holds() == ["more"]
+
+    async def test_settling_beside_a_sweep_charges_each_hold_once(self, harness: Harness) -> None:
+        sides = [(await harness.open()).ledger("l"), (await harness.reopen()).ledger("l")]
+        await fill(60, lambda number: sides[0].reserve(f"h{number}", [draw(8, None, likely=5)], 60.0))
+        await harness.pass_time(100.0)
+
+        async def work(number: int) -> int:
+            side = sides[number % 2]
+            if number % 3 == 0:
+                return await side.sweep()
+            return int(await side.settle(f"h{number // 3}", [draw(3)], [spend(f"s{number // 3}")]))
+
+        await fill(180, work)
+        await sides[0].sweep()
+        assert await balance(sides[1]) == (60 * 3, 0)
+        assert len(await sides[0].spends()) == 60
+
+    async def test_one_hold_that_two_grow_at_once_holds_the_larger(self, harness: Harness) -> None:
+        sides = [(await harness.open()).ledger("l"), (await harness.reopen()).ledger("l")]
+        await fill(
+            40, lambda n: sides[n % 2].reserve("h", [draw(n % 10, 9), draw(1, account=f"b{n % 2}")], 60.0)
+        )
+        assert await balance(sides[0]) == (0, 9)
+        assert await balance(sides[1], "b1") == (0, 1)
+        await sides[0].settle("h", [])
+        assert await balance(sides[1]) == await balance(sides[1], "b0") == (0, 0)
+
+    async def test_forgetting_beside_settlements_loses_no_money(self, harness: Harness) -> None:
+        sides = [(await harness.open()).ledger("l"), (await harness.reopen()).ledger("l")]
+
+        async def work(number: int) -> None:
+            side = sides[number % 2]
+            if number % 5 == 0:
+                await side.forget(50.0)
+            await side.reserve(f"h{number}", [draw(4, None)], 60.0)
+            await side.settle(f"h{number}", [draw(3)], [spend(f"s{number:03}", float(number))])
+
+        await fill(100, work)
+        await sides[0].forget(50.0)
+        assert await balance(sides[1]) == (300, 0)
+        assert [row.id for row in await sides[1].spends()] == [f"s{number:03}" for number in range(50, 100)]
+
+    @pytest.mark.parametrize("lease", [float("nan"), 0.0, -5.0, 1e9, float("inf")])
+    async def test_a_lease_is_any_time_but_no_nonsense(self, harness: Harness, lease: float) -> None:
+        ledger = (await harness.open()).ledger("l")
+        if isnan(lease):
+            with pytest.raises(ValueError, match="lease"):
+                await ledger.reserve("h", [draw(8)], lease)
+        else:
+            assert await ledger.reserve("h", [draw(8, likely=1)], lease) is None
+        assert await ledger.holds() == (["h"] if lease > 0 else [])
+        await ledger.sweep()
+        assert await balance(ledger) == {0.0: (1, 0), -5.0: (1, 0)}.get(lease, (0, 8 if lease > 0 else 0))
+
+    @pytest.mark.parametrize("nano", [-1, 2**63, 1.5, float("nan")])
+    async def test_money_that_is_none_is_refused_and_nothing_is_held(
+        self, harness: Harness, nano: int
+    ) -> None:
+        ledger = (await harness.open()).ledger("l")
+        with pytest.raises(ValueError, match="nano"):
+            await ledger.reserve("h", [draw(1), draw(nano, None, account="b")], 60.0)
+        with pytest.raises(ValueError, match="nano"):
+            await ledger.settle("h", [draw(1), draw(nano, account="b")])
+        with pytest.raises(ValueError, match="s1"):
+            await ledger.settle("h", [draw(1)], [spend("s0"), spend("s1", float("nan"))])
+        assert await balance(ledger) == (0, 0)
+        assert await ledger.settle("h", [draw(1)], [spend("s0")]) is True

@@ -237,6 +237,33 @@ class LimitsSuite:
         assert near((await limits.levels([rate()]))[0], 0.02)
         assert await remaining(limits, slot()) == 1.0
 
+    async def test_hundreds_of_leases_that_end_at_once_make_room_at_once(self, harness: Harness) -> None:
+        limits = (await harness.open()).limits("l")
+        await fill(700, lambda number: limits.take(f"t{number}", [slot(limit=700.0)], 60.0))
+        assert (await limits.take("more", [slot(limit=700.0)], 60.0)).refused == 0
+        await harness.pass_time(70.0)
+        assert await remaining(limits, slot(limit=700.0)) == 700.0
+        assert (await limits.take("more", [slot(700.0, limit=700.0)], 60.0)).refused is None
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            slot(-1.0), slot(float("nan")), slot(limit=float("nan")), rate(float("inf")), rate(limit=0.0),
+            rate(limit=-1.0), rate(burst=float("nan")), Ask("rate", 1.0, 4.0, float("nan"), 4.0),
+            Ask("rate", 1.0, 4.0, -60.0, 4.0),
+        ],
+        ids=repr,
+    )  # fmt: skip
+    async def test_what_is_no_limit_is_refused_and_takes_nothing(self, harness: Harness, ask: Ask) -> None:
+        limits = (await harness.open()).limits("l")
+        with pytest.raises(ValueError, match=ask.key):
+            await limits.take("a", [slot(key="other"), ask], 600.0)
+        assert await remaining(limits, slot(key="other")) == 2.0
+        await limits.take("a", [slot(), rate()], 600.0)
+        with pytest.raises(ValueError, match="rate"):
+            await limits.settle("a", {"rate": float("nan")})
+        assert await limits.settle("a", {"rate": 0.0}) is True
+
     # ------------------------------------------------------------ reset
 
     async def test_a_reset_fills_buckets_and_frees_slots_of_these_keys_only(self, harness: Harness) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmpipe.state import Item, ItemStatus, Leased, Queue, QueueCounts
-from llmpipe.testing.state.harness import Harness
+from llmpipe.testing.state.harness import Harness, fill
 
 __all__ = ("QueueLeaseTests", "item", "lease", "numbers", "one", "reason", "state")
 
@@ -227,3 +227,61 @@ class QueueLeaseTests:
         await opened.queue("q").put(item("i"))
         assert await lease(opened.queue("other")) == []
         assert await opened.queue("other").put(item("i", b"else")) is True
+
+    async def test_hundreds_of_leases_that_end_at_once_are_over_for_whoever_asks(
+        self, harness: Harness
+    ) -> None:
+        queue = (await harness.open()).queue("q")
+
+        async def put(number: int) -> None:
+            late = 50.0 if number % 2 else None
+            await queue.put(item(f"i{number}", attempts=1 if number % 3 else 2, expires_in=late))
+
+        await fill(600, put)
+        assert len(await lease(queue, 600, 60.0)) == 600
+        await harness.pass_time(100.0)
+        assert numbers(await queue.counts()) == (100, 0, 0, 400, 100)
+        assert len(await lease(queue, 600)) == 100
+
+    async def test_what_is_over_is_so_since_it_was_and_not_since_somebody_looked(
+        self, harness: Harness
+    ) -> None:
+        queue = (await harness.open()).queue("q")
+        await queue.put(item("dead", attempts=1))
+        await queue.put(item("expired", expires_in=50.0))
+        await queue.put(item("late", expires_in=50.0))
+        dead, expired = await lease(queue, 2, 40.0)
+        assert (dead.id, expired.id) == ("dead", "expired")
+        await harness.pass_time(500.0)
+        assert await queue.forget(480.0) == 0
+        assert await queue.forget(455.0) == 1
+        assert await state(queue, "dead") == "none"
+        assert await queue.forget(440.0) == 2
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            {"attempts": 0},
+            {"attempts": -1},
+            {"priority": 2**60},
+            {"delay": float("nan")},
+            {"expires_in": float("nan")},
+        ],
+    )
+    async def test_what_could_never_be_leased_is_refused(
+        self, harness: Harness, rest: dict[str, Any]
+    ) -> None:
+        queue = (await harness.open()).queue("q")
+        with pytest.raises(ValueError, match=next(iter(rest)).replace("_", " ")):
+            await queue.put(item("i", **rest))
+        assert await queue.put(item("i")) is True
+        leased = await one(queue)
+        for call in (
+            queue.lease("w", seconds=float("nan")),
+            queue.renew("i", leased.token, float("nan")),
+            queue.fail("i", leased.token, "", delay=float("nan")),
+            queue.forget(float("nan")),
+        ):
+            with pytest.raises(ValueError, match="not a number"):
+                await call
+        assert await queue.done("i", leased.token) is True

@@ -236,13 +236,13 @@ async def test_draws_in_any_order_never_wait_for_one_another_in_a_circle(harness
 
 async def test_values_that_the_database_has_no_room_for_are_value_errors_and_the_store_stays_in_use(harness):
     ledger = (await harness.open()).ledger("l")
-    with pytest.raises(ValueError, match="cannot keep"):
+    with pytest.raises(ValueError, match="nano"):
         await ledger.reserve("h", [draw(2**63)], 60.0)
     await ledger.settle("g", [draw(2**62)])
     with pytest.raises(ValueError, match="out of range"):
         await ledger.settle("h", [draw(2**62)])
     assert (await ledger.balances([("a", 0)]))[0].spent == 2**62
-    with pytest.raises(ValueError, match="no time"):
+    with pytest.raises(ValueError, match="finite"):
         await ledger.settle("i", [], [Spend(id="s", at=float("nan"), nano=1)])
 
 

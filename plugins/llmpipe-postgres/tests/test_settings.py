@@ -79,7 +79,10 @@ def test_both_schemes_lead_here():
         assert isinstance(open_state(f"{scheme}://u@host/db"), PostgresState)
 
 
-@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("\0\ufdd0\ud800a0"))))
+STRANGE = "\0\1\ud7ff\ud800\udfff"
+
+
+@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from(STRANGE + "\2\u0100\ue000a0"))))
 def test_any_text_is_kept_and_comes_back(text):
     kept = escape(text)
     assert unescape(kept) == text
@@ -87,6 +90,14 @@ def test_any_text_is_kept_and_comes_back(text):
     kept.encode()
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\0\ufdd0")))
+@given(
+    st.lists(st.text(alphabet=st.one_of(st.characters(), st.sampled_from(STRANGE + "\2\ue000"))), max_size=9)
+)
+def test_texts_are_kept_in_their_order(texts):
+    # As UTF-8, by which the collation "C" goes.
+    assert sorted(texts) == [unescape(kept) for kept in sorted(map(escape, texts), key=str.encode)]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters=STRANGE)))
 def test_ordinary_text_is_kept_as_it_is(text):
     assert escape(text) == text

@@ -97,15 +97,18 @@ async def test_no_answer_crosses_where_commands_run_into_their_timeout(
 ) -> None:
     slow = Slow(server, 3, 0.01)
     state = opened(f"redis://127.0.0.1:{await listen(slow)}/0?timeout=0.02&connections=4")
-    late = 0
-    for turn in range(150):
+    late = answered = 0
+    for turn in range(2000):  # how many are late depends on how busy this machine is
         tag = b"%d" % turn
         try:
             assert await state.link().ask((b"ECHO", tag)) == tag
+            answered += 1
         except StoreUnavailable:
             late += 1
             state.link()._refuse_until = 0.0  # the next one goes at once
-    assert 10 < late < 140
+        if turn >= 150 and min(late, answered) > 10:
+            break
+    assert min(late, answered) > 10
 
 
 async def test_cancelled_waiters_for_a_connection_lose_nobody_their_turn(

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from llmpipe.state import Anchor, AuditQuery, AuditRecord
+from llmpipe.state.checks import at_most, body_json, check_query, check_records, check_times
 from llmpipe_postgres.link import Link
 from llmpipe_postgres.text import escape, fields, unescape
 
@@ -26,6 +27,7 @@ class PostgresAudit:
 
     async def append(self, records: Sequence[AuditRecord]) -> None:
         """See `Audit.append`."""
+        check_records(records)
         if not records:
             return
         await self._link.fetch(
@@ -39,9 +41,9 @@ class PostgresAudit:
             [escape(record.tenant) for record in records],
             [escape(record.user) for record in records],
             [escape(record.outcome) for record in records],
-            [orjson.dumps(dict(record.body)).decode() for record in records],
-            [record.previous for record in records],
-            [record.hash for record in records],
+            [body_json(record) for record in records],
+            [escape(record.previous) for record in records],
+            [escape(record.hash) for record in records],
         )
 
     async def head(self, writer: str) -> AuditRecord | Anchor:
@@ -56,7 +58,7 @@ class PostgresAudit:
             self._name,
             escape(writer),
         )
-        return Anchor(*rows[0]) if rows else Anchor()
+        return Anchor(rows[0][0], unescape(rows[0][1])) if rows else Anchor()
 
     async def writers(self) -> list[str]:
         """See `Audit.writers`."""
@@ -73,7 +75,7 @@ class PostgresAudit:
 
     async def unended(self, writer: str | None = None) -> list[AuditRecord]:
         """See `Audit.unended`."""
-        begins = f"EXISTS (SELECT FROM {self._in}audit_unended u WHERE u.trail = $1"
+        begins = f"EXISTS (SELECT FROM {self._in}unended u WHERE u.trail = $1"
         where = begins + " AND u.writer = a.writer AND u.seq = a.seq) ORDER BY a.writer, a.seq"
         if writer is None:
             return await self._records(where)
@@ -81,6 +83,7 @@ class PostgresAudit:
 
     async def beat(self, writer: str, lease: float) -> None:
         """See `Audit.beat`."""
+        check_times(lease=lease)
         await self._link.fetch(
             f"INSERT INTO {self._in}audit_writers (trail, writer, alive_until) VALUES ($1, $2, "  # noqa: S608  a checked name
             "extract(epoch FROM clock_timestamp())::float8 + $3::float8) "
@@ -93,7 +96,7 @@ class PostgresAudit:
     async def lost(self) -> list[str]:
         """See `Audit.lost`."""
         rows = await self._link.fetch(
-            f"SELECT DISTINCT u.writer FROM {self._in}audit_unended u "  # noqa: S608  a checked name
+            f"SELECT DISTINCT u.writer FROM {self._in}unended u "  # noqa: S608  a checked name
             f"LEFT JOIN {self._in}audit_writers w ON w.trail = u.trail AND w.writer = u.writer "
             "WHERE u.trail = $1 AND coalesce(w.alive_until, 0) <= "
             "extract(epoch FROM clock_timestamp())::float8 + $2::float8",
@@ -106,7 +109,8 @@ class PostgresAudit:
         self, query: AuditQuery, *, limit: int = 1000, after: AuditRecord | None = None
     ) -> list[AuditRecord]:
         """See `Audit.query`."""
-        args: list[Any] = [query.since, query.until, limit]
+        check_query(query)
+        args: list[Any] = [query.since, query.until, at_most(limit)]
         wanted = ["a.at >= $2 AND a.at < $3"]
         for name in ("tenant", "user", "outcome", "kind", "call", "writer"):
             value = getattr(query, name)
@@ -129,6 +133,7 @@ class PostgresAudit:
 
     async def prune(self, before: float) -> int:
         """See `Audit.prune`. In steps, each of which is whole: what went and the anchor go together."""
+        check_times(before=before)
         gone = 0
         for writer in await self.writers():
             while True:

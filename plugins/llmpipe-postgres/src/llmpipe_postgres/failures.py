@@ -35,7 +35,15 @@ _BY_STATE: dict[str, Verdict] = {
     "3F000": "damaged",  # invalid_schema_name
     "LP001": "value",  # ours: a record of the trail is there, and is another
 }
-_BY_CLASS: dict[str, Verdict] = {"08": "lost", "22": "value", "23": "value", "42": "damaged", "XX": "damaged"}
+_BY_CLASS: dict[str, Verdict] = {
+    "08": "lost",
+    "22": "value",
+    "23": "value",
+    "54": "value",
+    "42": "damaged",
+    "XX": "damaged",
+}
+# Of class 54 is a name that is too long for an index (2,700 bytes, where they do not compress).
 # Of class 42 are a table, a column or a function that is not there, or is not as it was made.
 
 

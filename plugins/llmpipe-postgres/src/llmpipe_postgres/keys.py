@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmpipe.state import ProviderRow, SealedKey
+from llmpipe.state.checks import at_most, check_key, check_row
 from llmpipe_postgres.link import Link
 from llmpipe_postgres.text import escape, fields, unescape
 
@@ -40,6 +41,7 @@ class PostgresVault:
 
     async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
         """See `Vault.put`. Who lost the answer finds the key it meant to store, and knows that it did."""
+        check_key(key, expected)
         args: list[Any] = [
             self._name, escape(key.tenant), escape(key.provider), escape(key.name), key.version,
             escape(key.master), key.data_key, key.secret, key.created_at, escape(key.hint),
@@ -86,7 +88,7 @@ class PostgresVault:
             f"SELECT {_KEY} FROM {self._table} WHERE vault = $1 {beyond} "  # noqa: S608  names of ours
             "ORDER BY tenant, provider, name LIMIT $2",
             self._name,
-            limit,
+            at_most(limit),
             *args,
         )
         return [_key(row) for row in rows]
@@ -115,6 +117,7 @@ class PostgresProviders:
 
     async def put(self, row: ProviderRow) -> None:
         """See `ProviderTable.put`."""
+        check_row(row)
         await self._link.fetch(
             f"INSERT INTO {self._table} (registry, name, provider, model, account_id, use_case, max_tokens, "  # noqa: S608  names of ours
             "is_default, is_active, api_key_name, base_url, created_at, updated_at) "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite
 from secrets import randbits
 from typing import Any
 
@@ -11,6 +10,7 @@ import orjson
 from attrs import asdict, fields
 
 from llmpipe.state import Balance, Draw, Shortage, Spend
+from llmpipe.state.checks import at_most, check_balances, check_draws, check_spends, check_times
 from llmpipe_postgres.link import Link
 from llmpipe_postgres.text import escape, unescape
 from llmpipe_postgres.text import fields as texts
@@ -37,6 +37,8 @@ class PostgresLedger:
 
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         """See `Ledger.reserve`."""
+        check_draws(draws)
+        check_times(lease=lease)
         accounts, periods, nanos, ends = _columns(draws)
         limits, likelies = [draw.limit for draw in draws], [draw.likely for draw in draws]
         force = False
@@ -57,6 +59,8 @@ class PostgresLedger:
 
     async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend] = ()) -> bool:
         """See `Ledger.settle`. Whose answer is lost asks again, and learns that it was he who did it."""
+        check_draws(charges, once=False)
+        check_spends(rows)
         accounts, periods, nanos, ends = _columns(charges)
         journal = _journal(self._name, rows) if rows else None
         done: bool = await self._link.value(
@@ -67,6 +71,7 @@ class PostgresLedger:
 
     async def balances(self, keys: Sequence[tuple[str, int]]) -> list[Balance]:
         """See `Ledger.balances`."""
+        check_balances(keys)
         rows = await self._link.fetch(
             f"SELECT coalesce(b.spent, 0), coalesce(b.held, 0) "  # noqa: S608  a checked name
             f"FROM unnest($2::text[], $3::bigint[]) WITH ORDINALITY AS w (account, period, place) "
@@ -117,8 +122,9 @@ class PostgresLedger:
         after: Spend | None = None,
     ) -> list[Spend]:
         """See `Ledger.spends`."""
+        check_times(since=since, until=until)
         wanted = "ledger = $1 AND at >= $2 AND at < $3"
-        args: list[Any] = [self._name, since, until, limit]
+        args: list[Any] = [self._name, since, until, at_most(limit)]
         if tenant is not None:
             args.append(escape(tenant))
             wanted += f" AND tenant = ${len(args)}"
@@ -133,6 +139,7 @@ class PostgresLedger:
 
     async def forget(self, before: float) -> int:
         """See `Ledger.forget`."""
+        check_times(before=before)
         lines = await self._drop("journal", "id", "at < $2", before)
         await self._drop("holds", "hold", "state > 0 AND until < $2", before)
         return lines
@@ -170,8 +177,6 @@ def _journal(ledger: str, rows: Sequence[Spend]) -> str:
         for name, value in line.items():
             if type(value) is str:
                 line[name] = escape(value)
-            elif type(value) is float and not isfinite(value):
-                raise ValueError(f"{name} of spend {row.id!r} is {value}, which is no time")
         line["ledger"] = ledger
         told.append(line)
     return orjson.dumps(told).decode()

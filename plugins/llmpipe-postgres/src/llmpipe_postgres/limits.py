@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from llmpipe.state import Ask, Level, Taken
+from llmpipe.state.checks import check_asks, check_times, check_used
 from llmpipe.state.gcra import level, wait
 from llmpipe_postgres.link import Link
 from llmpipe_postgres.text import escape
@@ -34,6 +35,8 @@ class PostgresLimits:
 
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
         """See `Limits.take`."""
+        check_asks(asks)
+        check_times(lease=lease)
         self._takes += 1
         if self._takes % _SWEEP_EACH == 0:
             await self.sweep()
@@ -56,6 +59,7 @@ class PostgresLimits:
 
     async def settle(self, ticket: str, used: Mapping[str, float]) -> bool:
         """See `Limits.settle`."""
+        check_used(used)
         settled: bool = await self._link.value(
             self._settle,
             self._name,
@@ -68,6 +72,7 @@ class PostgresLimits:
 
     async def levels(self, asks: Sequence[Ask]) -> tuple[Level, ...]:
         """See `Limits.levels`."""
+        check_asks(asks)
         ((now, tats, helds),) = await self._link.fetch(
             self._read,
             self._name,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmpipe.state import Item, ItemStatus, Leased, QueueConflict, QueueCounts, QueueFull
+from llmpipe.state.checks import at_most, check_item, check_times
 from llmpipe_postgres.link import Link
 from llmpipe_postgres.text import escape, unescape
 
 __all__ = ("PostgresQueue",)
 
 _AT_ONCE = 500
+_SWEPT = 2000  # leases and expiries that one step ends
+_MOST = 2**63
 _STATES = ("pending", "leased", "done", "dead", "expired")
 
 
@@ -30,6 +33,7 @@ class PostgresQueue:
 
     async def put(self, item: Item) -> bool:
         """See `Queue.put`."""
+        check_item(item)
         ((verdict, items, size),) = await self._link.fetch(
             f"SELECT * FROM {self._in}put_item($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11)",  # noqa: S608  a checked name
             self._name, self._ahead(), self._max_items, self._max_bytes, escape(item.id), item.payload,
@@ -43,12 +47,13 @@ class PostgresQueue:
 
     async def lease(self, owner: str, *, count: int = 1, seconds: float = 60.0) -> list[Leased]:
         """See `Queue.lease`. When the answer is lost, so are these leases: their items come when they end."""
+        check_times(seconds=seconds)
         rows = await self._link.fetch(
             f"SELECT * FROM {self._in}lease_items($1,$2,$3,$4,$5)",  # noqa: S608  a checked name
             self._name,
             self._ahead(),
             escape(owner),
-            count,
+            at_most(count),
             seconds,
             repeat=False,
         )
@@ -59,6 +64,9 @@ class PostgresQueue:
 
     async def renew(self, item: str, token: int, seconds: float) -> bool:
         """See `Queue.renew`."""
+        check_times(seconds=seconds)
+        if abs(token) >= _MOST:
+            return False
         held: bool = await self._link.value(
             f"SELECT {self._in}renew_item($1,$2,$3,$4,$5)",
             self._name,
@@ -71,6 +79,8 @@ class PostgresQueue:
 
     async def done(self, item: str, token: int, result: bytes = b"") -> bool:
         """See `Queue.done`."""
+        if abs(token) >= _MOST:
+            return False
         held: bool = await self._link.value(
             f"SELECT {self._in}finish_item($1,$2,$3,$4,$5,$6)",
             self._name,
@@ -86,6 +96,9 @@ class PostgresQueue:
         self, item: str, token: int, reason: str, *, delay: float = 0.0, final: bool = False
     ) -> bool:
         """See `Queue.fail`."""
+        check_times(delay=delay)
+        if abs(token) >= _MOST:
+            return False
         held: bool = await self._link.value(
             f"SELECT {self._in}fail_item($1,$2,$3,$4,$5,$6,$7,$8)",
             self._name,
@@ -100,7 +113,10 @@ class PostgresQueue:
         return held
 
     async def _swept(self) -> None:
-        await self._link.fetch(f"SELECT {self._in}sweep_queue($1,$2)", self._name, self._ahead())
+        """End what is over, so many in each step that none takes long."""
+        sql = f"SELECT {self._in}end_leases($1,$2,$3)"
+        while await self._link.value(sql, self._name, self._ahead(), _SWEPT) >= _SWEPT:
+            pass
 
     async def status(self, item: str) -> ItemStatus | None:
         """See `Queue.status`."""
@@ -139,12 +155,13 @@ class PostgresQueue:
             f"SELECT id, reason FROM {self._in}queue_items WHERE queue = $1 AND state = 'dead' "  # noqa: S608  a checked name
             "ORDER BY number LIMIT $2",
             self._name,
-            limit,
+            at_most(limit),
         )
         return [(unescape(name), unescape(reason)) for name, reason in rows]
 
     async def revive(self, item: str) -> bool:
         """See `Queue.revive`."""
+        await self._swept()
         revived: bool = await self._link.value(
             f"SELECT {self._in}revive_item($1,$2,$3)", self._name, self._ahead(), escape(item)
         )
@@ -152,6 +169,7 @@ class PostgresQueue:
 
     async def forget(self, older_than: float) -> int:
         """See `Queue.forget`."""
+        check_times(older_than=older_than)
         await self._swept()
         gone = 0
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmpipe.state import Trip
+from llmpipe.state.checks import check_trip
 from llmpipe_redis.text import packed, unpacked
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class RedisBreakers:
 
     async def trip(self, key: str, trip: Trip) -> None:
         """See `Breakers.trip`."""
+        check_trip(trip)
         args = (packed(key), b"%r" % float(trip.seconds), b"%d" % trip.reopens)
         await self._state.run("trip", self._base, args)
 

@@ -52,7 +52,7 @@ class RedisCache:
         except BadReply:  # nothing that could be kept; whoever asked has it all the same
             await self._run("cache_delete", key)
             return
-        milliseconds = int(min(keep, _FOREVER) * 1000)
+        milliseconds = int(min(keep, _FOREVER) * 1000) if keep > 0 else 0  # which NaN is not
         if milliseconds > 0:
             await self._run("cache_put", key, b"%d" % milliseconds, data)
         else:

@@ -10,6 +10,7 @@ import attrs
 
 from llmpipe.errors import StoreDamaged
 from llmpipe.state import Balance, Draw, Shortage, Spend
+from llmpipe.state.checks import check_balances, check_draws, check_spends, check_times
 from llmpipe_redis.text import exact, packed, unpacked
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ class RedisLedger:
 
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         """See `Ledger.reserve`. Also raises ValueError for more than 2**53 nano-USD."""
+        check_draws(draws)
+        check_times(lease=lease)
         args = [self._remember, packed(hold), b"%r" % float(lease)]
         for draw in draws:
             limit = b"" if draw.limit is None else exact(draw.limit, "a draw's limit")
             args += (_balance(draw.account, draw.period), exact(draw.nano, "a draw"), limit)
             args += (exact(draw.likely, "a draw's likely charge"), _keep(draw, lease))
-        found = await self._run("reserve", args)
+        found = await self._state.run_whole("reserve", self._base, args)
         if found is None:
             return None
         if found == b"settled":
@@ -53,6 +56,8 @@ class RedisLedger:
 
     async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend] = ()) -> bool:
         """See `Ledger.settle`. Also raises ValueError for more than 2**53 nano-USD."""
+        check_draws(charges, once=False)
+        check_spends(rows)
         args = [self._remember, packed(hold), b"%d" % self._state.settings.lines, b"%d" % len(charges)]
         for draw in charges:
             args += (_balance(draw.account, draw.period), exact(draw.nano, "a charge"), _keep(draw, 0.0))
@@ -62,6 +67,7 @@ class RedisLedger:
 
     async def balances(self, keys: Sequence[tuple[str, int]]) -> list[Balance]:
         """See `Ledger.balances`."""
+        check_balances(keys)
         if not keys:
             return []
         found = await self._run("balances", [self._remember, *[_balance(*key) for key in keys]])
@@ -89,6 +95,7 @@ class RedisLedger:
         after: Spend | None = None,
     ) -> list[Spend]:
         """See `Ledger.spends`. Reads all tenants' lines, in pages, to find those of one."""
+        check_times(since=since, until=until)
         found: list[Spend] = []
         while len(found) < limit:
             most = _PAGE if tenant is not None else min(_PAGE, limit - len(found))
@@ -103,6 +110,7 @@ class RedisLedger:
 
     async def forget(self, before: float) -> int:
         """See `Ledger.forget`. Settled holds are known for the setting `remember`, whatever `before` says."""
+        check_times(before=before)
         total = 0
         while count := await self._run("forget", [b"%r" % float(before)]):
             total += count
@@ -130,7 +138,7 @@ def _keep(draw: Draw, lease: float) -> bytes:
     """
     if draw.ends is None:
         return b"-1"
-    seconds = max(0.0, draw.ends - draw.period) + _WEEK + lease
+    seconds = max(0.0, draw.ends - draw.period) + _WEEK + max(0.0, lease)
     return b"%d" % (min(seconds, _FOREVER) * 1000)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmpipe.state import Ask, Level, Taken
+from llmpipe.state.checks import check_asks, check_times, check_used
 from llmpipe_redis.text import packed
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ class RedisLimits:
 
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
         """See `Limits.take`."""
+        check_asks(asks)
+        check_times(lease=lease)
         args = [packed(ticket), b"%r" % float(lease)]
-        found = await self._state.run("take", self._base, args + _written(asks))
+        found = await self._state.run_whole("take", self._base, args + _written(asks))
         refused, after, *levels = found.split()
         return Taken(
             _levels(levels),
@@ -37,6 +40,7 @@ class RedisLimits:
 
     async def settle(self, ticket: str, used: Mapping[str, float]) -> bool:
         """See `Limits.settle`."""
+        check_used(used)
         args = [packed(ticket)]
         for key, units in used.items():
             args += (packed(key), b"%r" % float(units))
@@ -44,7 +48,8 @@ class RedisLimits:
 
     async def levels(self, asks: Sequence[Ask]) -> tuple[Level, ...]:
         """See `Limits.levels`."""
-        return _levels((await self._state.run("levels", self._base, _written(asks))).split())
+        check_asks(asks)
+        return _levels((await self._state.run_whole("levels", self._base, _written(asks))).split())
 
     async def reset(self, keys: Sequence[str]) -> None:
         """See `Limits.reset`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from llmpipe.state import Item, ItemStatus, Leased, QueueConflict, QueueCounts, QueueFull, QueueState
+from llmpipe.state.checks import at_most, check_item, check_times
 from llmpipe_redis.text import exact, packed, unpacked
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class RedisQueue:
         self._max_items, self._max_bytes = max_items, max_bytes
 
     async def put(self, item: Item) -> bool:
-        """See `Queue.put`. Also raises ValueError for a priority beyond 2**53."""
+        """See `Queue.put`."""
+        check_item(item)
         answer = await self._run(
             "put",
             packed(item.id),
@@ -52,9 +54,10 @@ class RedisQueue:
 
     async def lease(self, owner: str, *, count: int = 1, seconds: float = 60.0) -> list[Leased]:
         """See `Queue.lease`."""
+        check_times(seconds=seconds)
         if count < 1:
             return []
-        found = await self._run("lease", packed(owner), b"%d" % count, b"%r" % float(seconds))
+        found = await self._run("lease", packed(owner), b"%d" % at_most(count), b"%r" % float(seconds))
         return [
             Leased(id=unpacked(found[at]), payload=found[at + 1], token=found[at + 2], attempt=found[at + 3])
             for at in range(0, len(found), 4)
@@ -62,6 +65,7 @@ class RedisQueue:
 
     async def renew(self, item: str, token: int, seconds: float) -> bool:
         """See `Queue.renew`."""
+        check_times(seconds=seconds)
         return bool(await self._run("renew", packed(item), b"%d" % token, b"%r" % float(seconds)))
 
     async def done(self, item: str, token: int, result: bytes = b"") -> bool:
@@ -72,6 +76,7 @@ class RedisQueue:
         self, item: str, token: int, reason: str, *, delay: float = 0.0, final: bool = False
     ) -> bool:
         """See `Queue.fail`."""
+        check_times(delay=delay)
         args = (packed(item), b"%d" % token, packed(reason), b"%r" % float(delay), b"%d" % final)
         return bool(await self._run("fail", *args))
 
@@ -98,7 +103,7 @@ class RedisQueue:
         """See `Queue.dead`."""
         if limit < 1:
             return []
-        found = await self._run("dead", b"%d" % limit)
+        found = await self._run("dead", b"%d" % at_most(limit))
         texts = [unpacked(text) for text in found]
         return list(zip(texts[::2], texts[1::2], strict=True))
 
@@ -108,10 +113,11 @@ class RedisQueue:
 
     async def forget(self, older_than: float) -> int:
         """See `Queue.forget`."""
+        check_times(older_than=older_than)
         total = 0
         while count := await self._run("forget_items", b"%r" % float(older_than)):
             total += count
         return total
 
     async def _run(self, name: str, *args: bytes) -> Any:
-        return await self._state.run(name, self._base, args)
+        return await self._state.run_whole(name, self._base, args)

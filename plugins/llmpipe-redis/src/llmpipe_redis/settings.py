@@ -65,13 +65,14 @@ class Settings:
 
         Raises: ConfigError for what is not understood. The URL itself is in no error.
         """
+        wrong = ""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            # `from None`: a ValueError of urlsplit may quote the URL.
-            what = "the port is no number from 0 to 65535" if "ort" in str(error) else "it cannot be read"
-            raise ConfigError(f"the URL of a Redis store: {what}") from None
+            wrong = "the port is no number from 0 to 65535" if "ort" in str(error) else "it cannot be read"
+        if wrong:  # raised here, for a ValueError of urlsplit may quote the URL, and would be its context
+            raise ConfigError(f"the URL of a Redis store: {wrong}")
         if parts.scheme not in {"redis", "rediss"}:
             raise ConfigError("the URL of a Redis store begins with redis:// or rediss://")
         if not host:

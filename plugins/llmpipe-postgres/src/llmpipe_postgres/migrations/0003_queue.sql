@@ -40,11 +40,13 @@ CREATE INDEX queue_items_expires ON queue_items (queue, expires)
 CREATE INDEX queue_items_over ON queue_items (queue, ended) WHERE state IN ('done', 'dead', 'expired');
 
 -- End leases that are over, and what is out of attempts or time: at most so many of each. Waits for
--- nobody. The time.
-CREATE FUNCTION sweep_queue(p_queue text, p_ahead double precision, p_most integer DEFAULT 2000)
-RETURNS double precision LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- nobody. How many there were, of the one or the other.
+CREATE FUNCTION end_leases(p_queue text, p_ahead double precision, p_most integer)
+RETURNS integer LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     at double precision := extract(epoch FROM clock_timestamp()) + p_ahead;
+    leases integer;
+    expired integer;
 BEGIN
     UPDATE queue_items q SET
         reason = CASE q.reason WHEN '' THEN 'its lease ended' ELSE q.reason END,
@@ -58,6 +60,7 @@ BEGIN
         ORDER BY o.leased_until LIMIT p_most FOR UPDATE SKIP LOCKED
     ) AS over
     WHERE q.queue = p_queue AND q.id = over.id;
+    GET DIAGNOSTICS leases = ROW_COUNT;
     UPDATE queue_items q SET state = 'expired', ended = greatest(q.expires, q.leased_until)
     FROM (
         SELECT o.id FROM queue_items o
@@ -65,7 +68,8 @@ BEGIN
         ORDER BY o.expires LIMIT p_most FOR UPDATE SKIP LOCKED
     ) AS over
     WHERE q.queue = p_queue AND q.id = over.id;
-    RETURN at;
+    GET DIAGNOSTICS expired = ROW_COUNT;
+    RETURN greatest(leases, expired);
 END $$;
 
 -- 'new', 'same', 'conflict' or 'full'. Only putting locks the totals before the items, and then waits
@@ -112,7 +116,8 @@ DECLARE
     at double precision;
     next record;
 BEGIN
-    at := sweep_queue(p_queue, p_ahead);
+    PERFORM end_leases(p_queue, p_ahead, 2000);
+    at := extract(epoch FROM clock_timestamp()) + p_ahead;
     FOR next IN
         SELECT q.id, q.ordering, q.number FROM queue_items q
         WHERE q.queue = p_queue AND q.state = 'pending' AND q.due <= at
@@ -201,7 +206,7 @@ END $$;
 CREATE FUNCTION revive_item(p_queue text, p_ahead double precision, p_id text)
 RETURNS boolean LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-    at double precision := sweep_queue(p_queue, p_ahead);
+    at double precision := extract(epoch FROM clock_timestamp()) + p_ahead;
 BEGIN
     UPDATE queue_items q SET state = 'pending', attempts = 0, due = at, expires = NULL, reason = ''
     WHERE q.queue = p_queue AND q.id = p_id AND q.state IN ('dead', 'expired');

@@ -19,7 +19,7 @@ CREATE TABLE audit (
 CREATE INDEX audit_at ON audit (trail, at, writer, seq);
 CREATE INDEX audit_call ON audit (trail, call);
 
--- Begins of calls that no end is there of.
+-- Begins of calls that no end was there of when they came. See the view `unended`.
 CREATE TABLE audit_unended (
     trail text COLLATE "C" NOT NULL,
     writer text COLLATE "C" NOT NULL,
@@ -28,6 +28,11 @@ CREATE TABLE audit_unended (
     PRIMARY KEY (trail, writer, seq)
 );
 CREATE INDEX audit_unended_call ON audit_unended (trail, call);
+
+-- Begins of calls that have not ended. Of an end and its begin that came in two transactions at once neither
+-- saw the other; so whether there is an end is asked once more.
+CREATE VIEW unended AS SELECT * FROM audit_unended u
+WHERE NOT EXISTS (SELECT FROM audit a WHERE a.trail = u.trail AND a.call = u.call AND a.kind = 'end');
 
 CREATE TABLE audit_writers (
     trail text COLLATE "C" NOT NULL,
@@ -48,6 +53,9 @@ DECLARE
     kept bigint;
     other record;
 BEGIN
+    -- Beside one another, but not beside pruning: what it drops would come back.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_trail || E'\n' || w.writer, 7702))
+    FROM (SELECT DISTINCT g.writer FROM unnest(p_writers) AS g (writer)) AS w;
     WITH given AS (
         SELECT * FROM unnest(
             p_writers, p_seqs, p_kinds, p_ats, p_calls, p_tenants, p_users, p_outcomes, p_bodies,
@@ -100,6 +108,7 @@ DECLARE
     last record;
     gone integer;
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(p_trail || E'\n' || p_writer, 7702));
     INSERT INTO audit_writers AS w (trail, writer) VALUES (p_trail, p_writer)
     ON CONFLICT (trail, writer) DO UPDATE SET anchor_seq = w.anchor_seq WHERE false;
     SELECT o.seq, o.hash INTO last
@@ -109,12 +118,16 @@ BEGIN
             SELECT * FROM audit c WHERE c.trail = p_trail AND c.writer = p_writer
             ORDER BY c.seq LIMIT p_most
         ) AS a
-        LEFT JOIN audit_unended u ON u.trail = p_trail AND u.writer = p_writer AND u.seq = a.seq
+        LEFT JOIN unended u ON u.trail = p_trail AND u.writer = p_writer AND u.seq = a.seq
     ) AS o
     WHERE o.goes ORDER BY o.seq DESC LIMIT 1;
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
+    -- What an end that goes now has ended stays so.
+    DELETE FROM audit_unended u USING audit a
+    WHERE a.trail = p_trail AND a.writer = p_writer AND a.seq <= last.seq
+        AND u.trail = p_trail AND (u.call = a.call AND a.kind = 'end' OR u.writer = a.writer AND u.seq = a.seq);
     DELETE FROM audit a WHERE a.trail = p_trail AND a.writer = p_writer AND a.seq <= last.seq;
     GET DIAGNOSTICS gone = ROW_COUNT;
     UPDATE audit_writers w SET anchor_seq = last.seq, anchor_hash = last.hash

@@ -5,6 +5,7 @@
 -- A balance is called <period>|<account>. `keep` is how many milliseconds it is kept; below 0, for good.
 
 local holds = base .. 'holds'
+local SOME = 250
 
 -- Add to a balance. Its expiry is put off, never brought forward: a hold may need it for longer.
 local function move(balance, spent, held, keep)
@@ -54,9 +55,9 @@ local function expire_hold(id, remember)
   end
 end
 
--- Do so for all that are due, a hundred at most; how many there were.
+-- Do so for those that are due, SOME at most; how many there were.
 local function expire(now, remember)
-  local over = redis.call('ZRANGEBYSCORE', holds, '-inf', text(now), 'LIMIT', 0, 100)
+  local over = redis.call('ZRANGEBYSCORE', holds, '-inf', text(now), 'LIMIT', 0, SOME)
   for _, id in ipairs(over) do
     expire_hold(id, remember)
   end

@@ -8,6 +8,8 @@
 
 local leases, slots, resets = base .. 'leases', base .. 'slots', base .. 'resets'
 local DAY = 86400000 -- milliseconds
+local MONTH = 30 * DAY -- for which a ticket whose lease has ended waits for somebody who sweeps
+local SOME = 250
 
 local function keep(key, milliseconds)
   if redis.call('PTTL', key) < milliseconds then
@@ -21,7 +23,8 @@ end
 
 local function write_tat(key, tat, now)
   if tat > now then
-    redis.call('SET', base .. 'rate:' .. key, text(tat), 'PX', whole(math.ceil((tat - now) / 1000) + 1))
+    local life = math.min(math.ceil((tat - now) / 1000) + 1, 1e14) -- Redis has no time that is further off
+    redis.call('SET', base .. 'rate:' .. key, text(tat), 'PX', whole(life))
   else
     redis.call('DEL', base .. 'rate:' .. key)
   end
@@ -43,7 +46,7 @@ end
 
 -- Whether the key has been reset since the ticket took from it.
 local function stale(key, ticket)
-  return tonumber(redis.call('HGET', resets, key) or -1) >= ticket.at
+  return tonumber(redis.call('HGET', resets, key) or -math.huge) >= ticket.at
 end
 
 local function free(id, ticket)
@@ -56,9 +59,10 @@ local function free(id, ticket)
   end
 end
 
--- Free the slots of tickets whose lease has ended, a hundred at most.
+-- Free the slots of tickets whose lease has ended, SOME at most; whether there may be more.
 local function expire(now)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', text(now), 'LIMIT', 0, 100)) do
+  local over = redis.call('ZRANGEBYSCORE', leases, '-inf', text(now), 'LIMIT', 0, SOME)
+  for _, id in ipairs(over) do
     local ticket = read_ticket(id)
     if ticket then
       free(id, ticket)
@@ -66,6 +70,7 @@ local function expire(now)
       redis.call('ZREM', leases, id)
     end
   end
+  return #over == SOME
 end
 
 -- The asks in ARGV from `first` on: key, amount, limit, period s, burst.

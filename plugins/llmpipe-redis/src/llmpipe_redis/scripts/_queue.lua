@@ -22,6 +22,7 @@ local function count(state, by)
   end
 end
 
+local SOME = 250
 local NAMES = { 'o', 'pr', 'n', 'c', 'd', 'x', 'm', 's', 'a', 't', 'w' }
 
 -- The item's fields but payload and result, or nil.
@@ -79,11 +80,11 @@ local function displace(item)
   redis.call('ZREM', base .. 'delayed', item.id)
 end
 
--- The item is over: done, dead or expired.
-local function finish(item, state, now)
-  redis.call('HSET', item.key, 's', state, 'e', text(now), 'w', item.w)
+-- The item is over, since `at`: done, dead or expired.
+local function finish(item, state, at, now)
+  redis.call('HSET', item.key, 's', state, 'e', text(at), 'w', item.w)
   redis.call('ZREM', base .. 'expiry', item.id)
-  redis.call('ZADD', base .. 'ended', text(now), item.id)
+  redis.call('ZADD', base .. 'ended', text(at), item.id)
   count(state, 1)
   if state == 'dead' then
     redis.call('ZADD', base .. 'dead', item.n, item.id)
@@ -94,12 +95,12 @@ local function finish(item, state, now)
   end
 end
 
--- The item is pending, or over if it is out of attempts or of time.
-local function pend(item, now)
+-- The item, in nobody's hands since `at`, is pending, or over if it is out of attempts or of time.
+local function pend(item, at, now)
   if tonumber(item.a) >= tonumber(item.m) then
-    finish(item, 'dead', now)
+    finish(item, 'dead', at, now)
   elseif item.x ~= '' and tonumber(item.x) <= now then
-    finish(item, 'expired', now)
+    finish(item, 'expired', math.max(tonumber(item.x), at), now)
   else
     redis.call('HSET', item.key, 's', 'pending', 'd', item.d, 'w', item.w)
     redis.call('ZADD', base .. 'pending', item.c, item.id)
@@ -112,35 +113,42 @@ local function pend(item, now)
   end
 end
 
--- End leases that are over, and what is out of time: a hundred of each at most.
+-- End leases that are over, and what is out of time: SOME of each at most. Whether there may be more; then a
+-- script says 'more' and does nothing else, and is run again.
 local function sweep(now)
   local till = text(now)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. 'leased', '-inf', till, 'LIMIT', 0, 100)) do
+  local leases = redis.call('ZRANGEBYSCORE', base .. 'leased', '-inf', till, 'WITHSCORES', 'LIMIT', 0, SOME)
+  for place = 1, #leases, 2 do
+    local id = leases[place]
     redis.call('ZREM', base .. 'leased', id)
     local item = load(id)
     if item and item.s == 'leased' then
       unlease(item)
       item.w = item.w == '' and 'its lease ended' or item.w
-      pend(item, now)
+      pend(item, tonumber(leases[place + 1]), now)
     end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. 'expiry', '-inf', till, 'LIMIT', 0, 100)) do
+  local expiring = redis.call('ZRANGEBYSCORE', base .. 'expiry', '-inf', till, 'WITHSCORES', 'LIMIT', 0, SOME)
+  for place = 1, #expiring, 2 do
+    local id = expiring[place]
     redis.call('ZREM', base .. 'expiry', id)
     local item = load(id)
     if item and item.s == 'pending' then -- one that is leased expires when it comes back
       redis.call('ZREM', base .. 'pending', id)
       count('pending', -1)
       displace(item)
-      finish(item, 'expired', now)
+      finish(item, 'expired', tonumber(expiring[place + 1]), now)
     end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. 'delayed', '-inf', till, 'LIMIT', 0, 1000)) do
+  local waiting = redis.call('ZRANGEBYSCORE', base .. 'delayed', '-inf', till, 'LIMIT', 0, 2 * SOME)
+  for _, id in ipairs(waiting) do
     redis.call('ZREM', base .. 'delayed', id)
     local item = load(id)
     if item and item.s == 'pending' then
       redis.call('ZADD', base .. 'ready', item.pr, member(item))
     end
   end
+  return math.max(#leases, #expiring, #waiting) == 2 * SOME
 end
 
 -- The item if that lease of it runs, else nil.

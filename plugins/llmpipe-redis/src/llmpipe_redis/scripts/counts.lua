@@ -2,7 +2,9 @@
 -- Items by state, bytes, and the age of the oldest pending, in one text. ARGV: ahead.
 
 local now = clock()
-sweep(now)
+if sweep(now) then
+  return 'more'
+end
 local found = redis.call('HMGET', base .. 'counts', 'pending', 'leased', 'done', 'dead', 'expired', 'bytes')
 for place = 1, 6 do
   found[place] = found[place] or '0'

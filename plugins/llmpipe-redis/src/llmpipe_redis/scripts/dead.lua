@@ -1,7 +1,9 @@
 -- needs _clock _queue
 -- Ids and reasons of the dead, oldest first. ARGV: ahead, how many.
 
-sweep(clock())
+if sweep(clock()) then
+  return 'more'
+end
 local found = {}
 for _, id in ipairs(redis.call('ZRANGE', base .. 'dead', 0, tonumber(ARGV[2]) - 1)) do
   found[#found + 1] = id

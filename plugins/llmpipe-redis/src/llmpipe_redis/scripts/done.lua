@@ -2,7 +2,9 @@
 -- An item is done; whether its lease was held. ARGV: ahead, id, token, result.
 
 local now = clock()
-sweep(now)
+if sweep(now) then
+  return 'more'
+end
 local item = held(ARGV[2], ARGV[3], now)
 if not item then
   return 0
@@ -10,5 +12,5 @@ end
 unlease(item)
 redis.call('HSET', item.key, 'r', ARGV[4])
 count('bytes', #ARGV[4])
-finish(item, 'done', now)
+finish(item, 'done', now, now)
 return 1

@@ -2,7 +2,9 @@
 -- Drop what has been over for that long, two hundred at most; how many went. ARGV: ahead, seconds.
 
 local now = clock()
-sweep(now)
+if sweep(now) then
+  return 'more'
+end
 local till = text(now - tonumber(ARGV[2]) * 1e6)
 local over = redis.call('ZRANGEBYSCORE', base .. 'ended', '-inf', till, 'LIMIT', 0, 200)
 for _, id in ipairs(over) do

@@ -2,7 +2,9 @@
 -- Lease the next items. ARGV: ahead, owner, how many, seconds. Gives id, payload, token, attempt of each.
 
 local now = clock()
-sweep(now)
+if sweep(now) then
+  return 'more'
+end
 local found = {}
 for _, name in ipairs(redis.call('ZRANGE', base .. 'ready', 0, tonumber(ARGV[3]) - 1)) do
   redis.call('ZREM', base .. 'ready', name)

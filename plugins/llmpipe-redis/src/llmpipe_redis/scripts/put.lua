@@ -3,7 +3,9 @@
 -- most, bytes at most. Gives 'new', 'same', 'conflict', or what is there when it is full: 'items bytes'.
 
 local now, id, payload = clock(), ARGV[2], ARGV[3]
-sweep(now)
+if sweep(now) then
+  return 'more'
+end
 local key = item_key(id)
 local there = redis.call('HGET', key, 'p')
 if there then
@@ -33,5 +35,5 @@ count('bytes', #payload)
 if item.o ~= '' then
   redis.call('ZADD', base .. 'order:' .. item.o, item.n, id)
 end
-pend(item, now)
+pend(item, -math.huge, now)
 return 'new'

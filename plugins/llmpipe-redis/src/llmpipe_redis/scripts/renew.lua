@@ -2,7 +2,9 @@
 -- Begin a lease anew; whether it was held. ARGV: ahead, id, token, seconds.
 
 local now = clock()
-sweep(now)
+if sweep(now) then
+  return 'more'
+end
 local item = held(ARGV[2], ARGV[3], now)
 if not item then
   return 0

@@ -1,13 +1,12 @@
 -- needs _clock _ledger
 -- Hold all of several draws, or none. ARGV: ahead, remember ms, hold, lease s; then of each draw:
--- balance, nano, limit or '', likely, keep ms. Gives nothing; or 'settled'; or what is short: 'index spent held'.
+-- balance, nano, limit or '', likely, keep ms. Gives nothing; or 'settled'; or what is short: 'index spent held';
+-- or 'more': there are more leases to end first, in another turn.
 
 local now = clock()
 local remember, id, lease = ARGV[2], ARGV[3], tonumber(ARGV[4])
-expire(now, remember)
-local ends = redis.call('ZSCORE', holds, id)
-if ends and tonumber(ends) <= now then -- many others were due before it
-  expire_hold(id, remember)
+if expire(now, remember) == SOME then
+  return 'more'
 end
 local key = base .. 'hold:' .. id
 local state, parts = read_hold(key)

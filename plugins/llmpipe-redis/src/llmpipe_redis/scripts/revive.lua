@@ -2,7 +2,9 @@
 -- Give a dead or expired item all its attempts anew; whether there was one. ARGV: ahead, id.
 
 local now = clock()
-sweep(now)
+if sweep(now) then
+  return 'more'
+end
 local item = load(ARGV[2])
 if not item or (item.s ~= 'dead' and item.s ~= 'expired') then
   return 0
@@ -21,5 +23,5 @@ if item.o ~= '' then -- it came before those of its order that wait now
 end
 item.a, item.d, item.x, item.w = '0', text(now), '', ''
 redis.call('HSET', item.key, 'a', '0', 'x', '')
-pend(item, now)
+pend(item, now, now)
 return 1

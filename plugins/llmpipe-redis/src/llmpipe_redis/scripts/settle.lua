@@ -15,11 +15,10 @@ local times, lines = base .. 'journal', base .. 'lines'
 redis.call('ZCARD', times) -- both fail here, before anything is changed, if they are something else
 redis.call('HLEN', lines)
 
+-- One by one: their sum could be beyond what a double holds exactly.
 local moves = {}
 local function add(balance, spent, held, keep)
-  local found = moves[balance] or { spent = 0, held = 0, keep = keep }
-  found.spent, found.held, found.keep = found.spent + spent, found.held + held, keep
-  moves[balance] = found
+  moves[#moves + 1] = { balance = balance, spent = spent, held = held, keep = keep }
 end
 for balance, part in pairs(parts) do
   if state == 'open' then
@@ -31,16 +30,16 @@ end
 for at = 6, rows - 1, 3 do
   add(ARGV[at], tonumber(ARGV[at + 1]), 0, tonumber(ARGV[at + 2]))
 end
-for balance in pairs(moves) do
-  redis.call('HLEN', base .. 'sum:' .. balance)
+for _, one in ipairs(moves) do
+  redis.call('HLEN', base .. 'sum:' .. one.balance)
 end
 
 redis.call('DEL', key)
 redis.call('HSET', key, 'state', 'settled')
 redis.call('PEXPIRE', key, remember)
 redis.call('ZREM', holds, id)
-for balance, found in pairs(moves) do
-  move(balance, found.spent, found.held, found.keep)
+for _, one in ipairs(moves) do
+  move(one.balance, one.spent, one.held, one.keep)
 end
 for at = rows, #ARGV, 3 do
   if redis.call('ZADD', times, 'NX', ARGV[at + 1], ARGV[at]) == 1 then

@@ -1,10 +1,12 @@
 -- needs _clock _limits
 -- Take from several limits, or from none. ARGV: ahead, ticket, lease s; of each ask five, as in _limits.
--- Gives 'refused retry_after levels…'; '-' stands for none.
+-- Gives 'refused retry_after levels…'; '-' stands for none; or 'more': there are more leases to end first.
 
 local now = clock()
 local id, lease = ARGV[2], tonumber(ARGV[3])
-expire(now)
+if expire(now) then
+  return 'more'
+end
 local asks = read_asks(4, now)
 local ticket = read_ticket(id)
 if ticket and ticket.ends <= now then
@@ -58,12 +60,12 @@ if not ticket then
   end
 end
 redis.call('HSET', key, 'ends', text(ends))
-local life = math.min(lease * 1000, 1e12)
+local life = math.min(math.max(lease * 1000, 0), 1e12)
 if holds_slots then
   redis.call('ZADD', leases, text(ends), id)
-  redis.call('PEXPIRE', key, whole(life + DAY)) -- until somebody sweeps it
-  keep(slots, life + DAY)
-  keep(leases, life + DAY)
+  redis.call('PEXPIRE', key, whole(life + MONTH)) -- until somebody sweeps it
+  keep(slots, life + MONTH)
+  keep(leases, life + MONTH)
 else
   redis.call('PEXPIRE', key, whole(life + 60000))
 end

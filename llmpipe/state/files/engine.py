@@ -1,0 +1,150 @@
+"""What operations are given to: threads that work on the file, and a wait that holds up no loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llmpipe.errors import LLMError, StoreUnavailable
+from llmpipe.state.contracts.audit import AuditRecord
+from llmpipe.state.files.journal import Asked, Journal
+
+__all__ = ("Engine", "engine_of")
+
+T = TypeVar("T")
+
+_engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary()
+_making = threading.Lock()
+
+
+def engine_of(path: Path, *, read_only: bool = False) -> Engine:
+    """The engine of that file: one in each process, for its lock is the process's.
+
+    For those who only read it is another one for each, which looks at the file as it is then.
+    """
+    if read_only:
+        return Engine(path, read_only=True)
+    with _making:
+        engine = _engines.get(str(path))
+        if engine is None:
+            engine = _engines[str(path)] = Engine(path)
+        return engine
+
+
+class Engine:
+    """Runs operations on one file, for all in this process who use it. Opens it when it is first asked."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path, self.read_only = path, read_only
+        self.alive: dict[tuple[str, str], float] = {}  # until when, by trail and writer; `time.monotonic`
+        self._users: set[int] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._journal: Journal | None = None
+        self._asked: list[Asked] = []
+        self._lock = threading.Lock()
+        # Two threads: a query that reads all of a long file keeps nobody from appending.
+        self._writing = ThreadPoolExecutor(1, "llmpipe-file")
+        self._reading = ThreadPoolExecutor(1, "llmpipe-file-read")
+
+    def use(self, user: object) -> None:
+        """Whoever has used the file closes it."""
+        if self._process != os.getpid():  # forked: the threads are the parent's, and so is the lock
+            self._begin()
+        self._users.add(id(user))
+
+    async def write(self, work: Callable[[Journal], T], patience: float) -> T:
+        """What `work` gives, in the thread that writes."""
+        return await self._wait(self._writing.submit(self._do, work), patience)
+
+    async def read(self, work: Callable[[Journal], T], patience: float) -> T:
+        """What `work` gives, beside the thread that writes."""
+        await self.journal(patience)
+        return await self._wait(self._reading.submit(self._do, work), patience)
+
+    async def journal(self, patience: float) -> Journal:
+        """The open file. Raises: StoreUnavailable, StoreDamaged."""
+        if self._journal is None:
+            return await self.write(lambda journal: journal, patience)
+        return self._journal
+
+    async def append(self, trail: str, records: Sequence[AuditRecord], patience: float) -> None:
+        """Keep `records`, with those of all who ask at the same time."""
+        one = Asked(trail, records)
+        with self._lock:
+            self._asked.append(one)
+        self._writing.submit(self._drain)
+        await self._wait(one.done, patience)
+
+    async def release(self, user: object) -> None:
+        """Close the file, if nobody else in this process uses it."""
+        self._users.discard(id(user))
+        if not self._users and self._journal is not None:
+            await self._wait(self._writing.submit(self._close), 60.0)
+
+    def _do(self, work: Callable[[Journal], T]) -> T:
+        try:
+            return work(self._opened())
+        except OSError as error:
+            raise self._unavailable(error) from None
+
+    def _opened(self) -> Journal:
+        if self._journal is None:
+            self._journal = Journal(self.path, read_only=self.read_only)
+        return self._journal
+
+    def _drain(self) -> None:
+        with self._lock:
+            asked, self._asked = self._asked, []
+        if not asked:
+            return
+        try:
+            self._opened().append(asked)
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait are told
+            self._fail(asked, self._unavailable(error) if isinstance(error, OSError) else error)
+            if isinstance(error, OSError):
+                self._close()  # what the disk has of it is not known: it is read anew
+
+    @staticmethod
+    def _fail(asked: Sequence[Asked], error: Exception) -> None:
+        for one in asked:
+            if not one.done.done():
+                own = type(error)(error.message, code=error.code) if isinstance(error, LLMError) else error
+                one.done.set_exception(own)
+
+    def _close(self) -> None:
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.close()
+
+    def _unavailable(self, error: OSError) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.path}: {error.strerror or type(error).__name__}")
+
+    async def _wait(self, work: Future[T], patience: float) -> T:
+        waiting = asyncio.wrap_future(work)
+        try:
+            async with asyncio.timeout(patience):
+                return await asyncio.shield(waiting)
+        except TimeoutError:
+            waiting.add_done_callback(_heard)
+            raise StoreUnavailable(
+                f"{self.path}: the disk has not answered in {patience:g} s; "
+                "it is not known whether this was done"
+            ) from None
+        except asyncio.CancelledError:
+            waiting.add_done_callback(_heard)
+            raise
+
+
+def _heard(waiting: asyncio.Future[Any]) -> None:
+    """Nobody waits any more: the error is nobody's."""
+    if not waiting.cancelled():
+        waiting.exception()

@@ -1,0 +1,68 @@
+"""A file of lines against the suite that every backend of state must pass."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from llmpipe.state import State, open_state
+from llmpipe.state.files import FileState
+from llmpipe.testing.state import suites
+
+pytestmark = pytest.mark.real_time
+
+globals().update(suites(FileState.offers))
+
+
+class FileHarness:
+    """A file for each `open`; another State of the same process for each `reopen`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files = (directory / f"{number}.jsonl" for number in itertools.count())
+        self._url = ""
+        self._ahead = 0.0
+        self.opened: list[FileState] = []
+
+    async def open(self) -> State:
+        self._url = f"file://{next(self._files)}"
+        return await self.reopen()
+
+    async def reopen(self) -> State:
+        state = open_state(self._url)
+        assert isinstance(state, FileState)
+        state.ahead = self._ahead
+        self.opened.append(state)
+        return state
+
+    async def pass_time(self, seconds: float) -> None:
+        self._ahead += seconds
+        for state in self.opened:
+            state.ahead = self._ahead
+
+    async def aclose(self) -> None:
+        for state in self.opened:
+            await state.aclose()
+
+
+class ReopeningHarness(FileHarness):
+    """As a process that ends and starts again: the index is made anew of the file each time."""
+
+    async def reopen(self) -> State:
+        alive = self.opened[-1].engine.alive if self.opened else {}
+        for state in self.opened:
+            await state.aclose()
+        made = await super().reopen()
+        assert isinstance(made, FileState)
+        made.engine.alive.update(
+            {key: until for key, until in alive.items() if made.engine.alive is not alive}
+        )
+        return made
+
+
+@pytest.fixture(params=[FileHarness, ReopeningHarness])
+async def harness(tmp_path, request):
+    made = request.param(tmp_path)
+    yield made
+    await made.aclose()
