@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpipe.errors import ConfigError
-from llmpipe.secret import Secret, scrub
+from llmpipe.secret import Secret, hide_password, scrub, shown_url
 
 KEY = "a-key.of/no+known=kind"
 
@@ -126,3 +126,27 @@ def test_scrubbing_takes_linear_time():
         small = max(min(seconds(pattern * (20_000 // len(pattern))) for _ in range(3)), 1e-4)
         large = seconds(pattern * (160_000 // len(pattern)))
         assert large < 40 * small, pattern  # quadratic would be 64
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:pa55@host:6379/0", "redis://:…@host:6379/0"),
+        ("postgresql://me:p@ss/w@h/db?x=1", "postgresql://me:…@h/db?x=1"),
+        ("redis://me@host/0", "redis://me@host/0"),
+        ("redis://:pa55", "redis://:…"),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://[::1]/0", "redis://[::1]/0"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("sqlite:////var/lib/state:1.db", "sqlite:////var/lib/state:1.db"),
+        ("memory://", "memory://"),
+        ("round_robin", "round_robin"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert hide_password(url) == shown
+    assert shown_url(url) == repr(shown)
+
+
+def test_what_is_no_text_is_shown_as_it_is() -> None:
+    assert shown_url(None) == "None"

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from llmpipe import AuthenticationFailed, Call, Chain, MockProvider, Reply, Request
+from llmpipe import AuthenticationFailed, Call, Chain, Completion, MockProvider, Reply, Request
 from llmpipe.keys import KeyVault, VaultKey, sanitize_object
 from llmpipe.middleware.credentials import Credentials, FetchedKeys
 from llmpipe.state import open_state
@@ -48,7 +48,9 @@ async def main() -> None:
         core.accepts = "sk-of-all-tenants-0002"  # the provider takes the one before no more
         call = chain.new_call(Request("", "hi"))
         reply = await chain(call)
-        print((await reply.full()).text, [attempt.status for attempt in call.ledger.attempts])
+        done = await reply.full()
+        assert isinstance(done, Completion)
+        print(done.text, [attempt.status for attempt in call.ledger.attempts])
     # endregion use
 
     # region rotate

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from llmpipe import Chain, MockProvider
+from llmpipe import Chain, EmbeddingRequest, MockProvider
 from llmpipe.middleware.batch import Batch
 from llmpipe.middleware.cost import Cost
 
@@ -15,16 +15,18 @@ async def main() -> None:
     texts = [f"chapter {number}: " + "it was raining. " * number for number in range(50)]
     found = await asyncio.gather(*(chain.embed([text]) for text in texts))
 
+    sent = provider.requests[0]
+    assert isinstance(sent, EmbeddingRequest)
     print(
         len(found),
         "calls,",
         len(provider.requests),
         "request with",
-        len(provider.requests[0].inputs),
+        len(sent.inputs),
         "inputs",
     )
     print(f"the first pays {found[0].cost:f} USD, the last {found[-1].cost:f}")
-    print("all together", sum(one.cost for one in found), "USD")
+    print("all together", sum(one.cost or 0 for one in found), "USD")
 
 
 asyncio.run(main())

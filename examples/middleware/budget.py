@@ -38,9 +38,8 @@ async def main() -> None:
 
     # region forecast
     for name, one in (await budget.forecast(chain.runtime, account="acme")).items():
-        print(
-            f"{name}: {one.spent / 1e9:.4f} USD so far, by {one.basis} {one.projected / 1e9:.4f} at its end"
-        )
+        at_its_end = (one.projected or 0) / 1e9
+        print(f"{name}: {one.spent / 1e9:.4f} USD so far, by {one.basis} {at_its_end:.4f} at its end")
     # endregion forecast
 
 

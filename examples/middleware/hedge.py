@@ -1,11 +1,12 @@
 """One reply in a hundred takes a minute. Who asks again after a fraction of a second never sees it."""
 
 import asyncio
+from typing import Any
 
 from llmpipe import Chain, MockProvider, Wait
 from llmpipe.middleware.hedge import Hedge
 
-USUAL = [Wait(0.01), "Forty-two"]
+USUAL: list[Any] = [Wait(0.01), "Forty-two"]
 
 
 async def main() -> None:

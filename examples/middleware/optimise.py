@@ -2,7 +2,7 @@
 
 import asyncio
 
-from llmpipe import Chain, Message, MockProvider
+from llmpipe import Chain, Message, MockProvider, Request
 from llmpipe.middleware.optimise import Optimise
 
 RULES = "Answer in one sentence, in plain words, and say where you have it from."
@@ -19,7 +19,9 @@ async def main() -> None:
     talk.append(Message("user", f"What does   this do?\n\n\n\n{CODE}"))
 
     await chain.complete(talk)
-    sent = provider.requests[0].messages
+    request = provider.requests[0]
+    assert isinstance(request, Request)
+    sent = request.messages
     print(len(talk), "messages,", len(sent), "sent")
     print(sent[0].text)
     print(sent[-1].text)

@@ -30,6 +30,7 @@ from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call, Ledger
 from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Alarm
+from llmpipe.secret import shown_url
 from llmpipe.state import Cache as Store
 from llmpipe.state import Entry, shared
 from llmpipe.state.codec import check_compression
@@ -149,7 +150,7 @@ class Cache:
     version: str = ""
     skip_extra: tuple[str, ...] = field(default=SERVER_STATE, converter=names)
     mode: Literal["use", "bypass", "refresh", "only"] = "use"
-    store: str = "memory://"
+    store: str = field(default="memory://", repr=shown_url)
     name: str = "cache"
     priority: int = bands.SHORTCUT
 

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline.call import Call
+from llmpipe.secret import scrub
 
-__all__ = ("OF_A_TARGET", "SCOPES", "Scopes", "balance_key", "matches", "owned", "scope", "scopes_of")
+__all__ = (
+    "OF_A_TARGET",
+    "SCOPES",
+    "Scopes",
+    "balance_key",
+    "label",
+    "matches",
+    "owned",
+    "scope",
+    "scopes_of",
+)
 
 SCOPES = ("global", "account", "project", "user", "key", "provider", "model")
 """``tenant`` is another word for ``account``, and ``tag:x`` is the call's tag x."""
@@ -34,10 +47,22 @@ def scopes_of(call: Call, provider: str, model: str) -> dict[str, str]:
     }
     tags = call.tags
     if tags:
-        found["project"], found["key"] = str(tags.get("project", "")), str(tags.get("key", ""))
+        found["project"], found["key"] = label(tags.get("project", "")), label(tags.get("key", ""))
         for name, value in tags.items():
-            found[f"tag:{name}"] = str(value)
+            found[f"tag:{name}"] = label(value)
     return found
+
+
+@lru_cache(4096)
+def label(value: Any) -> str:
+    """A tag's value as stores may know it: of what looks like a credential only a digest.
+
+    A key's tag is to be its id. Where somebody gives the key itself, it is counted all the same.
+    """
+    text = str(value)
+    if scrub(text, max_chars=len(text)) == text:
+        return text
+    return f"sha256:{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def scope(name: Any, where: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -151,6 +152,6 @@ async def test_a_runtime_closes_what_it_opened_the_youngest_first():
 
     runtime = Runtime()
     for name in ("store", "desk"):
-        runtime.state("thing", name, lambda name=name: Thing(name))
+        runtime.state("thing", name, partial(Thing, name))
     await runtime.aclose()
     assert closed == ["desk", "store"]

@@ -108,7 +108,7 @@ class PsutilSampler:
 
     def __init__(self) -> None:
         check_psutil()
-        import psutil  # noqa: PLC0415  an extra
+        import psutil
 
         self._psutil: Any = psutil
         self._process: Any = psutil.Process()

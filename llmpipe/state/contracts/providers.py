@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
 __all__ = ("ProviderRow", "ProviderTable")
+
+
+def _names(told: Iterable[str]) -> tuple[str, ...]:
+    return tuple(told)
 
 
 @frozen(kw_only=True)
@@ -29,7 +34,7 @@ class ProviderRow:
     provider: str
     model: str
     account: str = ""
-    use_cases: tuple[str, ...] = field(default=(), converter=tuple)
+    use_cases: tuple[str, ...] = field(default=(), converter=_names)
     max_tokens: int = 4096
     is_default: bool = False
     is_active: bool = True

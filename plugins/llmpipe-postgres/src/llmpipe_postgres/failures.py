@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import asyncpg  # type: ignore[import-untyped]  # has no types of its own
+import asyncpg
 
 __all__ = ("ERRORS", "Verdict", "judge")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import random
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]  # has no types of its own
+import asyncpg
 from attrs import define
 
 from llmpipe.errors import StoreDamaged, StoreUnavailable

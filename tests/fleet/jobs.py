@@ -1,0 +1,279 @@
+"""What the processes of the fleet do. Each job says what it did in lines that its order's file gets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections import Counter
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from llmpipe.errors import BudgetExceeded, LimitReached, ServiceUnavailable, StoreUnavailable
+from llmpipe.middleware.budget import Budget, Rule
+from llmpipe.middleware.cache import Cache
+from llmpipe.middleware.limits import Limit, Limits
+from llmpipe.providers.mock import MockProvider, Wait
+from llmpipe.state import shared
+from llmpipe.types import Request
+from tests.fleet import shop
+from tests.fleet.pool import say
+from tests.fleet.shop import ASK, COST, Gated, Stores
+
+
+def warm_up() -> None:
+    """Load what is loaded on first use, before anybody forks."""
+    import llmpipe_postgres  # noqa: F401  what the children need
+    import llmpipe_redis  # noqa: F401  what the children need
+
+    with TemporaryDirectory() as home:
+        file = f"sqlite:///{home}/warm.db"
+        for stores in (
+            [file, file],
+            ["redis://127.0.0.1:1/0", "memory://"],
+            ["postgresql://a@127.0.0.1:1/a", "memory://"],
+        ):
+            asyncio.run(_warm(Stores(*stores)))
+
+
+async def _warm(where: Stores) -> None:
+    """One call, which fails where nobody listens, and loads what is loaded on first use all the same."""
+    logging.disable()  # of what is away
+    runtime = shop.runtime(where, 0.0)
+    provider = MockProvider(default=["it"], usage=shop.USED)
+    chain = shop.chain(provider, where, runtime, shop.budget(where.main, 10**12), _limits(where))
+    with suppress(StoreUnavailable):
+        async with chain.stream(ASK, tenant="acme") as reply:
+            await reply.full()
+    await runtime.aclose()
+    logging.disable(logging.NOTSET)
+
+
+# ------------------------------------------------------------ four at once on room for ten
+
+
+async def rush(stores: list[str], concern: str, room: int, calls: int, home: str) -> None:
+    """Ask `calls` times at once, and let nobody be answered before the file ``go`` is in `home`.
+
+    Leaves a file ``asked-…`` there when each call is refused or has reached the provider.
+    """
+    where = Stores(*stores)
+    runtime, provider = shop.runtime(where, 0.0), Gated()
+    parts: dict[str, Any] = {
+        "budget": lambda: shop.budget(where.main, room * shop.worst()[0]),
+        "rate": lambda: shop.rate(where.main, room),
+        "slots": lambda: shop.slots(where.main, room),
+    }
+    refused: Counter[str] = Counter()
+    chain = shop.chain(provider, where, runtime, parts[concern](), flush=0.05)
+
+    async def one() -> None:
+        try:
+            await chain.complete(ASK)
+        except Exception as error:  # noqa: BLE001  counted, and looked at by the test
+            refused[f"{type(error).__name__} {error}"[:200]] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(calls):
+            group.create_task(one())
+        while len(provider.requests) + refused.total() < calls:
+            await asyncio.sleep(0.005)
+        Path(home, f"asked-{os.getpid()}").touch()
+        while not Path(home, "go").exists():
+            await asyncio.sleep(0.005)
+        provider.gate.set()
+    await chain.aclose()
+    say(json.dumps({"reached": len(provider.requests), "refused": dict(refused)}))
+
+
+# ------------------------------------------------------------ until somebody kills it
+
+
+async def grind(stores: list[str], seed: int, ahead: float, writer: str, home: str = "") -> None:
+    """Call after call, four at a time. Says ``settled <key> <nano>`` of each when it has returned.
+
+    It has no end, but for the file ``stop`` in `home`. Calls that fail because the store is away say nothing.
+    """
+    where, random = Stores(*stores), Random(seed)
+
+    def answer(_: object) -> Any:
+        dice = random.random()
+        if dice < 0.1:
+            return ServiceUnavailable("no", sent=True, billed="no")
+        return ([Wait(random.random() * 0.005)] if dice < 0.7 else []) + ["it ", "is ", "it"]
+
+    runtime = shop.runtime(where, ahead)
+    provider = MockProvider(default=answer, usage=shop.USED)
+    chain = shop.chain(
+        provider, where, runtime, shop.budget(where.main, 10**12), _limits(where), flush=0.02, writer=writer
+    )
+
+    async def caller(number: int) -> None:
+        count = 0
+        while not (home and Path(home, "stop").exists()):
+            count += 1
+            key = f"{seed}-{number}-{count}"
+            try:
+                if count % 3:
+                    await chain.complete(ASK, tenant="acme", tags={"key": key})
+                else:
+                    async with chain.stream(ASK, tenant="acme", tags={"key": key}) as reply:
+                        async for _event in reply:
+                            pass
+            except ServiceUnavailable:
+                say(f"settled {key} 0")
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+            else:
+                say(f"settled {key} {COST}")
+
+    say("begun")
+    async with asyncio.TaskGroup() as group:
+        for number in range(4):
+            group.create_task(caller(number))
+    await chain.aclose()
+
+
+def _limits(where: Stores) -> Limits:
+    return Limits(
+        limits=(
+            Limit(concurrency=64),
+            Limit(name="own", per="account", requests_per_minute=1e6, tokens_per_minute=1e9),
+        ),
+        store=where.main,
+    )
+
+
+async def recover(stores: list[str], ahead: float, writer: str) -> None:
+    """Begin again when all leases have ended; say as JSON what is there, and what is wrong with it."""
+    where = Stores(*stores)
+    runtime = shop.runtime(where, ahead)
+    budget, limits = shop.budget(where.main, 10**12), _limits(where)
+    chain = shop.chain(
+        MockProvider(default="it", usage=shop.USED),
+        where,
+        runtime,
+        budget,
+        limits,
+        flush=0.001,
+        writer=writer,
+    )
+    ledger = budget.desk(runtime).ledger
+    faults = [f"hold {hold} is older than its lease" for hold in await ledger.holds()]
+    await ledger.sweep()
+    rows = await shop.journal(ledger)
+    spent: dict[str, int] = {}
+    for status in await budget.status(runtime, tenant="acme"):
+        spent[status.rule] = status.spent
+        if status.held:
+            faults.append(f"{status.held} nano-USD are held of {status.rule}")
+    for state in await limits.status(runtime, tenant="acme"):
+        if state.unit == "slots" and state.remaining != 64:
+            faults.append(f"{state.remaining} of 64 slots are free")
+    await chain.complete(
+        ASK, tenant="acme", tags={"key": "recovered"}
+    )  # it serves, and its audit looks for the dead
+    audit = shared(runtime, where.audit).audit("audit")
+    patience = time.monotonic() + 20.0
+    while await audit.lost() and time.monotonic() < patience:
+        await asyncio.sleep(0.002)
+    await chain.aclose()
+    records = await shop.trail(audit)
+    faults += await shop.trail_faults(audit, records)
+    ends = Counter([record.outcome for record in records if record.kind == "end"])
+    crashed = {record.call for record in records if record.outcome == "crashed"}
+    await runtime.aclose()
+    say(json.dumps({
+        "faults": faults, "cut": len(crashed - {row.call for row in rows}), "spent": spent, "ends": ends,
+        "rows": {row.key: row.nano for row in rows}, "journal": sum(row.nano or 0 for row in rows),
+    }))  # fmt: skip
+
+
+async def mourn(stores: list[str], ahead: float, home: str) -> None:
+    """Look for writers that have died, when the file ``go`` is in `home`, and end their calls."""
+    where = Stores(*stores)
+    runtime = shop.runtime(where, ahead)
+    audit = shared(runtime, where.audit).audit("audit")
+    await audit.writers()  # opens the store
+    Path(home, f"asked-{os.getpid()}").touch()
+    while not Path(home, "go").exists():
+        await asyncio.sleep(0.001)
+    chain = shop.chain(MockProvider(default="it", usage=shop.USED), where, runtime, flush=0.001)
+    await chain.complete(ASK)
+    patience = time.monotonic() + 20.0
+    while await audit.lost() and time.monotonic() < patience:
+        await asyncio.sleep(0.002)
+    await chain.aclose()
+
+
+# ------------------------------------------------------------ while the store is away
+
+NODES = 2
+MOST_CALLS = 200
+"""Of the tenant ``limited``, in an hour."""
+MOST_NANO = 100 * COST
+"""Of the tenant ``paid``."""
+SLACK = 50 * COST
+"""Nano-USD that each process may lend ``paid`` while the ledger is away."""
+
+
+async def load(stores: list[str], seed: int, home: str, callers: int = 25) -> None:
+    """Callers in a loop until the file ``stop`` is in `home`; then once more. Says what they met, as JSON."""
+    where = Stores(*stores)
+    runtime = shop.runtime(where, 0.0)
+    bill: Counter[str] = Counter()
+    met: Counter[str] = Counter()
+    slowest = 0.0
+
+    def answer(request: Any) -> Any:
+        bill[request.metadata["tenant"]] += COST
+        return [Wait(0.02), "it"]
+
+    all_ = Rule(name="all", usd=1000, period="total", action="alert")
+    paid = Rule(name="paid", usd=Decimal(MOST_NANO).scaleb(-9), period="total", when={"account": "paid"})
+    budget = Budget(rules=(all_, paid), store=where.main, prices=shop.PRICES, slack_usd=SLACK / 1e9)
+    limit = Limit(when={"account": "limited"}, requests_per_hour=MOST_CALLS, burst=MOST_CALLS)
+    chain = shop.chain(
+        MockProvider(default=answer, usage=shop.USED), where, runtime, budget,
+        Limits(limits=(limit,), store=where.main, on_store_failure="share", nodes=NODES),
+        Cache(store=where.main), flush=0.1,
+    )  # fmt: skip
+
+    async def one(tenant: str, prompt: str) -> None:
+        nonlocal slowest
+        began = time.monotonic()
+        request = Request(messages=prompt, max_tokens=100, metadata={"tenant": tenant})
+        try:
+            await chain.complete(request, tenant=tenant)
+        except (BudgetExceeded, LimitReached, StoreUnavailable) as error:
+            met[f"{tenant} {type(error).__name__}"] += 1
+            await asyncio.sleep(0.02)
+        else:
+            met[f"{tenant} ok"] += 1
+        slowest = max(slowest, time.monotonic() - began)
+
+    async def caller(number: int) -> None:
+        tenant = ("paid", "limited", "cached", "paid", "limited")[number % 5]
+        count = 0
+        while not Path(home, "stop").exists():
+            count += 1
+            await one(tenant, f"prompt {number % 3}" if tenant == "cached" else f"{seed} {number} {count}")
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(callers):
+            group.create_task(caller(number))
+    desk, stopped = budget.desk(runtime), time.monotonic()
+    while desk.owed and time.monotonic() < stopped + 40:
+        await asyncio.sleep(0.05)
+    found = {"met": dict(met), "slowest": slowest, "owed": desk.owed, "owing": time.monotonic() - stopped}
+    met.clear()
+    for tenant in ("paid", "limited", "cached"):
+        await one(tenant, f"after {seed}")
+    await chain.aclose()
+    say(json.dumps({**found, "bill": dict(bill), "after": dict(met)}))
