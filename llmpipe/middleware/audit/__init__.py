@@ -6,20 +6,22 @@ with is found out: ``llmpipe audit verify``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import orjson
-from attrs import frozen
+from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, LLMError
-from llmpipe.middleware.audit.scribe import AuditStats, Scribe, _Settings
-from llmpipe.middleware.log.fields import MAX_TAG_CHARS, clipped, ended_fields, request_fields
+from llmpipe.middleware.audit.record import record_of
+from llmpipe.middleware.audit.scribe import Scribe
+from llmpipe.middleware.audit.stats import AuditStats, Begun
+from llmpipe.middleware.log.fields import ended_fields, request_fields
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
-from llmpipe.state import AuditRecord
+from llmpipe.secret import shown_url
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.linker import Handler
@@ -38,14 +40,15 @@ class Audit:
 
     The first is durable before any attempt at a provider is made; a call that needs none, such as a hit,
     does not wait for it. The end is kept with others. If the process dies between them, the next one that
-    starts, or another that shares the store, writes an end that says ``crashed``.
+    starts, or another that shares the store, writes an end that says ``crashed``. A call that passes
+    several of one name and store, in chains within chains, leaves one begin and one end.
 
     Attributes:
         store: URL of the backend; see `llmpipe.state.open_state`.
         what: ``all`` calls, or ``failed`` ones, of which only the end is kept.
         mode: ``durable`` loses nothing: the call waits for its begin, and fails if that cannot be kept.
             ``queued`` never makes a call wait: what finds no room is dropped, and counted in `stats`.
-        batch: records that are kept together.
+        batch: records that are kept together, at most.
         flush: seconds after which fewer are.
         max_waiting: records that may wait. Beyond that a durable call waits, a queued record is dropped.
         retention_days: after which records are dropped; None keeps them.
@@ -57,7 +60,7 @@ class Audit:
     Raises: StoreUnavailable in mode ``durable``, if the begin cannot be kept; nothing was sent then.
     """
 
-    store: str = "memory://"
+    store: str = field(default="memory://", repr=shown_url)
     what: Literal["all", "failed"] = "all"
     mode: Literal["durable", "queued"] = "durable"
     batch: int = 100
@@ -88,78 +91,65 @@ class Audit:
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         """Both records."""
-        cfg = call.opt(self)
-        scribe = cfg.scribe(call.runtime)
-        begun = False
-        if cfg.what == "all":
-            record = cfg._begun(call, scribe)
-            if cfg.mode == "queued":
-                begun = scribe.offer(record)
-            else:
-                if scribe.full:
-                    await scribe.durable(scribe.stats.written)
-                begun, place = True, scribe.write(record)
-                call = call.evolve(guards=(partial(_kept, scribe, place), *call.guards))
+        cfg, scribe = call.opt(self), self._scribe(call.runtime)
+        begun = scribe.enter(call.id)
         try:
+            if cfg.what == "all":
+                if cfg.mode == "durable":
+                    while begun.place is None and scribe.full:
+                        await scribe.room()
+                    call = call.evolve(guards=(partial(_kept, scribe, begun, call.id), *call.guards))
+                if begun.place is None:
+                    cfg._begin(call, scribe, begun)
             reply = await call_next(call)
         except BaseException as error:  # goes on when it is written down
-            cfg._end(call, scribe, begun, None, error)
+            if not isinstance(error, GeneratorExit) or asyncio._get_running_loop() is not None:
+                cfg._end(call, scribe, begun, None, error)
             raise
         outcome = yield reply
         cfg._end(call, scribe, begun, outcome, outcome.error)
 
-    def _begun(self, call: Call, scribe: Scribe) -> AuditRecord:
+    def _begin(self, call: Call, scribe: Scribe, begun: Begun) -> None:
         fields = request_fields(call, self.max_body_chars if self.bodies else 0)
-        return self._record(call, scribe, "begin", "", fields)
+        record = record_of(call, scribe.writer, "begin", "", fields)
+        begun.place = scribe.write(record) if self.mode == "durable" else scribe.offer(record)
 
     def _end(
-        self, call: Call, scribe: Scribe, begun: bool, outcome: Outcome | None, error: BaseException | None
+        self, call: Call, scribe: Scribe, begun: Begun, outcome: Outcome | None, error: BaseException | None
     ) -> None:
+        if not scribe.leave(call.id, begun):
+            return  # the same call is still under way further out, or beside
         said = _outcome(call, outcome, error)
-        if self.what == "failed" and said == "ok":
-            return
+        if begun.place is None and (self.what == "all" or said == "ok"):
+            return  # it was refused because not even its begin could be taken, or is not wanted
         fields = ended_fields(call, outcome, error, self.max_body_chars if self.bodies else 0)
-        record = self._record(call, scribe, "end", said, fields)
-        if begun or self.mode == "durable":  # there is room for the end of whatever has begun
-            scribe.write(record)
+        record = record_of(call, scribe.writer, "end", said, fields)
+        if begun.place or self.mode == "durable":  # there is room for the end of whatever has begun
+            scribe.write_end(record, begun)
         else:
-            scribe.offer(record)
+            _ = scribe.offer(record)
 
-    @staticmethod
-    def _record(
-        call: Call, scribe: Scribe, kind: str, outcome: str, fields: Mapping[str, Any]
-    ) -> AuditRecord:
-        return AuditRecord(
-            writer=scribe.writer,
-            seq=0,  # placed when it is written
-            kind=kind,
-            at=call.runtime.wall(),
-            call=call.id,
-            tenant=clipped(call.tenant, MAX_TAG_CHARS) if call.tenant else "",
-            user=clipped(call.user, MAX_TAG_CHARS) if call.user else "",
-            outcome=outcome,
-            body=_plain(fields),
+    def _scribe(self, runtime: Runtime) -> Scribe:
+        scribe = runtime.state(
+            "audit", f"{self.name} {self.writer} {self.store}", partial(Scribe, runtime, self)
         )
-
-    def scribe(self, runtime: Runtime) -> Scribe:
-        """The writer of this trail on `runtime`."""
-
-        def begin() -> Scribe:
-            seconds = None if self.retention_days is None else self.retention_days * 86_400.0
-            settings = _Settings(self.batch, self.flush, self.max_waiting, self.lease, seconds, self.writer)
-            return Scribe(runtime, self.store, self.name, settings)
-
-        return runtime.state("audit", self.name, begin)
+        scribe.settings = self  # those of a chain that was made anew hold from now on
+        return scribe
 
     def stats(self, runtime: Runtime) -> AuditStats:
         """What has become of this trail's records on `runtime` so far."""
-        return self.scribe(runtime).stats
+        return self._scribe(runtime).stats
 
 
-async def _kept(scribe: Scribe, place: int, attempt: Call) -> Call:
+async def _kept(scribe: Scribe, begun: Begun, call_id: str, attempt: Call) -> Call:
     """Asked before each attempt: the begin is kept."""
+    place = begun.place or 0
     if scribe.stats.kept < place:
         await scribe.durable(place)
+    if attempt.id != call_id:  # of nobody's call, such as a refresh of the cache
+        provider, _, model = attempt.target_key
+        said = {"event": "attempt", "because_of": call_id, "provider": provider, "model": model}
+        scribe.write(record_of(attempt, scribe.writer, "note", "", said))
     return attempt
 
 
@@ -169,25 +159,5 @@ def _outcome(call: Call, outcome: Outcome | None, error: BaseException | None) -
         return _OUTCOMES[outcome.status]
     if error is not None and not isinstance(error, Exception):
         return "cancelled"
-    refused = isinstance(error, LLMError) and not call.ledger.attempts
-    return "refused" if refused else "failed"
-
-
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` as they will be read again: a hash is over what is kept, not over what was meant."""
-    try:
-        data = orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # half a character: a lone surrogate is no Unicode
-        data = orjson.dumps(_whole(fields), default=str, option=orjson.OPT_NON_STR_KEYS)
-    plain: dict[str, Any] = orjson.loads(data)
-    return plain
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {_whole(key): _whole(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_whole(item) for item in value]
-    return value
+    asked = call.ledger.attempts or (isinstance(error, LLMError) and error.attempt)
+    return "refused" if isinstance(error, LLMError) and not asked else "failed"

@@ -1,53 +1,27 @@
-"""Writes the trail: chains records, keeps them in batches, and ends what a dead writer has left open."""
+"""Writes the trail: chains records and keeps them in batches, each of them once."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
-from attrs import define
+from attrs import evolve
 
 from llmpipe.errors import StoreUnavailable
+from llmpipe.middleware.audit.keeper import Keeper, crash_ends
+from llmpipe.middleware.audit.record import follow, stripped
+from llmpipe.middleware.audit.stats import AuditStats, Begun, Settings
 from llmpipe.runtime import Runtime, at_once
-from llmpipe.state import Anchor, Audit, AuditRecord, shared
-from llmpipe.state.hash_chain import chained
+from llmpipe.secret import scrub
+from llmpipe.state import Anchor, Audit, AuditQuery, AuditRecord, shared
 
-__all__ = ("AuditStats", "Scribe")
+__all__ = ("Scribe",)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to write
-_PRUNE_EVERY = 3600.0
-_LOOK_EVERY = 60.0  # for writers that died
-
-
-@define
-class AuditStats:
-    """Counts since the start: records handed in, kept, and dropped; `waiting` ones are not kept yet.
-
-    `crashed` are calls of writers that died, which were ended; `pruned`, records past their retention.
-    """
-
-    written: int = 0
-    kept: int = 0
-    dropped: int = 0
-    waiting: int = 0
-    batches: int = 0
-    failures: int = 0
-    crashed: int = 0
-    pruned: int = 0
-
-
-@define(eq=False)
-class _Settings:
-    """What the middleware says; see there."""
-
-    batch: int
-    flush: float
-    max_waiting: int
-    lease: float
-    retention_seconds: float | None
-    writer: str
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries to write, where nobody waits
 
 
 class Scribe:
@@ -55,141 +29,207 @@ class Scribe:
 
     Records wait in memory until there are `batch` of them, for `flush` seconds at most, or until
     somebody waits for one. A batch that could not be kept is tried again as it is, so it is never kept twice.
+    If another has written in this chain meanwhile, because it took this process for dead, the records
+    follow behind: see `keeper`.
     """
 
-    def __init__(self, runtime: Runtime, store: str, name: str, settings: _Settings) -> None:
-        self._runtime = runtime
-        self._store: Audit = shared(runtime, store).audit(name)
-        self._quick = store.startswith("memory:")  # never waits, so no task is needed to write there
-        self._settings = settings
-        told = settings.writer or f"{socket.gethostname()}:{os.getpid()}"
-        self.writer = told if settings.writer else runtime.new_id(f"{told}:")
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        self.settings = settings
         self.stats = AuditStats()
-        self._waiting: list[AuditRecord] = []
+        self.open: dict[str, Begun] = {}  # calls under way
+        told = settings.writer or runtime.new_id(f"{socket.gethostname()}:{os.getpid()}:")
+        self.writer = told.encode("utf-8", "replace").decode()
+        self._runtime = runtime
+        self._store: Audit = shared(runtime, settings.store).audit(settings.name)
+        self._quick = settings.store.startswith("memory:")  # never waits, so no task is needed to write there
+        self._keeper = Keeper(self, self._store, runtime, alone=self._quick)
+        self._waiting: deque[AuditRecord] = deque()
         self._batch: Sequence[AuditRecord] = ()  # chained, and under way to the store
         self._head: AuditRecord | Anchor | None = None  # None: not begun
+        self._one_by_one = 0  # records that are still to be tried each by itself
+        self._since = 0.0  # when the first of those that wait was handed in
+        self._away = False  # whether the store's failure was reported
+        self._bind(None)
+
+    def _here(self) -> asyncio.AbstractEventLoop:
+        """The running loop. Asking asyncio asks the system which process this is, up to Python 3.11."""
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            loop = asyncio.get_running_loop()
+            self._bind(loop)
+        return loop
+
+    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Forget what belonged to another event loop: it will never run."""
+        self._loop = loop
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pulse: asyncio.TimerHandle | None = None
-        self._open = 0  # calls begun and not ended
-        self._beat_at = self._looked_at = self._pruned_at = float("-inf")
+        self._hurry = asyncio.Event()
+        self._keeper.stop()
+
+    # ------------------------------------------------------------ calls
+
+    def enter(self, call: str) -> Begun:
+        """What is known of `call`, which is passing."""
+        begun = self.open.get(call)
+        if begun is None:
+            begun = self.open[call] = Begun()
+        begun.inside += 1
+        return begun
+
+    def leave(self, call: str, begun: Begun) -> bool:
+        """Whether `call` has passed for the last time."""
+        begun.inside -= 1
+        if begun.inside:
+            return False
+        del self.open[call]
+        return True
 
     # ------------------------------------------------------------ handing in
 
     def write(self, record: AuditRecord) -> int:
-        """Take `record`, and its place in the order: for `durable`."""
+        """Take `record`, and its place in the order, from 1: for `durable`."""
+        loop = self._here()
         self._waiting.append(record)
         stats = self.stats
         stats.written += 1
         stats.waiting += 1
-        self._open += (record.kind == "begin") - (record.kind == "end")
-        if len(self._waiting) >= self._settings.batch:
+        waits = len(self._waiting)
+        if waits == 1:
+            self._since = loop.time()
+        if waits >= self.settings.batch:
             self._go()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._settings.flush, self._due)
-        if self._pulse is None and not self._quick:  # nobody else could take it for dead
-            self._pulse = asyncio.get_running_loop().call_later(self._settings.lease / 3, self._live)
+            self._timer = loop.call_at(self._since + self.settings.flush, self._due)
+        if not self._keeper.awake:
+            self._keeper.start(loop)
         return stats.written
+
+    def write_end(self, record: AuditRecord, begun: Begun) -> None:
+        """Take the end of a call, as a note if it was ended by somebody who took us for dead."""
+        self.write(_late(record) if begun.crashed else record)
 
     @property
     def full(self) -> bool:
         """Whether as many wait as may."""
-        return self.stats.waiting >= self._settings.max_waiting
+        return self.stats.waiting >= self.settings.max_waiting
 
-    def offer(self, record: AuditRecord) -> bool:
-        """As `write`, if there is room; else `record` is dropped and counted."""
+    def offer(self, record: AuditRecord) -> int:
+        """As `write`, if there is room; else `record` is dropped and counted, and its place is 0."""
         if self.full:
             self.stats.dropped += 1
-            return False
-        self.write(record)
-        return True
+            return 0
+        return self.write(record)
+
+    async def room(self) -> None:
+        """Return when what waits now is kept. Raises: StoreUnavailable if it could not be."""
+        try:
+            await self.durable(self.stats.written)
+        except StoreUnavailable:
+            self.stats.refused += 1
+            raise
 
     async def durable(self, place: int) -> None:
         """Return when the record at that place is kept.
 
         Raises: StoreUnavailable if it could not be; it is tried again all the same.
         """
+        loop = self._here()
         if self._quick:
             self._go()
         if self.stats.kept >= place:
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = loop.create_future()
         self._waiters.append((place, waiter))
         self._go()
         await waiter
 
     def _due(self) -> None:
+        """Keep what has waited long enough. The timer is not set anew for each record that begins to wait."""
         self._timer = None
-        self._go()
-
-    def _live(self) -> None:
-        """While a call is under way, nobody may take this writer for dead."""
-        self._pulse = None
-        if self._open > 0:
-            self._pulse = asyncio.get_running_loop().call_later(self._settings.lease / 3, self._live)
-            if self._writing is None or self._writing.done():
-                self._writing = self._runtime.spawn(self._write(beat=True), "audit: a sign of life")
+        loop, due = asyncio.get_running_loop(), self._since + self.settings.flush
+        if self._waiting and loop.time() < due:
+            self._timer = loop.call_at(due, self._due)
+        elif self._waiting:
+            self._go()
 
     def _go(self) -> None:
         if self._quick:
             while self._waiting:
                 at_once(self._step())
             return
+        self._hurry.set()
         if self._writing is None or self._writing.done():
             self._writing = self._runtime.spawn(self._write(), "audit: writing")
 
     # ------------------------------------------------------------ keeping
 
-    async def _write(self, *, beat: bool = False) -> None:
-        """Keep what waits, batch by batch, until nothing does; with `beat`, show a sign of life too."""
+    async def _write(self) -> None:
+        """Keep what waits, batch by batch, until nothing does."""
         pause = _FIRST_PAUSE
-        while self._waiting or self._batch or beat:
-            beat = False
+        while self._waiting or self._batch:
+            self._hurry.clear()
             try:
                 await self._step()
                 pause = _FIRST_PAUSE
             except StoreUnavailable as error:
-                self.stats.failures += 1
-                if self.stats.failures == 1 or not self._waiters:
-                    self._runtime.report(f"audit: {self.stats.waiting} records wait for the store", error)
-                self._tell(error)
-                await asyncio.sleep(pause)
+                self._failed(error)
+                with suppress(TimeoutError):  # whoever comes and waits does not wait for the pause too
+                    async with asyncio.timeout(pause):
+                        await self._hurry.wait()
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def _failed(self, error: StoreUnavailable) -> None:
+        self.stats.failures += 1
+        if not self._away:
+            self._away = True
+            self._runtime.report(f"audit: {self.stats.waiting} records wait for the store", error)
+        self._tell(error)
+
     async def _step(self) -> None:
-        """Begin, if that is not done; keep one batch; see to the rest."""
+        """Begin, if that is not done, and keep one batch."""
+        if not self._quick:
+            await self._keeper.beat()  # first: else another could take for dead who has just begun a call
         if self._head is None:
             self._head = await self._begin()
-        if not self._batch and not self._quick:
-            await asyncio.sleep(0)  # who runs in this turn of the loop gets into the batch
         if not self._batch:
-            take = max(self._settings.batch, 1000)
-            self._batch, self._waiting = self._chain(self._waiting[:take]), self._waiting[take:]
+            if not self._quick:
+                await asyncio.sleep(0)  # who runs in this turn of the loop gets into the batch
+            self._take()
         if self._batch:
-            await self._store.append(self._batch)
-            self._head = self._batch[-1]
-            self.stats.kept += len(self._batch)
-            self.stats.waiting -= len(self._batch)
-            self.stats.batches += 1
-            self._batch = ()
-        if self._timer is not None and not self._waiting:
-            self._timer.cancel()
-            self._timer = None
+            try:
+                await self._store.append(self._batch)
+            except ValueError as error:
+                await self._odds(error)
+                return
+            self._settled()
+        self._away = False
         self._tell(None)
-        await self._tend()
 
-    def _chain(self, records: Sequence[AuditRecord]) -> list[AuditRecord]:
-        placed: list[AuditRecord] = []
-        last = self._head
+    def _take(self) -> None:
+        most = 1 if self._one_by_one else self.settings.batch
+        waiting, last = self._waiting, self._head
         assert last is not None
-        for record in records:
-            last = chained(record, last)
-            placed.append(last)
-        return placed
+        batch: list[AuditRecord] = []
+        while waiting and len(batch) < most:
+            last = follow(waiting[0], last)
+            batch.append(last)
+            waiting.popleft()
+        self._batch = batch
+
+    def _settled(self) -> None:
+        batch, stats = self._batch, self.stats
+        self._head, self._batch = batch[-1], ()
+        stats.kept += len(batch)
+        stats.waiting -= len(batch)
+        stats.batches += 1
+        self._one_by_one = max(0, self._one_by_one - len(batch))
 
     def _tell(self, error: StoreUnavailable | None) -> None:
         """Wake those whose records are kept; all of them, when nothing can be."""
+        if not self._waiters:
+            return
         left = []
         for place, waiter in self._waiters:
             if waiter.done():  # cancelled
@@ -202,67 +242,102 @@ class Scribe:
                 left.append((place, waiter))
         self._waiters = left
 
-    # ------------------------------------------------------------ lives and deaths
+    # ------------------------------------------------------------ being at odds with the store
 
     async def _begin(self) -> AuditRecord | Anchor:
-        """Say that this writer lives. What one of the same name has left open, a crash has ended."""
-        await self._store.beat(self.writer, self._settings.lease)
-        head = await self._store.head(self.writer)
-        self._beat_at = self._runtime.now()
-        left = await self._store.unended(self.writer)
-        return await self._ended(left, head)
-
-    async def _ended(self, begun: Sequence[AuditRecord], head: AuditRecord | Anchor) -> AuditRecord | Anchor:
-        """Write an end for calls that have none; the new head."""
-        ends = []
-        for record in begun:
-            end = AuditRecord(
-                writer=self.writer,
-                seq=0,
-                kind="end",
-                at=self._runtime.wall(),
-                call=record.call,
-                tenant=record.tenant,
-                user=record.user,
-                outcome="crashed",
-                body={"of": record.writer, "seq": record.seq},
-            )
-            head = chained(end, head)
-            ends.append(head)
-        if ends:
-            await self._store.append(ends)
+        """The head of the chain. What one of the same name has left open, a crash has ended."""
+        while True:
+            head = await self._store.head(self.writer)
+            left = await self._store.unended(self.writer)
+            ends = crash_ends(left, head, self._runtime)
+            if not ends:
+                return head
+            try:
+                await self._store.append(ends)
+            except ValueError:  # another has begun at the same time, under the same name: look again
+                continue
             self.stats.crashed += len(ends)
-        return head
+            return ends[-1]
 
-    async def _tend(self) -> None:
-        """What has to be done from time to time: show a sign of life, look for the dead, drop the old."""
-        now, settings = self._runtime.now(), self._settings
-        if now - self._beat_at >= settings.lease / 3:
-            await self._store.beat(self.writer, settings.lease)
-            self._beat_at = now
-        if now - self._looked_at >= _LOOK_EVERY:
-            self._looked_at = now
-            for writer in await self._store.lost():
-                if writer != self.writer and self._head is not None:
-                    self._head = await self._ended(await self._store.unended(writer), self._head)
-        if settings.retention_seconds is not None and now - self._pruned_at >= _PRUNE_EVERY:
-            self._pruned_at = now
-            self.stats.pruned += await self._store.prune(self._runtime.wall() - settings.retention_seconds)
+    async def _odds(self, error: ValueError) -> None:
+        """The batch was refused: its place is taken, or something in it is not to be kept."""
+        batch, was = self._batch, self._head
+        head = await self._store.head(self.writer)
+        if was is not None and head.hash == was.hash:
+            if len(batch) > 1:
+                self._one_by_one = max(self._one_by_one, len(batch))
+                self._waiting.extendleft(reversed(batch))
+                self._batch = ()
+            else:
+                self._runtime.report("audit: a record cannot be kept as it is", error)
+                self._batch = [follow(stripped(batch[0], scrub(str(error))), head)]
+            return
+        self._runtime.report(
+            f"audit: another wrote in the chain of {self.writer!r}; going on behind it", error
+        )
+        crashed = await self._crashed()
+        for call, begun in self.open.items():
+            begun.crashed = begun.crashed or call in crashed
+        again = [_late(one) if one.kind == "end" and one.call in crashed else one for one in batch]
+        for number, one in enumerate(self._waiting):
+            if one.kind == "end" and one.call in crashed:
+                self._waiting[number] = _late(one)
+        linked: list[AuditRecord] = []
+        for one in again:
+            linked.append(follow(one, linked[-1] if linked else head))
+        self._batch, self._head = linked, head
+
+    async def _crashed(self) -> set[str]:
+        """Calls in this chain that a crash is said to have ended."""
+        query = AuditQuery(writer=self.writer, kind="end", outcome="crashed")
+        calls: set[str] = set()
+        last: AuditRecord | None = None
+        while page := await self._store.query(query, after=last):
+            calls.update(record.call for record in page)
+            last = page[-1]
+        return calls
+
+    # ------------------------------------------------------------ closing
 
     async def aclose(self) -> None:
         """Keep what waits, or say how much could not be kept; say that this writer has ended well."""
-        for timer in (self._timer, self._pulse):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._pulse = None
+        _ = self._here()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._keeper.stop()
         try:
-            while self._waiting or self._batch:
-                await self._step()
-            if self._head is not None and not self._open:
-                await self._store.beat(self.writer, 0.0)
-                self._head = None  # begun again by the next record
-        except StoreUnavailable as error:
+            async with asyncio.timeout(self._runtime.cleanup_seconds):
+                await self._finish()
+        except TimeoutError as error:
+            away = StoreUnavailable("the audit trail was closed while its store was away")
+            self._tell(away)
             self._runtime.report(f"audit: {self.stats.waiting} records could not be kept", error)
+
+    async def _finish(self) -> None:
+        if self._writing is not None and not self._writing.done():
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+        pause = _FIRST_PAUSE
+        while self._waiting or self._batch or (self._head is not None and not self.open):
+            try:
+                if self._waiting or self._batch:
+                    await self._step()
+                else:
+                    await self._keeper.farewell()
+                    if self.open or self._waiting or self._batch:  # a call has begun meanwhile
+                        await self._keeper.beat()
+                    else:
+                        self._head = None  # begun again by the next record
+            except StoreUnavailable as error:
+                self._failed(error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _late(record: AuditRecord) -> AuditRecord:
+    """The end of a call that has one already: what really came of it."""
+    return evolve(record, kind="note", outcome="", body={**record.body, "ended_late": record.outcome})
 
 
 def _again(error: StoreUnavailable) -> StoreUnavailable:

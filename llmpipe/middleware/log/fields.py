@@ -180,9 +180,10 @@ def _parts(message: Message) -> Iterator[str]:
 
 def _identity(call: Call, event: str, provider: str, model: str) -> dict[str, Any]:
     request, tags = call.request, call.tags
+    told = tags.get("correlation_id")
     fields: dict[str, Any] = {
         "event": event,
-        "correlation_id": scrub(str(tags.get("correlation_id") or call.id)),
+        "correlation_id": scrub(str(told)) if told else call.id,
         "call_id": call.id,
         "operation": operation_of(request),
         "stream": request.stream,
