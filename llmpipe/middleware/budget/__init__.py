@@ -16,7 +16,7 @@ blocks nothing for longer than a lease.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import Factory, field, frozen
@@ -32,9 +32,9 @@ from llmpipe.middleware.budget.purse import Purse
 from llmpipe.middleware.budget.rule import Rule
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.middleware.scopes import scope
+from llmpipe.middleware.tables import tables
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
-from llmpipe.pipeline.registry import structured
 from llmpipe.pricing import PriceTable
 from llmpipe.pricing import prices as packaged_prices
 from llmpipe.runtime import Runtime, at_once, shielded
@@ -72,25 +72,8 @@ class BudgetStatus:
         return self.spent / self.limit
 
 
-def _rules(value: Any) -> tuple[Rule, ...]:
-    """Rules as they are, or as a file has them."""
-    if isinstance(value, Rule | Mapping):
-        value = (value,)
-    if not isinstance(value, Iterable) or isinstance(value, str):
-        raise ConfigError(f"budget: rules are a list of rules, not {value!r}")
-    return tuple([_rule(one, place) for place, one in enumerate(value)])
-
-
-def _rule(told: Any, place: int) -> Rule:
-    if isinstance(told, Rule):
-        return told
-    if not isinstance(told, Mapping):
-        raise ConfigError(f"budget: rules[{place}] is of Rule, or a table of its settings, not {told!r}")
-    try:
-        rule: Rule = structured(Rule, told)
-    except ConfigError as error:
-        raise ConfigError(f"rules[{place}]: {error}") from None
-    return rule
+def _rules(told: Any) -> tuple[Rule, ...]:
+    return tables(Rule, told, "budget: rules")
 
 
 @frozen(kw_only=True)

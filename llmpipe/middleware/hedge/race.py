@@ -117,7 +117,7 @@ class Race:
                 raise
             error.survived()
             return rescued
-        except BaseException:
+        except BaseException:  # goes on; only a cancellation that was ours must not stay behind
             self._own_up()
             raise
         if not self._own_up():  # the reply was in hand at the moment at which the second one's was

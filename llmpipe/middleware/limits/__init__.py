@@ -14,7 +14,7 @@ a store that all instances share.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,9 +27,9 @@ from llmpipe.middleware.limits.desk import Desk, Mode
 from llmpipe.middleware.limits.rule import REQUESTS, SLOTS, TOKENS, Limit
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.middleware.scopes import scopes_of
+from llmpipe.middleware.tables import tables
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Attempt, Call
-from llmpipe.pipeline.registry import structured
 from llmpipe.runtime import Runtime, at_once, shielded
 from llmpipe.secret import shown_url
 from llmpipe.state import Ask, Level, Taken
@@ -56,25 +56,8 @@ class LimitState:
     reset: float
 
 
-def _limits(value: Any) -> tuple[Limit, ...]:
-    """Limits as they are, or as a file has them."""
-    if isinstance(value, Limit | Mapping):
-        value = (value,)
-    if not isinstance(value, Iterable) or isinstance(value, str):
-        raise ConfigError(f"limits: limits are a list of limits, not {value!r}")
-    return tuple([_limit(one, place) for place, one in enumerate(value)])
-
-
-def _limit(told: Any, place: int) -> Limit:
-    if isinstance(told, Limit):
-        return told
-    if not isinstance(told, Mapping):
-        raise ConfigError(f"limits: limits[{place}] is a Limit, or a table of its settings, not {told!r}")
-    try:
-        limit: Limit = structured(Limit, told)
-    except ConfigError as error:
-        raise ConfigError(f"limits[{place}]: {error}") from None
-    return limit
+def _limits(told: Any) -> tuple[Limit, ...]:
+    return tables(Limit, told, "limits: limits")
 
 
 @frozen(kw_only=True)

@@ -68,7 +68,7 @@ def test_a_rule_that_can_never_hold_is_one_clear_error(case: str):
 
 BAD_BUDGETS: dict[str, tuple[dict[str, Any], str]] = {
     "two of one name": ({"rules": (Rule(usd=1), Rule(usd=2))}, "two rules are called 'month:global'"),
-    "no rule": ({"rules": ("10 USD",)}, "rules[0] is of Rule"),
+    "no rule": ({"rules": ("10 USD",)}, "rules[0] is a Rule"),
     "no rules": ({"rules": 10}, "rules are a list"),
     "a price of nothing": ({"unknown_price": "ignore"}, "refuse or allow"),
     "no lease": ({"lease": 0}, "lease is seconds"),

@@ -16,6 +16,7 @@ from llmpipe.middleware.cache import Cache
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.middleware.limits import Limit, Limits
 from llmpipe.middleware.retry import Retry
+from llmpipe.pipeline import registry
 from llmpipe.pipeline.chain import Chain
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
@@ -429,3 +430,22 @@ def test_in_no_time_is_more_admitted_than_the_burst_and_its_share(
                 assert end - start + 1 <= size + rate * seconds / 60 + 1e-6
 
     run(main())
+
+
+def test_limits_come_from_a_file_as_tables():
+    made = registry.build("limits", {"limits": [{"per": "account", "requests_per_minute": 5}], "nodes": 2})
+    assert made == Limits(limits=Limit(per="account", requests_per_minute=5), nodes=2)
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ([{"per": "acount", "concurrency": 1}], r"limits\[0\].*did you mean 'account'"),
+        ([{"concurrency": 1}, {"concurency": 1}], r"limits\[1\].*concurency"),
+        ([3], r"limits\[0\] is a Limit, or a table of its settings, not 3"),
+        ("all", "a list of Limit, not 'all'"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_named(told: Any, says: str):
+    with pytest.raises(ConfigError, match=says):
+        registry.build("limits", {"limits": told})
