@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -15,7 +16,7 @@ from llmpipe_redis import RedisState
 
 pytestmark = pytest.mark.real_time
 
-CANCELS = 2_000
+CANCELS = 20_000 if os.environ.get("LLMPIPE_LONG") else 600
 
 
 class Slow:
@@ -75,7 +76,6 @@ async def storm(state: RedisState, ask: Any, seed: int) -> tuple[int, int]:
     return cancelled, answered
 
 
-@pytest.mark.slow
 async def test_no_answer_crosses_however_commands_are_cancelled(
     server: RedisServer, listen: Any, opened: Any
 ) -> None:
@@ -87,8 +87,8 @@ async def test_no_answer_crosses_however_commands_are_cancelled(
 
     cancelled, answered = await storm(state, echo, 2)
     assert cancelled >= CANCELS
-    assert answered > 100  # both happen, or the test says nothing
-    assert slow.connections > 100  # and many were cancelled while their answer was on its way
+    assert answered > 50  # both happen, or the test says nothing
+    assert slow.connections > 50  # and many were cancelled while their answer was on its way
     assert await echo(b"after") == b"after"
 
 
