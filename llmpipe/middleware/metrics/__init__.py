@@ -13,7 +13,7 @@ name                            kind       labels                               
                                            cached_input, cache_write, reasoning
 ``finish_reasons.total``        counter    provider, model, reason
 ``errors.total``                counter    provider, model, type, retryable,
-                                           error_type (a closed set: `error_types`)
+                                           error_type (closed; see `error_types`)
 ``cost.total``                  counter    provider, model (USD)                    ``cost_usd_total``
 ``cost.by_model``               counter    model (USD)                              ``cost_by_model_usd…``
 ``cost.requests``               counter    provider, model: attempts with a price
@@ -38,8 +38,8 @@ name                            kind       labels                               
 ``rate_limit.queue.oldest``     gauge      limit: for how long the first has        ``…_seconds``
 ``rate_limit.queue.in_flight``  gauge      limit: who is admitted
 ``alerts.firing``               gauge      rule, severity
-``alerts.*``                    counter    sink; ``sent``, ``dropped``, ``failed``,
-                                           ``retries``
+``alerts.*``                    counter    sink; ``sent``, ``dropped``,
+                                           ``failed``, ``retries``
 ``log.failures``                counter    (records that got lost)
 ``loop.lag``, ``.lag_worst``    gauge      (how late the loop is)                   ``…_seconds``
 ``resources.*``                 gauge      ``cpu``, ``memory``, ``process_cpu``,
