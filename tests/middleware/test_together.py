@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import warnings
 from typing import Any
 
@@ -143,7 +144,7 @@ visits = st.lists(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=300 if os.environ.get("LLMPIPE_LONG") else 30)  # a second each
 @given(
     visits,
     st.lists(st.sampled_from(LINES), max_size=8),
