@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -124,6 +125,9 @@ class Limits:
         visit = self.visit(call)
         try:
             reply = await call_next(await visit.enter())
+        except GeneratorExit:  # we are being dropped and cannot wait
+            visit.drop()
+            raise
         except BaseException:  # goes on
             await shielded(visit.leave(), call.runtime, "limits: giving back")
             raise
@@ -270,6 +274,12 @@ class _Visit:
             reply.amend(partial(_with_headers, self.levels))
         return reply
 
+    def drop(self) -> None:
+        """Leave in the background; where no loop runs any more, leases end by themselves."""
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            _ = self.call.runtime.spawn(self.leave(), "limits: giving back")
+
     async def leave(self) -> None:
         """Correct the tokens to what was used, and free the slots."""
         for attempt in self.call.ledger.attempts[self.begun :]:
@@ -350,6 +360,9 @@ class _Durable(_Ring):
         visit = self.config.visit(call)
         try:
             reply = await call_next(await visit.enter())
+        except GeneratorExit:  # we are being dropped and cannot wait
+            visit.drop()
+            raise
         except BaseException:  # goes on
             await shielded(visit.leave(), call.runtime, "limits: giving back")
             raise

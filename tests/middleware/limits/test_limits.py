@@ -23,7 +23,7 @@ from llmpipe.runtime import Runtime
 from llmpipe.state import Ask, Taken
 from llmpipe.state.memory import MemoryState
 from llmpipe.testing import conform, run
-from llmpipe.types import Usage
+from llmpipe.types import Request, Usage
 
 
 def mock(*script: Any, **settings: Any) -> MockProvider:
@@ -449,3 +449,19 @@ def test_limits_come_from_a_file_as_tables():
 def test_a_table_that_makes_no_sense_is_named(told: Any, says: str):
     with pytest.raises(ConfigError, match=says):
         registry.build("limits", {"limits": told})
+
+
+async def test_a_call_that_is_dropped_unfinished_gives_its_slot_back_all_the_same():
+    limits = Limits(limits=Limit(concurrency=1), store="away://")
+    chain, store = remote(limits)
+
+    async def never(_: Any) -> Any:
+        await asyncio.sleep(1000)
+
+    step = limits(chain.new_call(Request(messages="hi")), never).__anext__()
+    step.send(None)  # begun, and waiting
+    with pytest.raises(GeneratorExit):
+        step.throw(GeneratorExit)
+    await asyncio.sleep(1)
+    assert len(store.settled) == 1
+    assert (await limits.status(chain.runtime))[0].remaining == 1
