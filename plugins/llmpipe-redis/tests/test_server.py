@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmpipe.testing.servers.redis import RedisServer, find_redis
-
-if find_redis() is None:
-    pytest.skip("there is no redis-server", allow_module_level=True)
+from llmpipe.testing.servers.redis import RedisServer
 
 
 def test_a_kill_and_a_restart_keep_what_an_append_only_file_has() -> None:
