@@ -98,6 +98,7 @@ class Exchange:
             return await content.readany()
         except BROKEN as error:
             problem = broken_body(error)
+            _forget_frames(error)
         # What had come before it broke: `readany` gives none of it any more, and nothing public does.
         if getattr(content, "_buffer", None) and hasattr(content, "_read_nowait"):
             return content._read_nowait(-1)
@@ -166,3 +167,15 @@ class Exchange:
             self._slots.held.discard(self._carrier)
             self._slots.release()
             self._slots = None
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Cut `error` from where it was raised, and what it came from as well.
+
+    The reader keeps it, and whoever keeps our own error keeps the reader. It was raised in a callback of
+    the loop, so its frames lead to the loop's, and to what other calls had in hand at that moment: a reply
+    that somebody dropped would not be collected, nor what it holds be given back.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

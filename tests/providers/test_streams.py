@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import time
+import types
 
 import pytest
 
@@ -273,6 +275,16 @@ async def test_a_reset_and_a_close_are_told_apart():
         assert caught.value.code == "connection_reset"
         assert caught.value.partial.text == "Hel"
         await nothing_left(core, server)
+
+
+async def test_an_error_that_is_kept_keeps_no_frame_of_the_loop():
+    """Those have in hand what other calls hold: replies that were dropped would never be closed."""
+    kept = await broken(STREAM_HEAD + chunked(EVENTS[1]), then="close")
+    gc.collect()
+    frames = [thing for thing in gc.get_objects() if isinstance(thing, types.FrameType)]
+    lost = [frame for frame in frames if frame.f_code.co_name == "connection_lost"]
+    assert lost == []
+    assert kept.__traceback__ is not None  # ours are there
 
 
 async def test_what_came_before_a_cut_reaches_a_slow_reader():
