@@ -7,6 +7,7 @@ import asyncio
 import importlib.metadata
 import os
 import platform
+import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -19,17 +20,21 @@ from rich.markup import escape
 from llmpipe import dialects
 from llmpipe.cli.pick import untold
 from llmpipe.config import presets
-from llmpipe.errors import LLMError
+from llmpipe.errors import ConfigError, LLMError
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.registry import GROUP, names, origin
 from llmpipe.providers.factory import GROUP as PROVIDERS
 from llmpipe.providers.factory import provider, provider_names
 from llmpipe.providers.mock import MockProvider
 from llmpipe.providers.profiles import PROFILES
+from llmpipe.secret import hide_password
+from llmpipe.state import GROUP as STORES
+from llmpipe.state import open_state
 
 __all__ = ("add_arguments", "run")
 
 _NEEDED = ("anyio", "aiohttp", "attrs", "cattrs", "orjson", "aiolimiter")
+_WAL_RESET = (3, 51, 3)
 _MARKS = {"ok": "[green]ok[/green]  ", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red] "}
 
 
@@ -46,14 +51,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--online", action="store_true", help="ask each provider whether it accepts its key (free)"
     )
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="connect to this store and look through what it keeps; may be given several times",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Examine; 1 if something is bad."""
     console = Console(highlight=False)
-    checks = [*_installation(), *_plugins(), *_keys(), asyncio.run(_a_call())]
+    checks = [*_installation(), *_plugins(), *_stores(), *_keys(), asyncio.run(_a_call())]
     if options.online:
         checks += asyncio.run(_online())
+    checks += [asyncio.run(_store(url)) for url in options.store]
     for check in checks:
         console.print(_MARKS[check.level], escape(check.text), soft_wrap=True)
     return int(any(check.level == "bad" for check in checks))
@@ -88,6 +101,43 @@ def _plugins() -> Iterator[Check]:
             yield Check("bad", f"provider {point.name!r} of {whose} does not load: {error}")
         else:
             yield Check("ok", f"provider {point.name!r} comes from {whose}")
+
+
+def _stores() -> Iterator[Check]:
+    version = sqlite3.sqlite_version
+    if sqlite3.sqlite_version_info < _WAL_RESET:
+        # https://sqlite.org/wal.html#walresetbug; see `llmpipe.state.sqlite.writer` for why ours are safe.
+        yield Check(
+            "note",
+            f"SQLite {version}: before 3.51.3 two programs that write one file can damage it; processes of "
+            "llmpipe cannot, so let nothing else write there, nor run a checkpoint",
+        )
+    else:
+        yield Check("ok", f"SQLite {version}")
+    for point in entry_points(group=STORES):
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001  as in `_plugins`
+            yield Check("bad", f"the store {point.name}:// does not load: {error}")
+        else:
+            yield Check(
+                "ok", f"the store {point.name}:// comes from {point.dist.name if point.dist else '?'}"
+            )
+
+
+async def _store(url: str) -> Check:
+    shown = hide_password(url)
+    try:
+        state = open_state(url)
+    except ConfigError as error:
+        return Check("bad", str(error))
+    try:
+        await state.check()
+    except LLMError as error:
+        return Check("bad", str(error))
+    finally:
+        await state.aclose()
+    return Check("ok", f"{shown} can be read; it keeps {', '.join(sorted(state.offers))}")
 
 
 def _keys() -> Iterator[Check]:

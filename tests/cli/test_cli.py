@@ -346,6 +346,33 @@ def test_doctor_examines_the_installation(capsys, monkeypatch):
     assert "canary" not in out
 
 
+def test_doctor_looks_through_stores(capsys, tmp_path):
+    good, damaged = f"sqlite:///{tmp_path}/state.db", f"sqlite:///{tmp_path}/damaged.db"
+    (tmp_path / "damaged.db").write_text("this is no database")
+    assert main(["doctor", "--store", good]) == 0
+    out, _ = told(capsys)
+    assert re.search(r"^(ok|note) +SQLite 3\.", out, re.MULTILINE)
+    assert f"ok   {good} can be read; it keeps audit, cache, ledger" in out
+    far = "nosuch://user:canary@127.0.0.1:1/0"
+    assert main(["doctor", "--store", damaged, "--store", far, "--store", "memory://"]) == 1
+    out, _ = told(capsys)
+    assert re.search(r"^bad .*damaged\.db: SQLite says file is not a database", out, re.MULTILINE)
+    assert "bad  no state backend for nosuch://" in out
+    assert "ok   memory:// can be read" in out
+    assert "canary" not in out
+
+
+@pytest.mark.parametrize(("version", "level"), [((3, 51, 2), "note"), ((3, 51, 3), "ok"), ((3, 53, 0), "ok")])
+def test_doctor_knows_which_sqlite_may_damage_a_file(version, level, capsys, monkeypatch):
+    import sqlite3
+
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    monkeypatch.setattr(sqlite3, "sqlite_version", ".".join(map(str, version)))
+    main(["doctor"])
+    out, _ = told(capsys)
+    assert re.search(rf"^{level} +SQLite {'.'.join(map(str, version))}", out, re.MULTILINE)
+
+
 @pytest.mark.real_time
 async def test_doctor_asks_providers_whether_their_keys_are_good(capsys, monkeypatch):
     from attrs import evolve

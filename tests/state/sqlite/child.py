@@ -14,6 +14,7 @@ from llmpipe.errors import StoreUnavailable
 from llmpipe.state import Ask, AuditRecord, Draw, Item, Spend, open_state
 from llmpipe.state.contracts.audit import Anchor
 from llmpipe.state.hash_chain import chained
+from llmpipe.state.sqlite import writer
 
 ACCOUNTS = ("all", "tenant=a")
 
@@ -121,6 +122,20 @@ async def race(url: str, name: str, count: str) -> None:
     print(sum(short is None for short in given), flush=True)
 
 
+async def hammer(url: str, name: str, count: str) -> None:
+    """Settle one by one, and write the log back after each second commit, as a busy machine might."""
+    writer._COMMITS = 2
+    state = open_state(url + "?timeout=60")
+    ledger = state.ledger("l")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(int(count)):
+        key = f"{name}-{number}"
+        assert await ledger.settle(key, [Draw("a", 0, 1)], [Spend(id=key, at=float(number), nano=1)])
+    await state.aclose()
+    print("closed", flush=True)
+
+
 def hold(path: str) -> None:
     """Hold the write lock until a line comes."""
     db = sqlite3.connect(path, isolation_level=None)
@@ -178,6 +193,7 @@ def main(command: str, *rest: str) -> None:
         commands: dict[str, Callable[..., Coroutine[None, None, None]]] = {
             "put": put,
             "fill": fill,
+            "hammer": hammer,
             "race": race,
         }
         asyncio.run(commands[command](*rest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -97,6 +98,24 @@ async def test_four_processes_never_give_more_than_there_is(url, start):
     assert (await state.ledger("l").balances([("a", 0)]))[0].held == 95  # 5 were held before: 9 had room
     assert sum(given) == 9
     await state.check()
+    await state.aclose()
+
+
+async def test_two_processes_that_write_the_log_back_all_the_time_lose_nothing(url, start):
+    """F9B: in SQLite before 3.51.3 that can damage a file, where it is done beside a commit."""
+    count = 500_000 if os.environ.get("LLMPIPE_LONG") else 250
+    await made(url)
+    children = [start("hammer", url, name, str(count)) for name in "ab"]
+    for word in ("ready\n", "closed\n"):
+        for child in children:
+            assert await asyncio.to_thread(child.stdout.readline) == word
+            if word == "ready\n":
+                child.stdin.write("\n")
+                child.stdin.flush()
+    state = open_sqlite(url)
+    await state.check()
+    assert (await state.ledger("l").balances([("a", 0)]))[0].spent == 2 * count
+    assert len(await state.ledger("l").spends(limit=10**9)) == 2 * count
     await state.aclose()
 
 
