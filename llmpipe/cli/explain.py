@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llmpipe.config.load import load_chain
+from llmpipe.keys import MASTER_KEY
 from llmpipe.providers.profiles import PROFILES
 
 __all__ = ("add_arguments", "run")
+
+_MADE_UP = "made-up-" * 4  # as long as a master secret has to be
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +32,10 @@ def run(options: argparse.Namespace) -> int:
 @contextmanager
 def _keys_made_up() -> Iterator[None]:
     """Each provider's own key is set: nobody is asked, and where a file is checked there are no keys."""
-    before = {profile.key_env: os.environ.get(profile.key_env) for profile in PROFILES.values()}
+    names = [MASTER_KEY, *[profile.key_env for profile in PROFILES.values()]]
+    before = {name: os.environ.get(name) for name in names}
     missing = [name for name, key in before.items() if name and not key]
-    os.environ.update(dict.fromkeys(missing, "made-up"))
+    os.environ.update(dict.fromkeys(missing, _MADE_UP))
     try:
         yield
     finally:

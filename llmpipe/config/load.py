@@ -18,7 +18,8 @@
 Targets stand in ``[providers]`` by name, or where they are used; see `llmpipe.config.targets`.
 
 ``preset = "production"`` at the top starts from the standard middlewares, which the listed ones
-replace by name; ``without = ["cache"]`` leaves some of them out.
+replace by name; ``without = ["cache"]`` leaves some of them out. ``[vault]`` says where keys are that
+the file does not hold; see `llmpipe.config.vault`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import orjson
 from llmpipe.config import presets
 from llmpipe.config.leading import LEADING
 from llmpipe.config.targets import Targets, listed
+from llmpipe.config.vault import FileVault
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline import registry
 from llmpipe.pipeline.chain import Chain
@@ -46,7 +48,7 @@ __all__ = ("chain_from", "load_chain", "read_file")
 
 _MAX_BYTES = 1_000_000
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_TOP = ("middleware", "preset", "provider", "providers", "without")
+_TOP = ("middleware", "preset", "provider", "providers", "vault", "without")
 _WITHIN = ("middleware", "preset", "provider", "without")
 
 
@@ -152,7 +154,10 @@ def chain_from(data: Mapping[str, Any], where: str = "chain") -> Chain:
     Raises: ConfigError that says of everything wrong with it where it is and what would be right.
     """
     problems: list[str] = []
-    targets = Targets(data.get("providers", {}), where, problems, chain=_inner, layer=_middleware)
+    vault = FileVault(data.get("vault"))
+    targets = Targets(
+        data.get("providers", {}), where, problems, vault=vault, chain=_inner, layer=_middleware
+    )
     chain = _chain(data, where, f"{where}: ", _TOP, targets)
     if chain is None:
         raise ConfigError("\n".join(problems))

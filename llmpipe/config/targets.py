@@ -13,6 +13,7 @@ from typing import Any
 
 from attrs import fields
 
+from llmpipe.config.vault import FileVault
 from llmpipe.errors import ConfigError
 from llmpipe.pipeline.checks import nearest
 from llmpipe.pipeline.registry import structured
@@ -41,8 +42,8 @@ def listed(data: Mapping[str, Any], name: str, where: str, problems: list[str]) 
 class Targets:
     """Makes targets of what a file says, those that have a name once.
 
-    Args: tables are the file's ``[providers]``; `chain` and `layer` make a chain, and a middleware, of their
-    tables; `problems` takes down what is wrong.
+    Args: tables are the file's ``[providers]``; vault is where keys are that it does not hold itself; `chain`
+    and `layer` make a chain, and a middleware, of their tables; `problems` takes down what is wrong.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Targets:
         where: str,
         problems: list[str],
         *,
+        vault: FileVault,
         chain: Callable[[Mapping[str, Any], str, Targets], Any],
         layer: Callable[[Any, str, Targets], Any],
     ) -> None:
         self.problems = problems
         self._where = where
+        self._vault = vault
         self._chain = chain
         self._layer = layer
         self._made: dict[str, Any] = {}
@@ -86,6 +89,8 @@ class Targets:
                 return self._ensemble(settings, where)
             if use == "router":
                 return self._router(settings, where)
+            if isinstance(key := settings.get("api_key"), Mapping):
+                settings["api_key"] = self._vault.key(key)
             return provider(use, **settings)
         except ConfigError as error:
             told = str(error)

@@ -6,13 +6,14 @@ Encryption needs the extra ``vault`` (cryptography). A key is only ever handed o
 from __future__ import annotations
 
 from llmpipe.keys.masking import mask_api_key, sanitize_object
-from llmpipe.keys.masters import Masters, masters_in
+from llmpipe.keys.masters import MASTER_KEY, Masters, masters_in
 from llmpipe.keys.source import VaultKey
 from llmpipe.keys.vault import KeyInfo, KeyVault, Rotation
 
 __all__ = (
     "KeyInfo",
     "KeyVault",
+    "MASTER_KEY",
     "Masters",
     "Rotation",
     "VaultKey",

@@ -11,12 +11,15 @@ from llmpipe.errors import ConfigError
 from llmpipe.keys.sealing import MasterKey
 from llmpipe.secret import Secret
 
-__all__ = ("Masters", "master_keys", "masters_in")
+__all__ = ("MASTER_KEY", "Masters", "master_keys", "masters_in")
 
 Masters: TypeAlias = str | Secret | Sequence[str | Secret] | Mapping[str, str | Secret]
 """One master secret, or several, the one that seals first; by id where ids are wanted."""
 
-_NEW, _OLD = "LLMPIPE_MASTER_KEY", "LLMPIPE_MASTER_KEY_OLD"
+MASTER_KEY = "LLMPIPE_MASTER_KEY"
+"""The environment variable of the master secret."""
+
+_OLD = "LLMPIPE_MASTER_KEY_OLD"
 
 
 def master_keys(masters: Masters) -> dict[str, MasterKey]:
@@ -49,11 +52,11 @@ def masters_in(
     Raises: ConfigError where there is none, or a file cannot be read.
     """
     found: list[Secret] = []
-    for variable, path in ((_NEW, file), (_OLD, old_file)):
+    for variable, path in ((MASTER_KEY, file), (_OLD, old_file)):
         told = environ.get(variable, "") if path is None else _read(path)
         found += [Secret(line) for line in told.splitlines() if line.strip()]
-    if not found or (file is None and not environ.get(_NEW, "").strip()):
-        raise ConfigError(f"there is no master secret: set {_NEW}; make one: openssl rand -base64 32")
+    if not found or (file is None and not environ.get(MASTER_KEY, "").strip()):
+        raise ConfigError(f"there is no master secret: set {MASTER_KEY}; make one: openssl rand -base64 32")
     return list(dict.fromkeys(found))
 
 

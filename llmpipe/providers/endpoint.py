@@ -64,6 +64,14 @@ class Endpoint:
         self.transport = Transport(url, sent, **transport_options(options))
         self._routes: dict[Any, Route] = {}
 
+    async def aclose(self) -> None:
+        """Close the connections, and where keys are looked up."""
+        try:
+            await self.transport.aclose()
+        finally:
+            if isinstance(self.keys, FetchedKeys):
+                await self.keys.aclose()
+
     def _taken(self, given: APIKey | None) -> tuple[Secret | None, Keys | None]:
         """The one key, or the keys. Raises: ConfigError where there is none and one is needed."""
         if isinstance(given, Keys):

@@ -366,7 +366,7 @@ class HTTPProvider:
 
     async def aclose(self) -> None:
         """Close all connections; the next call opens new ones."""
-        await self._at.transport.aclose()
+        await self._at.aclose()
 
     def __repr__(self) -> str:
         return f"<provider {self.name} at {self.endpoint}, model {self.model or 'as asked'}>"

@@ -106,5 +106,11 @@ class FetchedKeys(Keys):
         days, self._overdue = self._overdue, None
         return days
 
+    async def aclose(self) -> None:
+        """Close the source, if that is something to be closed."""
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            await close()
+
     def __repr__(self) -> str:
         return "<a key that is looked up>"
