@@ -12,7 +12,7 @@ RUN := $(BIN)/python -m
 PIP := $(RUN) pip --disable-pip-version-check --no-input -qq install --constraint constraints.txt
 ALL_PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 # Some bring hundreds of megabytes. Their tests run where they are installed: make test HEAVY=1
-LARGE := plugins/llmpipe-presidio
+LARGE := plugins/llmpipe-presidio plugins/llmpipe-ray
 HEAVY ?=
 PLUGINS := $(if $(HEAVY),$(ALL_PLUGINS),$(filter-out $(LARGE),$(ALL_PLUGINS)))
 # mypy takes a directory only if Python lies in it.

@@ -1,4 +1,4 @@
-"""The command line: ``llmpipe demo | chat | explain | simulate-provider | keys | doctor``."""
+"""The command line: ``llmpipe demo``, ``chat``, ``explain``, ``bulk`` and the others of `_COMMANDS`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _COMMANDS = {
     "chat": ("llmpipe.cli.chat", "talk to a model; to a mock without a key"),
     "explain": ("llmpipe.cli.explain", "say what the chain in a file does, in which order and why"),
     "simulate-provider": ("llmpipe.cli.simulate", "run a provider that misbehaves on cue"),
+    "bulk": ("llmpipe.cli.bulk", "send all requests of a file through the chain in a file"),
     "budget": ("llmpipe.cli.budget", "show budgets, what could be saved, and compare with an invoice"),
     "keys": ("llmpipe.cli.keys", "keep provider keys encrypted, and rotate what seals them"),
     "audit": ("llmpipe.cli.audit", "verify, show, note or prune an audit trail"),

@@ -27,7 +27,7 @@ from llmpipe.testing.simulator.doors import DOORS
 pytest.importorskip("rich")
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["audit", "budget", "chat", "demo", "doctor", "explain", "keys", "simulate-provider"]
+COMMANDS = ["audit", "budget", "bulk", "chat", "demo", "doctor", "explain", "keys", "simulate-provider"]
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
