@@ -45,6 +45,10 @@ class Results:
             self._open_errors()
         except BaseException as error:  # whatever it is goes on; the files must not stay open
             self._close()
+            if isinstance(
+                error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError
+            ):
+                raise ConfigError(f"{error.filename or self._path}: {error.strerror}") from None
             if isinstance(error, OSError):
                 raise _unavailable(self._path, error) from None
             raise
@@ -153,7 +157,7 @@ def _lines(path: Path, *, torn: bool = False) -> Iterator[dict[str, Any]]:
                 return
             try:
                 line = orjson.loads(text)
-                if isinstance(line["custom_id"], str):
+                if isinstance(line["custom_id"], str) and "response" in line:
                     yield line
                     continue
             except (orjson.JSONDecodeError, KeyError, TypeError):

@@ -261,6 +261,21 @@ async def test_a_file_of_something_else_is_left_as_it_is(files):
         assert answers.read_text() == content
 
 
+async def test_a_place_that_no_answers_can_be_written_to_is_told(files, tmp_path):
+    requests, _, _ = files
+    before = written(requests, [chat("a")]).read_text()
+    provider = MockProvider(default="fine")
+    for place, says in [
+        (requests, "line 1 is no answer of a bulk job"),
+        (tmp_path / "none" / "answers.jsonl", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            await run(Chain(provider), requests, place)
+    assert provider.requests == []
+    assert requests.read_text() == before
+
+
 async def test_a_full_disk_ends_the_run_and_loses_nothing_that_was_written(files, monkeypatch):
     requests, answers, _ = files
     written(requests, [chat(f"q{n}") for n in range(20)])
