@@ -2,8 +2,9 @@
 
 The first table has a row for each pattern: milliseconds of CPU for 100,000 characters of the text that
 hurt it most, of those made from the pattern itself, and how much longer twice the text takes. Texts in
-which nothing is found stand apart from those full of findings, which cost so much each. The second has
-recall and precision by kind on the labelled set, the third recall by evasion.
+which nothing is found stand apart from those full of findings, which cost so much each. The second has a
+row for each disguise: what it takes to read a text that is all disguise, before anything is looked for.
+The third has recall and precision by kind on the labelled set, the fourth recall by evasion.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterable
+from functools import partial
 from random import Random
 from time import process_time
 
@@ -19,8 +22,9 @@ from attrs import frozen
 
 from llmpipe.middleware.redact import Scanner
 from llmpipe.middleware.redact.detector import Detector
+from llmpipe.middleware.redact.reading import Reading
 from llmpipe.testing.evasions import EVASIONS, TRAILING
-from llmpipe.testing.hostile import attacks, repeated
+from llmpipe.testing.hostile import DISGUISED, attacks, repeated
 from llmpipe.testing.labelled import INVALID, UNREACHABLE, VALID, Labelled, labelled, score
 
 __all__ = ("Row", "attack", "evaded", "main", "quality")
@@ -83,6 +87,7 @@ def _examples(kind: str) -> list[str]:
 
 def _speed(count: int, rounds: int) -> None:
     print(f"{'pattern':<20}{'ms/100 kB':>10}{'1 MB : ½ MB':>13}{'µs/finding':>12}  worst text, repeated")
+    hostile: list[str] = []
     for kind in VALID:
         whole: list[str] = []
         own = [detector for detector in _ALL.detectors if detector.kind == kind]
@@ -91,11 +96,24 @@ def _speed(count: int, rounds: int) -> None:
             row = attack(f"{kind} {number + 1}", [detector], units, rounds)
             whole.append(row.unit)
             _print(row)
+        hostile += [unit for unit in whole if unit]
         if len(own) > 1:
             _print(attack(f"{kind}, all {len(own)}", own, [unit for unit in whole if unit], rounds))
     encoded = [detector for detector in _ALL.detectors if detector.kind == "base64"]
     units = [unit for d in encoded for unit in attacks(d.pattern, Random(5), count)]
     _print(attack("base64, both", encoded, units, rounds))
+    # Whole words of what hurts the others, which are looked for in it.
+    units = [b64encode((unit * 99)[:36].encode()).decode() + " " for unit in hostile]
+    _print(attack("base64 of all these", encoded, units, rounds))
+
+
+def _reading(rounds: int) -> None:
+    print(f"\n{'disguise':<20}{'ms/100 kB':>10}{'1 MB : ½ MB':>13}{'':>12}  text, repeated")
+    for name, kind, unit in DISGUISED:
+        Reading(repeated(unit, 100), kind)  # what each character means is known now
+        texts = [repeated(unit, count) for count in (_CHARACTERS, 500_000, 1_000_000)]
+        seconds = [_cpu(partial(Reading, text, kind), rounds) for text in texts]
+        _print(Row(name, seconds[0] * 1e3, unit, seconds[2] / seconds[1], 0))
 
 
 def _print(row: Row) -> None:
@@ -159,6 +177,7 @@ def main() -> int:
     options = parser.parse_args()
     if not options.found:
         _speed(30 if options.quick else 150, 1 if options.quick else 3)
+        _reading(1 if options.quick else 5)
     if not options.found and not options.time:
         print()
     if not options.time:

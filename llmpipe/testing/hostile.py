@@ -12,7 +12,10 @@ from importlib import import_module
 from random import Random
 from typing import Any
 
-__all__ = ("attacks", "repeated", "written")
+from llmpipe.middleware.redact.escapes import EncodedJSONView, EncodedView, JSONView
+from llmpipe.middleware.redact.view import View
+
+__all__ = ("DISGUISED", "attacks", "repeated", "written")
 
 # As in llmpipe.middleware.redact.linear: the tree that `re` itself works on has no public name.
 _parser: Any = import_module("re._parser")
@@ -20,6 +23,32 @@ _parser: Any = import_module("re._parser")
 _ENDS = (" ", "", ",", "\n", "a", "0", ".", "-", ":", "=", "@", '"', "(", "+", "_", "/")
 _CLASSES = {"CATEGORY_DIGIT": "059", "CATEGORY_SPACE": " \n", "CATEGORY_WORD": "a_0"}
 _PRINTABLE = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
+
+DISGUISED: tuple[tuple[str, type[View], str], ...] = (
+    ("full-width", View, "４１１１"),
+    ("mathematical", View, "𝟒𝐚"),
+    ("homoglyph", View, "ае"),
+    ("zero-width", View, "4\u200b"),
+    ("zero-width, pairs", View, "4\u200b\u200b"),
+    ("zero-width, long", View, "\u200b" * 20 + "a"),
+    ("combining", View, "a\u0301"),
+    ("JSON", JSONView, "\\u0040"),
+    ("JSON, half", JSONView, "a\\u00"),
+    ("JSON, pairs", JSONView, "\\ud83d\\ude00"),
+    ("JSON, short", JSONView, "\\n"),
+    ("JSON, not seen", JSONView, "a\\u200b"),
+    ("source code", EncodedView, "\\x41"),
+    ("URL", EncodedView, "%41"),
+    ("URL, half", EncodedView, "%"),
+    ("URL, by turns", EncodedView, "a%20"),
+    ("URL, wide", EncodedView, "%E2%82%AC"),
+    ("URL, cut", EncodedView, "%E2%82"),
+    ("HTML", EncodedView, "&#64;"),
+    ("HTML, half", EncodedView, "&a"),
+    ("URL in JSON", EncodedJSONView, "%41\\n"),
+    ("all in one", EncodedJSONView, "%4１\\u004&#6;\u200b\\\\"),
+)
+"""Texts that are all disguise: what it is called, what reads it, and the unit to repeat."""
 
 
 def repeated(unit: str, length: int) -> str:

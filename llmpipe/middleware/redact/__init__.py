@@ -176,7 +176,7 @@ class Redact:
         scanner, found, request = self._scanner, list[str](), call.request
         for text, role in strings:
             if role != "json":
-                findings = scanner.scan(text, key) if (key := key_of(role)) else scanner.scan(text)
+                findings = scanner.scan(text, key_of(role))
                 if findings:
                     found += [finding.kind for finding in findings]
             elif (
@@ -187,7 +187,7 @@ class Redact:
                 or is_encoded(text)
             ):
                 mask_json(scanner, text, partial(_heard, found))
-        if adjacent(request):
+        if len(strings) > 1 and adjacent(request):
             mask_rows(scanner, request, partial(_heard, found))
         if not found:
             return None

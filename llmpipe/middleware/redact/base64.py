@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from binascii import Error, a2b_base64
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 
 from llmpipe.middleware.redact import hints
 from llmpipe.middleware.redact.checks import Match, Span
 from llmpipe.middleware.redact.detector import Detector
+from llmpipe.middleware.redact.linear import analyse
 
 __all__ = ("in_base64",)
 
@@ -40,12 +41,23 @@ def _text(guard: str = "") -> str:
 
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-# A last sign without the bits that are left over, by how many signs a last group has.
-_LAST = {
-    left: {sign: _SIGNS[value >> bits << bits] for value, sign in enumerate(_SIGNS)}
-    for left, bits in ((2, 4), (3, 2))
-}
 _WHITE = str.maketrans("\t\n\r", "   ")
+_WHITE_BYTES = bytes.maketrans(b"\t\n\r", b"   ")
+
+# Where many are decoded as one: what makes whole groups of one, by the signs it has too many, and one
+# group more; the ``=`` as zeros; and for each byte of a group what leaves all but the ``=``, and what puts
+# a separator there. No pattern goes on over a line's end with a zero in it.
+_FILL = ("====", "=======", "======", "=====")
+_SIGNS_ONLY = bytes.maketrans(b"-_=", b"+/A")
+_SEPARATED = tuple(
+    [
+        (
+            bytes(0 if code == ord("=") else 255 for code in range(256)),
+            bytes(separator if code == ord("=") else 0 for code in range(256)),
+        )
+        for separator in b"\n\0\n"
+    ]
+)
 
 
 def in_base64(spans: Callable[[str], Sequence[tuple[int, int, str]]]) -> tuple[Detector, ...]:
@@ -60,33 +72,50 @@ def in_base64(spans: Callable[[str], Sequence[tuple[int, int, str]]]) -> tuple[D
         found = spans(text) if text else ()
         return (*match.span(), found[0][2]) if found else None
 
-    def sift(regex: re.Pattern[str], text: str, places: Iterable[int]) -> Iterator[int]:
+    def places(regex: re.Pattern[str], longest: int, text: str, place: int, limit: int) -> Iterator[int]:
         """Many are decoded and searched as one text."""
-        matches = [match for place in places if (match := regex.match(text, place)) is not None]
-        pieces = [_filled(match.group().rstrip("=")) for match in matches]
+        stop = limit + longest + 1  # a match that begins before `limit` sees no end of the text there
+        pieces = [piece + _FILL[len(piece) & 3] for piece in regex.findall(text, place, stop)]
+        decoded = _all_decoded("".join(pieces).encode())
+        hits = spans(decoded)
+        if not hits:
+            return
         ends = list(accumulate([len(piece) // 4 * 3 for piece in pieces]))
-        decoded = a2b_base64("".join(pieces).encode().translate(_URL_SAFE))
+        starts = [match.start() for match in regex.finditer(text, place, stop)]
         done = 0
-        for start, end, _ in spans(decoded.decode("ascii").translate(_WHITE)):
+        for start, end, _ in hits:
             last = bisect_right(ends, end - 1) + 1
-            yield from [match.start() for match in matches[max(done, bisect_right(ends, start)) : last]]
-            done = last
+            for number in range(max(done, bisect_right(ends, start)), last):
+                begin = ends[number - 1] if number else 0
+                if starts[number] < limit and decoded[begin : ends[number]].rstrip("\n\0").isprintable():
+                    yield starts[number]
+            done = max(done, last)
+
+    def found_in(pattern: str) -> Callable[[str, int, int], Iterator[int]]:
+        return partial(places, re.compile(pattern), analyse(pattern).max_width)
 
     # Each group begins with a letter, so the first digit of all stands behind one.
     with_digit = rf"[0-9](?<=[A-Za-z].)(?:(?<={_ANY}{{5}}.)|(?={_ANY}{{5}}))"
     either, padded = _text() + "={0,2}+", _text("(?![A-Za-z+/]{0,64}+[0-9])") + "={1,2}+"
-    return (
-        Detector("base64", either, check, 1, probe=with_digit, sift=partial(sift, re.compile(either))),
-        Detector("base64", padded, check, hint=hints.equals, sift=partial(sift, re.compile(padded))),
+    any_text = Detector("base64", either, check, 1, probe=with_digit, places=found_in(either))
+    without_digit = Detector(
+        "base64", padded, check, hint=hints.equals, places=found_in(padded), instead=any_text
     )
+    return any_text, without_digit
 
 
-def _filled(signs: str) -> str:
-    """Whole groups, and at the end such as mean zeros, which separate this text from the next."""
-    left = len(signs) % 4
-    if not left:
-        return signs + "AAAA"
-    return signs[:-1] + _LAST[left].get(signs[-1], "A") + "A" * (8 - left)
+def _all_decoded(signs: bytes) -> str:
+    """What whole groups mean, with what separates in the places of their ``=``.
+
+    A long integer is the vector, as in `cards`: of each third byte.
+    """
+    decoded = bytearray(a2b_base64(signs.translate(_SIGNS_ONLY)).translate(_WHITE_BYTES))
+    for number, (keep, fill) in enumerate(_SEPARATED):
+        filled = signs[number + 1 :: 4]
+        own = int.from_bytes(decoded[number::3], "little") & int.from_bytes(filled.translate(keep), "little")
+        own |= int.from_bytes(filled.translate(fill), "little")
+        decoded[number::3] = own.to_bytes(len(filled), "little")
+    return decoded.decode("ascii")
 
 
 def _decoded(signs: str) -> str:

@@ -34,7 +34,8 @@ class Detector:
     For texts made to be slow: a `sieve` is a pattern that matches wherever a match is a finding, and
     hardly anywhere else; `inner` is how the pattern ends, which `re` is asked about once for all the
     beginnings before it; `sift` gives of places in a text those where there may be a finding; and
-    `places` all of them, from one place of a text up to another.
+    `places` all of them, from one place of a text up to another. A detector is not asked where the one is
+    that is named as `instead`, which finds all that it finds.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Detector:
     inner: str | None = field(default=None, repr=False)
     sift: Callable[[str, Iterable[int]], Iterable[int]] | None = field(default=None, repr=False)
     places: Callable[[str, int, int], Iterator[int]] | None = field(default=None, repr=False)
+    instead: Detector | None = field(default=None, repr=False)
 
     @cached_property
     def regex(self) -> re.Pattern[str]:

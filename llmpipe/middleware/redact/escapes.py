@@ -14,7 +14,16 @@ from typing import ClassVar
 
 from llmpipe.middleware.redact.view import View
 
-__all__ = ("EncodedJSONView", "EncodedView", "EscapedView", "JSONView", "is_encoded", "unescape")
+__all__ = (
+    "EncodedJSONView",
+    "EncodedView",
+    "EscapedView",
+    "JSONView",
+    "TOKENS",
+    "is_encoded",
+    "meaning",
+    "unescape",
+)
 
 _HEX = "[0-9A-Fa-f]"
 _NEXT = f"%[89ABab]{_HEX}"  # a byte of UTF-8 that is not the first
@@ -90,7 +99,7 @@ class EscapedView(View):
                 ends.extend(range(start + 1, end + 1))
                 high = ""
                 continue
-            char = _meaning(token.group())
+            char = meaning(token.group())
             if high and "\udc00" <= char <= "\udfff":
                 characters[-1] = chr(0x10000 + ((ord(high) & 0x3FF) << 10) + (ord(char) & 0x3FF))
                 ends[-1] = end
@@ -135,6 +144,15 @@ class EncodedJSONView(EscapedView):
     tokens = _tokens("%&\\", _PERCENT, _ENTITY, _JSON)
 
 
+# The two halves of a character beyond 0xFFFF; and the most frequent bytes before all others.
+_PAIR = rf"\\u[Dd][89ABab]{_HEX}{{2}}\\u[Dd][C-Fc-f]{_HEX}{{2}}"
+_URL = rf"%[0-7]{_HEX}|{_PERCENT[0]}"
+TOKENS: dict[type[View], re.Pattern[str]] = {
+    JSONView: re.compile(f"({_PAIR}|{_JSON[0]})", re.DOTALL),
+    EncodedView: re.compile(f"({_URL}|{_ENTITY[0]}|{_PAIR}|{_CODE[0]})"),
+    EncodedJSONView: re.compile(f"({_URL}|{_ENTITY[0]}|{_PAIR}|{_JSON[0]})", re.DOTALL),
+}
+"""What the escapes of a view look like, in a text of which all is there."""
 _SOME = re.compile(rf"%{_HEX}{{2}}|{_ENTITY[0]}|{_CODE[0]}")
 
 
@@ -144,12 +162,14 @@ def is_encoded(text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _meaning(token: str) -> str:
-    """The one character that an escape stands for."""
+def meaning(token: str) -> str:
+    """The one character that an escape stands for, or two halves of one."""
     if token[0] == "%":
         char = bytes.fromhex(token.replace("%", "")).decode("utf-8", "replace")
     elif token[0] == "&":
         char = html.unescape(token)
+    elif len(token) == 12:
+        char = chr(0x10000 + ((int(token[2:6], 16) & 0x3FF) << 10) + (int(token[8:], 16) & 0x3FF))
     elif len(token) > 2:
         char = chr(int(token[2:], 16))  # noqa: FURB166  there is no prefix
     else:

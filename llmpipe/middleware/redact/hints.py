@@ -44,9 +44,9 @@ LONG = 2_048
 _RARE = 16  # times as long as these are many: a search for what they begin takes 2 ms in 100,000 characters
 
 
-def is_dense(count: int, text: str) -> bool:
-    """Whether to look at each of `count` places of `text` takes long."""
-    return count * _RARE > len(text) >= LONG
+def is_dense(count: int, length: int) -> bool:
+    """Whether to look at each of `count` places of a text takes long, which has so many characters."""
+    return count * _RARE > length >= LONG
 
 
 def signs(text: str) -> bytes:
@@ -90,7 +90,7 @@ def bracketed_at(text: str) -> bool:
     return (
         "(" in text or "[" in text or "{" in text or "<" in text
     ) and (
-        (len(text) >= LONG and is_dense(sum(map(text.count, "([{<")), text))
+        (len(text) >= LONG and is_dense(sum(map(text.count, "([{<")), len(text)))
         or _BRACKETED_AT.search(text) is not None
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ _DENSE = re.compile(r"[0-9](?:[ .\-/()]{0,3}+[0-9]){6}")
 
 def dense_digits(text: str) -> bool:
     """Seven digits close together."""
-    return is_dense(digits(text), text) or _DENSE.search(text) is not None
+    return is_dense(digits(text), len(text)) or _DENSE.search(text) is not None
 
 
 _HYPHENED = re.compile(r"-[A-Za-z0-9_\-]{8}")
@@ -115,8 +115,8 @@ _UNDERSCORED = re.compile(r"_[A-Za-z0-9+/=_]{10}")
 def token(text: str) -> bool:
     """The middle of a token that has a sign in it, or the beginning of one that has none."""
     return (
-        ("-" in text and (is_dense(text.count("-"), text) or _HYPHENED.search(text) is not None))
-        or ("_" in text and (is_dense(text.count("_"), text) or _UNDERSCORED.search(text) is not None))
+        ("-" in text and (is_dense(text.count("-"), len(text)) or _HYPHENED.search(text) is not None))
+        or ("_" in text and (is_dense(text.count("_"), len(text)) or _UNDERSCORED.search(text) is not None))
         or ("A" in text and ("AIza" in text or "AKIA" in text or "ASIA" in text))
         or ("G" in text and "SG." in text)
         or ("9" in text and "ya29." in text)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import compress
 from typing import Any
 
 from llmpipe.middleware.redact.linear import written
@@ -39,6 +40,8 @@ _CATEGORIES = {
 }
 _LOOPS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 _CHARACTERS = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
+_FREQUENT = 16  # to go through all places is cheaper than to look for those that are so near each other
+_TRUTH = bytes.maketrans(b"01", b"\0\1")
 _ELSE = ord("?")  # what stands for all that is not ASCII
 
 Tree = list[tuple[Any, Any]]
@@ -107,6 +110,9 @@ class Planes:
     def places(self, found: int) -> Iterator[int]:
         """The places of a set, in order."""
         bits = format(found, f"0{self.length + 1}b")
+        if found.bit_count() * _FREQUENT > self.length:
+            yield from compress(range(self.length + 1), bits.encode().translate(_TRUTH))
+            return
         place = bits.find("1")
         while place >= 0:
             yield place
@@ -174,27 +180,36 @@ def _node(name: str, value: Any, fold: bool) -> Way | None:
     if name == "ATOMIC_GROUP":
         return _back(list(value), fold=fold)
     if name == "BRANCH":
-        ways = [_back(list(tree), fold=fold) for tree in value[1]]
+        return _any_of([_back(list(tree), fold=fold) for tree in value[1]])
+    return _look(name, value, fold) if name in ("ASSERT", "ASSERT_NOT") else None
 
-        def any_of(planes: Planes, ends: int) -> int:
-            found = 0
-            for each in ways:
-                found |= each(planes, ends)
-            return found
 
-        return any_of
+def _any_of(ways: list[Way]) -> Way:
+    def any_of(planes: Planes, places: int) -> int:
+        found = 0
+        for each in ways:
+            found |= each(planes, places)
+        return found
+
+    return any_of
+
+
+def _look(name: str, value: Any, fold: bool) -> Way | None:
+    """The places of a set where one looks ahead or behind, and sees what is asked for or does not."""
+    direction, nodes = value[0], list(value[1])
+    key = f"{fold:d}{direction:d}{name}{written(nodes)}"
+    seen: Way | None
     if name == "ASSERT":
-        direction, tree = value
-        if direction > 0:
-            ahead = _back(list(tree), fold=fold)
-            return lambda planes, ends: ends & ahead(planes, planes.every)
-        behind = _forth(list(tree), fold, sure=False)
-        return None if behind is None else lambda planes, ends: ends & behind(planes, planes.every)
-    if name == "ASSERT_NOT":
-        direction, tree = value
-        never = (_forth if direction < 0 else _ahead)(list(tree), fold, sure=True)
-        return None if never is None else lambda planes, ends: ends & ~never(planes, planes.every)
-    return None
+        seen = _back(nodes, fold=fold) if direction > 0 else _forth(nodes, fold, sure=False)
+    else:
+        seen = (_forth if direction < 0 else _ahead)(nodes, fold, sure=True)
+    if seen is None:
+        return None
+    # Where that is so does not depend on the set, so it is asked once, though it stand in a loop.
+    if name == "ASSERT":
+        return lambda planes, ends: ends & planes.back(key, seen, planes.every)
+    # A complement is a negative number, with which an `and` takes three times as long.
+    return lambda planes, ends: ends ^ (ends & planes.back(key, seen, planes.every))
 
 
 def _loop(least: int, most: int, body: Tree, fold: bool) -> Way:
@@ -215,6 +230,8 @@ def _loop(least: int, most: int, body: Tree, fold: bool) -> Way:
                 if not ends:
                     break
                 found |= ends
+        if single and least > 1:
+            return _in_a_row(planes.of(members), least) & (found << least)
         for _ in range(least):
             found = one(planes, found)
         return found
@@ -248,32 +265,39 @@ def _over(characters: int, most: int, ends: int) -> int:
     return found
 
 
+def _in_a_row(characters: int, count: int) -> int:
+    """From where so many of `characters` stand in a row."""
+    done = 1
+    while done < count:
+        step = min(done, count - done)
+        characters &= characters << step
+        done += step
+    return characters
+
+
 def _forth(nodes: Tree, fold: bool, *, sure: bool) -> Way | None:
     """Where one gets to from places of a set; None where that is not known. `sure`: not by chance."""
-    steps: list[Way] = []
-    for op, value in nodes:
-        step = _step(str(op), value, fold, sure, forth=True)
-        if step is None:
-            return None
-        steps.append(step)
-    return _in_turn(steps)
+    return _in_turn(nodes, fold, sure, forth=True)
 
 
 def _ahead(nodes: Tree, fold: bool, *, sure: bool) -> Way | None:
     """From where one gets to places of a set, if that is known for sure."""
-    steps: list[Way] = []
-    for op, value in reversed(nodes):
-        step = _step(str(op), value, fold, sure, forth=False)
+    return _in_turn(nodes[::-1], fold, sure, forth=False)
+
+
+def _in_turn(nodes: Tree, fold: bool, sure: bool, *, forth: bool) -> Way | None:
+    steps: list[tuple[str, Way]] = []
+    for op, value in nodes:
+        step = _step(str(op), value, fold, sure, forth=forth)
         if step is None:
             return None
-        steps.append(step)
-    return _in_turn(steps)
+        steps.append((f"{fold:d}{sure:d}{forth:d}{written([(op, value)])}", step))
 
-
-def _in_turn(steps: list[Way]) -> Way:
     def turn(planes: Planes, places: int) -> int:
-        for step in steps:
-            places = step(planes, places)
+        for key, step in steps:
+            places = planes.back(key, step, places)
+            if not places:
+                return 0
         return places
 
     return turn
@@ -294,19 +318,9 @@ def _step(name: str, value: Any, fold: bool, sure: bool, *, forth: bool) -> Way 
     if name == "BRANCH":
         ways = [go(list(tree), fold, sure=sure) for tree in value[1]]
         known = [each for each in ways if each is not None]
-        if len(known) < len(ways):
-            return None
-
-        def any_of(planes: Planes, places: int) -> int:
-            found = 0
-            for each in known:
-                found |= each(planes, places)
-            return found
-
-        return any_of
+        return _any_of(known) if len(known) == len(ways) else None
     if name in _LOOPS and value[0] == value[1]:
-        one = go(list(value[2]), fold, sure=sure)
-        return None if one is None else _in_turn([one] * value[0])
+        return go(list(value[2]) * value[0], fold, sure=sure)
     return None
 
 

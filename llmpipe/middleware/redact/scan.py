@@ -19,7 +19,8 @@ from llmpipe.middleware.redact.escapes import EncodedJSONView, EncodedView, JSON
 from llmpipe.middleware.redact.finder import Finder, Finding
 from llmpipe.middleware.redact.linear import narrowed
 from llmpipe.middleware.redact.patterns import BUILT_IN
-from llmpipe.middleware.redact.sieve import sieved, slow
+from llmpipe.middleware.redact.reading import Reading
+from llmpipe.middleware.redact.sieve import Beginnings, sieved
 from llmpipe.middleware.redact.suspicion import Hinted, by_beginning
 from llmpipe.middleware.redact.view import View
 
@@ -137,7 +138,7 @@ class Scanner:
             key: what `text` is called, as the value of a field: a ``password`` is one whatever it is.
             json: it is JSON, whose escapes are read.
         """
-        if not key and not self.finders and text.isascii() and not is_encoded(text):
+        if not key and not json and not self.finders and text.isascii() and not is_encoded(text):
             return self._plain(text)
         if key and hints.telling(key):
             before = f'"{key}": "'
@@ -154,12 +155,21 @@ class Scanner:
 
     def _scan(self, text: str, more: list[Found], *, json: bool) -> tuple[Finding, ...]:
         """What is in `text`, and `more` that was found in it."""
-        if text.isascii() and not more and not is_encoded(text):
+        encoded = is_encoded(text)
+        if text.isascii() and not more and not encoded and not (json and "\\" in text):
             return self._plain(text)
-        views = (JSONView(), EncodedJSONView()) if json else (View(), EncodedView())
-        found = [span for rank, view in enumerate(views) for span in self._seen_by(view, text, rank)]
-        standing = _standing(found + more)
-        return tuple([Finding(kind, start, end) for start, end, kind in _joined(standing)])
+        found = more + self._seen_by(JSONView if json else View, text, 0)
+        if encoded:
+            found += self._seen_by(EncodedJSONView if json else EncodedView, text, 1)
+        if not found:
+            return ()
+        return tuple([Finding(kind, start, end) for start, end, kind in _joined(_standing(found))])
+
+    def sees_json(self, text: str) -> bool:
+        """Whether there is anything in a JSON text, as it stands and as its escapes are read."""
+        return bool(self._seen_by(JSONView, text, 0)) or (
+            is_encoded(text) and bool(self._seen_by(EncodedJSONView, text, 1))
+        )
 
     def _plain(self, text: str) -> tuple[Finding, ...]:
         """What is in a text that is seen as it stands."""
@@ -167,14 +177,11 @@ class Scanner:
         spans = self._spans(suspects, text) if suspects else ()
         return tuple([Finding(kind, start, end) for start, end, kind in _joined(spans)]) if spans else ()
 
-    def _seen_by(self, view: View, text: str, rank: int) -> list[Found]:
-        """What is found in `text` as `view` has it; nothing new in a second view of what is not encoded."""
-        if rank and not is_encoded(text):
-            return []
-        view.feed(text)
-        view.finish()
-        spans = self.spans(view.text)
-        return [(view.start(start), -view.end(end), rank, kind) for start, end, kind in spans]
+    def _seen_by(self, view: type[View], text: str, rank: int) -> list[Found]:
+        """What is found in `text` as `view` has it."""
+        seen = Reading(text, view)
+        spans = self.spans(seen.text)
+        return [(seen.start(start), -seen.end(end), rank, kind) for start, end, kind in spans]
 
     def mask(self, text: str, label: Label = label, key: str = "") -> str:
         """`text` with a label for each finding; the same object if there is none."""
@@ -218,7 +225,7 @@ class Scanner:
 
     def _spans(
         self,
-        suspects: Iterable[Detector],
+        suspects: list[Detector],
         seen: str,
         start: int = 0,
         limit: int | None = None,
@@ -227,14 +234,19 @@ class Scanner:
         found: list[Found] = []
         if limit is None:
             limit = len(seen)
+        if resume is None:  # else one that is left out would never go on
+            suspects = [each for each in suspects if each.instead is None or each.instead not in suspects]
         hard: list[tuple[Detector, int]] = []
-        long = limit - start >= hints.LONG
+        beginnings = Beginnings(seen, start, limit) if limit - start >= hints.LONG else None
         for detector in suspects:
             search, check = detector.regex.search, detector.check
             place = start if resume is None else resume.pop(detector, start)
             left, refused = None, 0
-            is_slow = long and slow(detector, seen, place, limit)
-            while not is_slow and (match := search(seen, place)) is not None:
+            is_slow = is_nowhere = False
+            if beginnings is not None:
+                count = beginnings.count(detector)
+                is_slow, is_nowhere = beginnings.dense(count), not count
+            while not (is_slow or is_nowhere) and (match := search(seen, place)) is not None:
                 here = match.start()
                 if here >= limit:
                     break

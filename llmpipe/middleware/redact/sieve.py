@@ -11,24 +11,35 @@ from collections.abc import Iterable, Iterator
 
 from llmpipe.middleware.redact.checks import CONTEXT
 from llmpipe.middleware.redact.detector import Detector
-from llmpipe.middleware.redact.hints import LONG, is_dense
+from llmpipe.middleware.redact.hints import is_dense
 from llmpipe.middleware.redact.planes import Planes
 
-__all__ = ("sieved", "slow")
+__all__ = ("Beginnings", "sieved")
 
 _BLOCK = 131_072  # characters at once
 
 
-def slow(detector: Detector, seen: str, start: int, limit: int) -> bool:
-    """Whether a search with `re` from `start` up to `limit` would be slow, as far as beginnings tell."""
-    if limit - start < LONG:
-        return False
-    beginnings = detector.beginnings
-    if beginnings is None:
-        return True
-    text = seen[start:limit]
-    others = text.encode("ascii", "replace").translate(None, beginnings)
-    return is_dense(len(text) - len(others), text)
+class Beginnings:
+    """At how many places of a text from `start` up to `limit` a match may begin."""
+
+    __slots__ = ("_counts", "_data")
+
+    def __init__(self, seen: str, start: int, limit: int) -> None:
+        self._data = seen[start:limit].encode("ascii", "replace")
+        self._counts: dict[bytes, int] = {}
+
+    def count(self, detector: Detector) -> int:
+        """Of a match of the detector, all of them if it begins in no few ways; counted once for all alike."""
+        begin = detector.beginnings
+        if begin is None:
+            return len(self._data)
+        if begin not in self._counts:
+            self._counts[begin] = len(self._data) - len(self._data.translate(None, begin))
+        return self._counts[begin]
+
+    def dense(self, count: int) -> bool:
+        """Whether to search with `re` what begins at so many places takes long."""
+        return is_dense(count, len(self._data))
 
 
 def sieved(

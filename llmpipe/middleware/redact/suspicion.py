@@ -42,18 +42,12 @@ class Probe:
     after: int
     groups: Groups
 
-    def passed(self, seen: str, digits: str) -> list[Detector]:
-        """Those that may find something in `seen`, which has these `digits`."""
-        count = len(digits)
-        if is_dense(count, seen):  # a search would take longer than to sieve it
-            return [detector for _, those in self.groups for detector in those if detector.digits <= count]
-        first, last = seen.find(digits[0]), seen.rfind(digits[-1])
+    def finds(self, seen: str, first: int, last: int) -> bool:
+        """Whether there is one in `seen`, which has its first digit at `first` and its last at `last`."""
         if self.number is not None and self.number.search(seen, first, last + _BESIDE) is None:
-            return []
+            return False
         start = first - self.before if first > self.before else 0
-        if self.regex.search(seen, start, last + self.after) is None:
-            return []
-        return [detector for detector in passed(self.groups, seen) if detector.digits <= count]
+        return self.regex.search(seen, start, last + self.after) is not None
 
 
 @frozen
@@ -99,8 +93,20 @@ class Hinted:
             if len(digits) < len(signs):
                 found += passed(self.signed, seen)
             if digits:
-                for probe in self.probes:
-                    found += probe.passed(seen, digits)
+                found += self._numbered(seen, digits)
+        return found
+
+    def _numbered(self, seen: str, digits: str) -> list[Detector]:
+        """Those that may find something in `seen` because of its `digits`."""
+        count = len(digits)
+        if is_dense(count, len(seen)):  # a search would take longer than to sieve it
+            groups = [group for probe in self.probes for group in probe.groups]
+            return [detector for _, those in groups for detector in those if detector.digits <= count]
+        first, last = seen.find(digits[0]), seen.rfind(digits[-1])
+        found: list[Detector] = []
+        for probe in self.probes:
+            if probe.finds(seen, first, last):
+                found += [each for each in passed(probe.groups, seen) if each.digits <= count]
         return found
 
 

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import compress
 
-__all__ = ("View",)
+__all__ = ("CUT", "MARKED", "MAX_RUN", "UNSEEN", "View")
 
 _LOOK_ALIKES = {
     # Cyrillic and Greek letters, small and capital.
@@ -32,17 +32,25 @@ _LOOK_ALIKES = {
     **dict(zip("‘’‚′“”„″", "''''\"\"\"\"", strict=True)),
 }
 _INVISIBLE = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # blank letters: category Lo or So
-_MAX_RUN = 16
+MAX_RUN = 16
 """Invisible characters in a row that are passed over. A longer run separates, like a control
 character: nobody writes one, and to wait for its end would be to wait for ever."""
-_CUT = "\x00"
+CUT = "\x00"
+UNSEEN = "\ufdd0"
+"""Stands for what is not seen, where something must. Never a character, says Unicode."""
+_WITHOUT_LIKES = (range(0x3400, 0xA000), range(0xAC00, 0xD7A4), range(0x20000, 0x2F800))
 
 
 def _seen(code: int) -> int | None:
     """The code point that character `code` looks like; None for one that is not seen."""
     if code < 128:
         return code
+    for those in _WITHOUT_LIKES:
+        if code in those:
+            return code
     char = chr(code)
+    if char == UNSEEN:
+        return 0xFFFD
     if char in _LOOK_ALIKES:
         return ord(_LOOK_ALIKES[char])
     category = unicodedata.category(char)
@@ -52,6 +60,8 @@ def _seen(code: int) -> int | None:
         return ord("0") + unicodedata.decimal(char)
     if category[0] == "Z":
         return ord(" ") if category == "Zs" else ord("\n")
+    if not unicodedata.decomposition(char):
+        return code
     plain = [part for part in unicodedata.normalize("NFKD", char) if not unicodedata.combining(part)]
     return ord(plain[0]) if len(plain) == 1 and plain[0].isascii() else code
 
@@ -69,6 +79,20 @@ class _Table(dict[int, "int | None"]):
 _TABLE = _Table()
 
 
+class _Marked(_Table):
+    """The same with `UNSEEN` for what is not seen."""
+
+    def __missing__(self, code: int) -> int:
+        seen = _TABLE[code]
+        mark = ord(UNSEEN) if seen is None else seen
+        if len(self) < 8192:
+            self[code] = mark
+        return mark
+
+
+MARKED = _Marked()
+
+
 class _Marks(dict[int, str]):
     """1 for a character that is seen, 0 for one that is not."""
 
@@ -80,7 +104,7 @@ class _Marks(dict[int, str]):
 
 
 _MARKS = _Marks()
-_LONG_RUN = re.compile(f"0{{{_MAX_RUN + 1},}}")
+_LONG_RUN = re.compile(f"0{{{MAX_RUN + 1},}}")
 _KEPT = bytes.maketrans(b"01", b"\0\1")
 
 
@@ -139,13 +163,13 @@ class View:
         else:
             before = self._run
             marks = "0" * before + text.translate(_MARKS)
-            self._run = min(len(marks) - len(marks.rstrip("0")), _MAX_RUN + 1)
+            self._run = min(len(marks) - len(marks.rstrip("0")), MAX_RUN + 1)
             kept = bytearray(marks.encode().translate(_KEPT))
             characters = list(text)
             for run in _LONG_RUN.finditer(marks):
-                cut = run.start() + _MAX_RUN
+                cut = run.start() + MAX_RUN
                 if cut >= before:  # else it was made when that came
-                    kept[cut], characters[cut - before] = 1, _CUT
+                    kept[cut], characters[cut - before] = 1, CUT
             self._starts.extend(compress(starts, kept[before:]))
             self._ends.extend(compress(ends, kept[before:]))
             seen = "".join(characters).translate(_TABLE)

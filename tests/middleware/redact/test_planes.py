@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from itertools import product
 from random import Random
 
@@ -241,6 +242,57 @@ def test_a_pattern_of_loops_in_loops_is_left_to_the_other_engine():
 
 
 def test_frequent_beginnings_are_sieved_and_rare_ones_are_searched():
-    assert hints.is_dense(200, "x" * 3_000)
-    assert not hints.is_dense(100, "x" * 3_000)
-    assert not hints.is_dense(100, "x" * 300)
+    assert hints.is_dense(200, 3_000)
+    assert not hints.is_dense(100, 3_000)
+    assert not hints.is_dense(100, 300)
+
+
+@pytest.mark.parametrize(
+    "meant",
+    [
+        "\x01jo@example.com and",  # an address in what is no text
+        'password="abcdefghij',  # to the next quotation mark, which is in another word
+        "-----BEGIN PRIVATE KEY-----",
+        "1:2:3:4:5:6:7: 1:2",
+    ],
+)
+def test_hostile_words_in_base64_are_decoded_at_once(meant):
+    """Whatever they mean. A word by itself takes ten microseconds, which is the budget for 200 characters."""
+    random = Random(37)
+    signs = b64encode(meant.encode()).decode()
+    others = [b64encode(random.randbytes(9)).decode() for _ in range(20)]
+    text = repeated(" ".join([signs, "aGVsbG8gd29ybGQh", "egozWhsXcn=", *others]) + " ", 20_000)
+    for detector in ALL.detectors:
+        if detector.kind == "base64":
+            counted = Counted(detector)
+            spans, looked = counted.on(text)
+            assert spans == len(plainly(counted_alone(detector), text))
+            assert looked <= len(text) / 250 + 2 * spans + 10
+
+
+@given(
+    st.lists(
+        st.sampled_from([*POOL, "a", "=", "\n", "\t", "\x01", "call me at 555", "-1234", "key=abc"]),
+        max_size=8,
+    )
+)
+def test_in_many_words_of_base64_is_found_what_is_in_each(pieces):
+    words = []
+    for number, piece in enumerate(pieces):
+        word = b64encode(piece.encode()).decode()
+        words.append(word.rstrip("=") if number % 2 else word)
+    text = " ".join([*words, "x"] * 3)
+    everything: list[tuple[int, int, int, str]] = []
+    encoded = [detector for detector in ALL.detectors if detector.kind == "base64"]
+    ALL._sift([(detector, 0) for detector in encoded], text, len(text), None, everything)
+    scanner = Scanner()
+    object.__setattr__(scanner, "detectors", tuple(encoded))
+    found = [span[:3:2] for span in plainly(scanner, text)]
+    assert [span[:3:2] for span in scan._standing(everything)] == found
+
+
+def test_what_begins_nowhere_in_a_long_text_is_not_searched():
+    detector = next(detector for detector in ALL.detectors if detector.beginnings == b"+?")
+    counted = Counted(detector)
+    assert counted.on("no number at all " * 1_000) == (0, 0)
+    assert counted.on("no number at all " * 1_000 + "+49 30 1234567")[0] == 1
