@@ -13,34 +13,27 @@ a store that all instances share.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator
 from functools import partial
-from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
-from llmpipe.errors import ConfigError, LimitReached
-from llmpipe.middleware.charging import usage_of
-from llmpipe.middleware.limits.desk import Desk, Mode
-from llmpipe.middleware.limits.rule import REQUESTS, SLOTS, TOKENS, Limit
+from llmpipe.errors import ConfigError
+from llmpipe.middleware.limits.desk import Desk, Mode, QuickDesk, is_quick
+from llmpipe.middleware.limits.plan import Plans, plan_for
+from llmpipe.middleware.limits.rule import Limit
+from llmpipe.middleware.limits.visit import Visit
 from llmpipe.middleware.numeric import check_numbers
-from llmpipe.middleware.scopes import scopes_of
 from llmpipe.middleware.tables import tables
 from llmpipe.pipeline import bands
-from llmpipe.pipeline.call import Attempt, Call
-from llmpipe.runtime import Runtime, at_once, shielded
+from llmpipe.pipeline.call import Call
+from llmpipe.runtime import Runtime, shielded
 from llmpipe.secret import shown_url
-from llmpipe.state import Ask, Level, Taken
-from llmpipe.tokens import estimate_request
-from llmpipe.types import Request
-from llmpipe.types.copying import replace
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.linker import Handler, Middleware
-    from llmpipe.pipeline.outcome import Outcome, Result
+    from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.reply import Reply
 
 __all__ = ("Limit", "LimitState", "Limits")
@@ -92,6 +85,8 @@ class Limits:
     nodes: int = 1
     name: str = "limits"
     priority: int = bands.SPEND
+    of_calls: Plans | None = field(init=False, repr=False, eq=False)
+    of_targets: Plans | None = field(init=False, repr=False, eq=False)
 
     why: ClassVar[str] = (
         "inside the cache, for a hit costs nobody anything; outside the budget, which is dearer to ask"
@@ -114,10 +109,13 @@ class Limits:
             if limit.name in seen:
                 raise ConfigError(f"{self.name}: two limits are called {limit.name!r}; name one of them")
             seen.add(limit.name)
+        for setting, of_a_target in (("of_calls", False), ("of_targets", True)):
+            limits = [limit for limit in self.limits if limit.of_a_target is of_a_target]
+            object.__setattr__(self, setting, Plans(limits) if limits else None)  # part of the construction
 
     def rings(self) -> tuple[Middleware, ...]:
         """The middleware that a chain takes in place of this one, by how its store works."""
-        ring = _Quick if self.store.startswith("memory:") else _Durable
+        ring = _Quick if is_quick(self.store) else _Durable
         return (ring(config=self, name=self.name, priority=self.priority),)
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
@@ -134,197 +132,34 @@ class Limits:
         yield visit.told(reply)
         await visit.leave()
 
-    def visit(self, call: Call) -> _Visit:
+    def visit(self, call: Call) -> Visit:
         """What `call` takes and gives back."""
         cfg = call.opt(self)
-        return _Visit(cfg, cfg.desk(call.runtime), call, len(call.ledger.attempts))
+        return Visit(cfg, cfg.desk(call.runtime), call)
 
-    def desk(self, runtime: Runtime) -> Desk:
+    def desk(self, runtime: Runtime) -> Desk | QuickDesk:
         """What all calls on `runtime` share."""
-        return runtime.state(
-            "limits",
-            self.name,
-            lambda: Desk(runtime, self.store, self.name, self.on_store_failure, self.nodes),
-        )
+        return runtime.state("limits", self.name, partial(self._open, runtime))
+
+    def _open(self, runtime: Runtime) -> Desk | QuickDesk:
+        if is_quick(self.store):
+            return QuickDesk(runtime, self.store, self.name)
+        return Desk(runtime, self.store, self.name, self.on_store_failure, self.nodes)
 
     async def status(self, runtime: Runtime, **scopes: str) -> list[LimitState]:
         """How the limits stand of calls of these scopes: ``account="acme", model="gpt-4o"``."""
         known = {"account": scopes.get("tenant", ""), **scopes}
-        pairs = [pair for one in self.limits if one.applies(known) for pair in one.asks(known, 0.0)]
-        taken = await self.desk(runtime).levels([ask for _, ask in pairs])
-        return [_state(unit, ask, level) for (unit, ask), level in zip(pairs, taken.levels, strict=True)]
+        plan = plan_for(self.limits, known)
+        taken = await self.desk(runtime).levels(plan.asks)
+        return [
+            LimitState(key=ask.key, unit=unit, limit=ask.limit, remaining=level.remaining, reset=level.reset)
+            for unit, ask, level in zip(plan.units, plan.asks, taken.levels, strict=True)
+        ]
 
     async def reset(self, runtime: Runtime, **scopes: str) -> None:
         """Give calls of these scopes all their room again."""
         keys = [state.key for state in await self.status(runtime, **scopes)]
         await self.desk(runtime).reset(keys)
-
-
-@define(eq=False)
-class _Ticket:
-    """What was taken at one time, and for which attempts: of one target, or all of the call."""
-
-    id: str
-    pairs: list[tuple[str, Ask]]
-    target: tuple[str, str] | None
-    attempts: list[Attempt] = field(factory=list)
-
-    def used(self) -> dict[str, float]:
-        """Key to units, of what can be corrected: nothing of what was never tried."""
-        tokens = 0
-        for attempt in self.attempts:
-            usage = usage_of(attempt)
-            tokens += 0 if usage is None else usage.input_tokens + usage.output_tokens
-        units = {TOKENS: float(tokens), REQUESTS: 1.0 if self.attempts else 0.0}
-        return {ask.key: units[unit] for unit, ask in self.pairs if unit in units}
-
-
-@define(eq=False)
-class _Visit:
-    """What one call has taken: a ticket for each time it took something, and by whom."""
-
-    config: Limits
-    desk: Desk
-    call: Call
-    begun: int
-    tickets: list[_Ticket] = field(factory=list)
-    levels: list[_Standing] = field(factory=list)
-
-    async def enter(self) -> Call:
-        """Take what is taken once for the call; the call that goes on."""
-        once = [limit for limit in self.config.limits if not limit.of_a_target]
-        if once:
-            await self.take(self.call, once, whole=True)
-        return self.inner()
-
-    def inner(self) -> Call:
-        """The call that goes on."""
-        if any(limit.of_a_target for limit in self.config.limits):
-            return self.call.evolve(guards=(*self.call.guards, self._attempt))
-        return self.call
-
-    async def _attempt(self, call: Call) -> Call:
-        await self.take(call, [limit for limit in self.config.limits if limit.of_a_target], whole=False)
-        return call
-
-    async def take(self, call: Call, limits: Sequence[Limit], *, whole: bool) -> None:
-        """Take from `limits`, waiting for room if that is short enough.
-
-        Raises: LimitReached.
-        """
-        target: Any = call.target or call.provider
-        provider, model = target.name, call.request.model or target.model
-        scopes = scopes_of(call, provider, model)
-        tokens = self._tokens(call)
-        pairs = [pair for one in limits if one.applies(scopes) for pair in one.asks(scopes, tokens)]
-        if not pairs:
-            return
-        asks = [ask for _, ask in pairs]
-        ticket = _Ticket(call.runtime.new_id("ticket-"), pairs, None if whole else (provider, model))
-        self.tickets.append(ticket)  # before the wait: who is cancelled there gives back what he may have got
-        taken = await self.desk.take(ticket.id, asks, self.config.lease)
-        if taken.refused is not None:
-            taken = await self._waited(call, ticket, asks, taken)
-        if self.config.headers:
-            self.levels += zip(pairs, taken.levels, strict=False)
-
-    async def _waited(self, call: Call, ticket: _Ticket, asks: Sequence[Ask], taken: Taken) -> Taken:
-        """What is taken after waiting for room."""
-        now = call.runtime.now()
-        until = now + min(self.config.max_wait, call.remaining())
-        while taken.refused is not None:
-            # Slots come free when they come free: those that wait look again four times a second.
-            pause = 0.25 if taken.retry_after is None else taken.retry_after
-            if call.runtime.now() + pause > until:
-                self.tickets.remove(ticket)
-                raise self._refusal(call, *ticket.pairs[taken.refused], taken.retry_after)
-            await asyncio.sleep(pause)
-            taken = await self.desk.take(ticket.id, asks, self.config.lease)
-        call.note("limits.wait", seconds=call.runtime.now() - now)
-        return taken
-
-    def _tokens(self, call: Call) -> float:
-        request = call.request
-        output = 0
-        if isinstance(request, Request):
-            output = self.config.output_tokens
-            if request.max_tokens is not None:
-                output = min(output, request.max_tokens)
-        return float(estimate_request(request) + output)
-
-    @staticmethod
-    def _refusal(call: Call, unit: str, ask: Ask, retry_after: float | None) -> LimitReached:
-        call.note("limits.refused", limit=ask.key, retry_after=retry_after)
-        when = "when a call ends" if retry_after is None else f"in {retry_after:.3g} s"
-        what = (
-            f"{ask.limit:g} calls at once" if unit == SLOTS else f"{ask.limit:g} {unit} in {ask.period:g} s"
-        )
-        error = LimitReached(
-            f"limit {ask.key!r} of {what} is reached; there is room {when}",
-            retry_after=retry_after,
-            phase="admit",
-            metadata={"limit": ask.key, "unit": unit},
-        )
-        error.metadata["headers"] = _headers([((unit, ask), Level(0.0, retry_after or 0.0))])
-        return error
-
-    def told(self, reply: Reply) -> Reply:
-        """The reply, which says how the limits stand."""
-        if self.levels and not reply.streamed:
-            reply.amend(partial(_with_headers, self.levels))
-        return reply
-
-    def drop(self) -> None:
-        """Leave in the background; where no loop runs any more, leases end by themselves."""
-        with suppress(RuntimeError):
-            asyncio.get_running_loop()
-            _ = self.call.runtime.spawn(self.leave(), "limits: giving back")
-
-    async def leave(self) -> None:
-        """Correct the tokens to what was used, and free the slots."""
-        for attempt in self.call.ledger.attempts[self.begun :]:
-            target = (attempt.provider, attempt.asked_model)
-            for ticket in self.tickets:
-                if ticket.target is None:
-                    ticket.attempts.append(attempt)
-                elif ticket.target == target and not ticket.attempts:
-                    ticket.attempts.append(attempt)
-                    break
-        for ticket in self.tickets:
-            await self.desk.settle(ticket.id, ticket.used())
-
-
-def _state(unit: str, ask: Ask, level: Level) -> LimitState:
-    return LimitState(key=ask.key, unit=unit, limit=ask.limit, remaining=level.remaining, reset=level.reset)
-
-
-_Standing = tuple[tuple[str, Ask], Level]
-"""Of one limit: its unit, what was asked of it, and how it stands."""
-
-_NAMES = {
-    unit: tuple([f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset")])
-    for unit in (REQUESTS, TOKENS)
-}
-
-
-def _headers(levels: Iterable[_Standing]) -> dict[str, str]:
-    """How the tightest limits of requests and of tokens stand, as OpenAI's headers say it."""
-    tightest: dict[str, tuple[float, Ask, Level]] = {}
-    for (unit, ask), level in levels:
-        share = level.remaining / ask.limit
-        if unit in _NAMES and (unit not in tightest or share < tightest[unit][0]):
-            tightest[unit] = (share, ask, level)
-    found: dict[str, str] = {}
-    for unit, (_, ask, level) in tightest.items():
-        limit, remaining, reset = _NAMES[unit]
-        found[limit] = f"{ask.limit:g}"
-        found[remaining] = str(max(0, int(level.remaining)))
-        found[reset] = f"{ceil(level.reset * 1000)}ms"
-    return found
-
-
-def _with_headers(levels: Iterable[_Standing], result: Result) -> Result:
-    return replace(result, headers={**result.headers, **_headers(levels)})
 
 
 @frozen(kw_only=True)
@@ -346,10 +181,10 @@ class _Quick(_Ring):
         try:
             reply = await call_next(await visit.enter())
         except BaseException:  # goes on
-            at_once(visit.leave())
+            visit.leave_now()
             raise
         yield visit.told(reply)
-        at_once(visit.leave())
+        visit.leave_now()
 
 
 @frozen(kw_only=True)

@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.state import Ask, Limits, Taken, shared
 from llmpipe.state.memory import MemoryState
+from llmpipe.state.memory.limits import Answer, MemoryLimits, Order
 
 if TYPE_CHECKING:
     from llmpipe.runtime import Runtime
 
-__all__ = ("Desk", "Mode")
+__all__ = ("Desk", "Mode", "QuickDesk", "is_quick")
 
 Mode = Literal["share", "refuse", "allow"]
 
 _MAX_OWED = 10_000
+
+
+def is_quick(store: str) -> bool:
+    """Whether what the URL `store` names never waits."""
+    return store.startswith("memory:")
+
+
+class QuickDesk:
+    """Takes from a store in memory, which neither waits nor fails; it works levels out on demand."""
+
+    def __init__(self, runtime: Runtime, store: str, name: str) -> None:
+        limits: Any = shared(runtime, store).limits(name)
+        assert isinstance(limits, MemoryLimits), "what is_quick says of a store is true"
+        self._limits = limits
+        self.new_id = count().__next__  # of a ticket: unique in this process is enough
+        self.release = limits.release
+
+    async def take(self, ticket: Hashable, order: Order, tokens: float, lease: float) -> Answer:
+        """As the store's, of so many tokens."""
+        return self._limits.admit(ticket, order, tokens, lease)
+
+    async def settle(self, ticket: Hashable, used: Mapping[str, float]) -> None:
+        """As the store's."""
+        self.release(ticket, used)
+
+    async def levels(self, asks: Sequence[Ask]) -> Taken:
+        """How the limits stand."""
+        return Taken(await self._limits.levels(asks))
+
+    async def reset(self, keys: Sequence[str]) -> None:
+        """Fill the buckets and free the slots of these keys."""
+        await self._limits.reset(keys)
 
 
 class Desk:
@@ -32,7 +66,6 @@ class Desk:
     def __init__(self, runtime: Runtime, store: str, name: str, mode: Mode, nodes: int) -> None:
         self._runtime = runtime
         self._store: Limits = shared(runtime, store).limits(name)
-        self.quick = store.startswith("memory:")
         self._mode, self._nodes = mode, nodes
         self._local: Limits = MemoryState().limits(name)
         self._locally: set[str] = set()  # tickets taken there
@@ -40,11 +73,16 @@ class Desk:
         self._owed: dict[str, Mapping[str, float]] = {}
         self._bringing: asyncio.Task[None] | None = None
 
-    async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
-        """As the store's.
+    def new_id(self) -> str:
+        """The id of a ticket: unique among all processes."""
+        return self._runtime.new_id("ticket-")
+
+    async def take(self, ticket: str, order: Order, tokens: float, lease: float) -> Taken:
+        """As the store's, of so many tokens.
 
         Raises: StoreUnavailable in mode ``refuse``.
         """
+        asks = order.of(tokens) if order.metered else order.asks
         try:
             taken = await self._store.take(ticket, asks, lease)
         except StoreUnavailable as error:

@@ -97,6 +97,11 @@ class Limit:
             return self.token_burst
         return limit if period == 60.0 else limit / 10
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What it tells calls apart by."""
+        return frozenset((*self._keys, *self.when))
+
     def applies(self, scopes: Scopes) -> bool:
         """Whether it is a limit of calls of these scopes."""
         return not self.when or matches(self.when, scopes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from llmpipe.errors import ConfigError, ConnectFailed, LimitReached, Overloaded,
 from llmpipe.middleware.breaker import Breaker
 from llmpipe.middleware.cache import Cache
 from llmpipe.middleware.fallback import Fallback
-from llmpipe.middleware.limits import Limit, Limits
+from llmpipe.middleware.limits import Limit, Limits, headers
 from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline import registry
 from llmpipe.pipeline.chain import Chain
@@ -240,6 +242,37 @@ async def test_every_reply_says_how_the_tightest_limits_stand():
     assert refused.value.metadata["headers"]["x-ratelimit-remaining-requests"] == "0"
 
 
+async def test_headers_say_how_it_stood_and_are_worked_out_when_somebody_looks(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    looked: list[Any] = []
+    original = headers.ratelimit_headers
+    monkeypatch.setattr(headers, "ratelimit_headers", lambda levels: looked.append(1) or original(levels))
+    limits = Limits(limits=Limit(requests_per_minute=60, burst=6, concurrency=5))
+    chain = Chain(MockProvider(default="hi"), limits)
+    first, second = await chain.complete("hi"), await chain.complete("hi")
+    await asyncio.sleep(100)
+    assert not looked
+    assert first.headers["x-ratelimit-remaining-requests"] == "5"
+    assert dict(second.headers) == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "4",
+        "x-ratelimit-reset-requests": "2000ms",
+    }
+    assert second.headers == dict(second.headers)
+    assert len(second.headers) == 3
+    assert len(looked) == 2
+    for copied in (copy.deepcopy(second), pickle.loads(pickle.dumps(second))):
+        assert copied == second
+        assert type(copied.headers) is dict
+    assert repr(second.headers) == repr(dict(second.headers))
+
+
+async def test_without_headers_a_reply_is_the_one_that_the_provider_gave():
+    limits = Limits(limits=Limit(requests_per_minute=60), headers=False)
+    assert (await Chain(MockProvider(default="hi"), limits).complete("hi")).headers == {}
+
+
 async def test_a_reset_gives_all_room_again():
     limits = Limits(limits=Limit(per="account", requests_per_hour=2, burst=2))
     chain = Chain(MockProvider(default="hi"), limits)
@@ -248,6 +281,56 @@ async def test_a_reset_gives_all_room_again():
     await limits.reset(chain.runtime, tenant="a")
     assert len((await burst(chain, 5, tenant="a"))[0]) == 2
     assert not (await burst(chain, 5, tenant="b"))[0]
+
+
+async def test_more_callers_than_are_remembered_are_kept_apart_all_the_same():
+    """What applies to a caller is remembered, of so many callers; the others are worked out again."""
+    limits = Limits(
+        limits=[
+            Limit(per="user", requests_per_day=2, burst=2),
+            Limit(name="gold", per="tag:plan", when={"tag:plan": "gold"}, requests_per_day=1e6, burst=5000),
+        ]
+    )
+    chain = Chain(MockProvider(default="hi"), limits)
+    for _ in range(2):
+        for number in range(1500):
+            await chain.complete("hi", user=f"u{number}", tags={"plan": "gold" if number % 2 else "iron"})
+    for number in (0, 1, 700, 1499):
+        with pytest.raises(LimitReached, match="user"):
+            await chain.complete("hi", user=f"u{number}")
+    user, gold = await limits.status(chain.runtime, user="u1", **{"tag:plan": "gold"})
+    assert user.remaining == pytest.approx(0)
+    assert gold.remaining == pytest.approx(5000 - 1500)
+    assert limits.of_calls is not None
+    assert len(limits.of_calls._made) <= 1024
+
+
+@pytest.mark.parametrize("usage", [Usage(-5, -5), Usage(2**60, 2**60)])
+async def test_a_provider_that_tells_nonsense_keeps_no_slot(usage: Usage):
+    limits = Limits(limits=Limit(tokens_per_minute=1000, concurrency=1))
+    chain = Chain(MockProvider(default="hi", usage=usage), limits)
+    await chain.complete("hi")
+    tokens, slots = await limits.status(chain.runtime)
+    assert slots.remaining == 1
+    assert tokens.remaining <= 1000
+
+
+@pytest.mark.parametrize("settings", [{"requests_per_minute": 1e17}, {"tokens_per_day": 1e-12}])
+async def test_a_limit_that_no_store_can_reckon_with_admits_nobody(settings: dict[str, Any]):
+    chain = Chain(MockProvider(default="hi"), Limits(limits=Limit(**settings)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="limit"):
+            await chain.complete("hi")
+
+
+async def test_settings_of_one_call_are_for_that_call():
+    chain = Chain(MockProvider(default="hi"), Limits(limits=Limit(requests_per_hour=1, burst=1), max_wait=0))
+    await chain.complete("hi")
+    with pytest.raises(LimitReached):
+        await chain.complete("hi")
+    await chain.complete("hi", options={Limits: {"limits": (Limit(name="own", requests_per_hour=1),)}})
+    with pytest.raises(LimitReached, match="own"):
+        await chain.complete("hi", options={Limits: {"limits": (Limit(name="own", requests_per_hour=1),)}})
 
 
 # ---------------------------------------------------------------- the store
