@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError, LLMError
-from llmpipe.middleware.audit.record import record_of
+from llmpipe.middleware.audit.fields import begin_body, end_body, identity_of
+from llmpipe.middleware.audit.record import late, record_of
 from llmpipe.middleware.audit.scribe import Scribe
 from llmpipe.middleware.audit.stats import AuditStats, Begun
-from llmpipe.middleware.log.fields import ended_fields, request_fields
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
@@ -74,10 +74,14 @@ class Audit:
     name: str = "audit"
     priority: int = bands.OBSERVE + 30
 
+    _place: str = field(init=False, repr=False, eq=False)  # of its scribe, in the state of a runtime
+
     why: ClassVar[str] = "sees every call as the caller does, refusals and hits included"
     traits: ClassVar[frozenset[str]] = frozenset({"observes"})
 
     def __attrs_post_init__(self) -> None:
+        place = f"{self.name} {self.writer} {self.store}"
+        object.__setattr__(self, "_place", place)  # frozen: part of the construction
         check_numbers(self, f"{self.name}:")
         for setting in ("batch", "flush", "max_waiting", "lease", "max_body_chars"):
             if not getattr(self, setting) > 0:
@@ -110,8 +114,9 @@ class Audit:
         cfg._end(call, scribe, begun, outcome, outcome.error)
 
     def _begin(self, call: Call, scribe: Scribe, begun: Begun) -> None:
-        fields = request_fields(call, self.max_body_chars if self.bodies else 0)
-        record = record_of(call, scribe.writer, "begin", "", fields)
+        begun.identity = identity = identity_of(call)
+        body = begin_body(call, identity, self.max_body_chars if self.bodies else 0)
+        record = record_of(call, scribe.writer, "begin", "", body)
         begun.place = scribe.write(record) if self.mode == "durable" else scribe.offer(record)
 
     def _end(
@@ -122,17 +127,15 @@ class Audit:
         said = _outcome(call, outcome, error)
         if begun.place is None and (self.what == "all" or said == "ok"):
             return  # it was refused because not even its begin could be taken, or is not wanted
-        fields = ended_fields(call, outcome, error, self.max_body_chars if self.bodies else 0)
-        record = record_of(call, scribe.writer, "end", said, fields)
+        body = end_body(call, begun.identity, outcome, error, self.max_body_chars if self.bodies else 0)
+        record = record_of(call, scribe.writer, "end", said, body)
         if begun.place or self.mode == "durable":  # there is room for the end of whatever has begun
-            scribe.write_end(record, begun)
+            scribe.write(late(record) if begun.crashed else record)
         else:
             _ = scribe.offer(record)
 
     def _scribe(self, runtime: Runtime) -> Scribe:
-        scribe = runtime.state(
-            "audit", f"{self.name} {self.writer} {self.store}", partial(Scribe, runtime, self)
-        )
+        scribe = runtime.state("audit", self._place, partial(Scribe, runtime, self))
         scribe.settings = self  # those of a chain that was made anew hold from now on
         return scribe
 
@@ -148,7 +151,7 @@ async def _kept(scribe: Scribe, begun: Begun, call_id: str, attempt: Call) -> Ca
         await scribe.durable(place)
     if attempt.id != call_id:  # of nobody's call, such as a refresh of the cache
         provider, _, model = attempt.target_key
-        said = {"event": "attempt", "because_of": call_id, "provider": provider, "model": model}
+        said = {"because_of": call_id, "provider": provider, "model": model}
         scribe.write(record_of(attempt, scribe.writer, "note", "", said))
     return attempt
 

@@ -41,11 +41,12 @@ class Keeper:
     """The periodic work of one writer, in the background. It rests while nothing is written or open.
 
     Args: alone says that nobody else can see the store, so that there is nobody to show a sign of life to.
+    Attributes: timer is that of the next tick, None while it rests.
     """
 
     def __init__(self, of: _Writer, store: Audit, runtime: Runtime, *, alone: bool) -> None:
         self._of, self._store, self._runtime, self._alone = of, store, runtime, alone
-        self._timer: asyncio.Handle | None = None
+        self.timer: asyncio.Handle | None = None
         self._seen = -1  # records written at the last tick
         self._woke_at = 0.0
         self._beat_at = self._looked_at = self._pruned_at = float("-inf")
@@ -53,18 +54,18 @@ class Keeper:
     @property
     def awake(self) -> bool:
         """Whether the next tick is set."""
-        return self._timer is not None
+        return self.timer is not None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, with the first tick at once."""
         self._woke_at = loop.time()
-        self._timer = self._later(loop) if self._alone else loop.call_soon(self._tick)
+        self.timer = self._later(loop) if self._alone else loop.call_soon(self._tick)
 
     def stop(self) -> None:
         """Rest, until something is written."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         self._seen = -1
 
     def _later(self, loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle:
@@ -77,10 +78,10 @@ class Keeper:
     def _tick(self) -> None:
         written = self._of.stats.written
         if written == self._seen and not self._of.open and self._has_looked:
-            self._timer = None
+            self.timer = None
             return
         self._seen = written
-        self._timer = self._later(asyncio.get_running_loop())
+        self.timer = self._later(asyncio.get_running_loop())
         _ = self._runtime.spawn(self._tend(), "audit: a sign of life")
 
     @property

@@ -8,12 +8,11 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-
-from attrs import evolve
+from itertools import islice
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.middleware.audit.keeper import Keeper, crash_ends
-from llmpipe.middleware.audit.record import follow, stripped
+from llmpipe.middleware.audit.record import late, linked, stripped
 from llmpipe.middleware.audit.stats import AuditStats, Begun, Settings
 from llmpipe.runtime import Runtime, at_once
 from llmpipe.secret import scrub
@@ -41,7 +40,7 @@ class Scribe:
         self.writer = told.encode("utf-8", "replace").decode()
         self._runtime = runtime
         self._store: Audit = shared(runtime, settings.store).audit(settings.name)
-        self._quick = settings.store.startswith("memory:")  # never waits, so no task is needed to write there
+        self._quick = settings.store.startswith("memory:")  # never waits, nor can anybody else see it
         self._keeper = Keeper(self, self._store, runtime, alone=self._quick)
         self._waiting: deque[AuditRecord] = deque()
         self._batch: Sequence[AuditRecord] = ()  # chained, and under way to the store
@@ -55,8 +54,7 @@ class Scribe:
         """The running loop. Asking asyncio asks the system which process this is, up to Python 3.11."""
         loop = self._loop
         if loop is None or not loop.is_running():
-            loop = asyncio.get_running_loop()
-            self._bind(loop)
+            self._bind(loop := asyncio.get_running_loop())
         return loop
 
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -74,8 +72,9 @@ class Scribe:
         """What is known of `call`, which is passing."""
         begun = self.open.get(call)
         if begun is None:
-            begun = self.open[call] = Begun()
-        begun.inside += 1
+            begun = self.open[call] = Begun(None, 1)
+        else:
+            begun.inside += 1
         return begun
 
     def leave(self, call: str, begun: Begun) -> bool:
@@ -90,25 +89,22 @@ class Scribe:
 
     def write(self, record: AuditRecord) -> int:
         """Take `record`, and its place in the order, from 1: for `durable`."""
-        loop = self._here()
-        self._waiting.append(record)
-        stats = self.stats
-        stats.written += 1
+        loop, waiting, stats = self._loop, self._waiting, self.stats
+        if loop is None or not loop.is_running():
+            loop = self._here()
+        waiting.append(record)
         stats.waiting += 1
-        waits = len(self._waiting)
+        stats.written = place = stats.written + 1
+        waits = len(waiting)
         if waits == 1:
             self._since = loop.time()
         if waits >= self.settings.batch:
             self._go()
         elif self._timer is None:
             self._timer = loop.call_at(self._since + self.settings.flush, self._due)
-        if not self._keeper.awake:
+        if self._keeper.timer is None:
             self._keeper.start(loop)
-        return stats.written
-
-    def write_end(self, record: AuditRecord, begun: Begun) -> None:
-        """Take the end of a call, as a note if it was ended by somebody who took us for dead."""
-        self.write(_late(record) if begun.crashed else record)
+        return place
 
     @property
     def full(self) -> bool:
@@ -135,9 +131,10 @@ class Scribe:
 
         Raises: StoreUnavailable if it could not be; it is tried again all the same.
         """
-        loop = self._here()
         if self._quick:
             self._go()
+            return
+        loop = self._here()
         if self.stats.kept >= place:
             return
         waiter = loop.create_future()
@@ -156,7 +153,7 @@ class Scribe:
 
     def _go(self) -> None:
         if self._quick:
-            while self._waiting:
+            while self._waiting or self._batch:
                 at_once(self._step())
             return
         self._hurry.set()
@@ -173,6 +170,8 @@ class Scribe:
             try:
                 await self._step()
                 pause = _FIRST_PAUSE
+                if self._waiting:
+                    await asyncio.sleep(0)  # who was told just now and goes on gets into the next batch
             except StoreUnavailable as error:
                 self._failed(error)
                 with suppress(TimeoutError):  # whoever comes and waits does not wait for the pause too
@@ -194,8 +193,6 @@ class Scribe:
         if self._head is None:
             self._head = await self._begin()
         if not self._batch:
-            if not self._quick:
-                await asyncio.sleep(0)  # who runs in this turn of the loop gets into the batch
             self._take()
         if self._batch:
             try:
@@ -203,33 +200,34 @@ class Scribe:
             except ValueError as error:
                 await self._odds(error)
                 return
-            self._settled()
+            self._settle()
         self._away = False
-        self._tell(None)
+        if self._waiters:
+            self._tell(None)
 
     def _take(self) -> None:
-        most = 1 if self._one_by_one else self.settings.batch
-        waiting, last = self._waiting, self._head
-        assert last is not None
-        batch: list[AuditRecord] = []
-        while waiting and len(batch) < most:
-            last = follow(waiting[0], last)
-            batch.append(last)
-            waiting.popleft()
-        self._batch = batch
+        assert self._head is not None
+        waiting, most = self._waiting, 1 if self._one_by_one else self.settings.batch
+        if len(waiting) <= most:
+            self._batch = linked(waiting, self._head)
+            waiting.clear()
+        else:
+            self._batch = linked(islice(waiting, most), self._head)
+            for _ in self._batch:
+                waiting.popleft()
 
-    def _settled(self) -> None:
+    def _settle(self) -> None:
         batch, stats = self._batch, self.stats
+        kept = len(batch)
         self._head, self._batch = batch[-1], ()
-        stats.kept += len(batch)
-        stats.waiting -= len(batch)
+        stats.kept += kept
+        stats.waiting -= kept
         stats.batches += 1
-        self._one_by_one = max(0, self._one_by_one - len(batch))
+        if self._one_by_one:
+            self._one_by_one = max(0, self._one_by_one - kept)
 
     def _tell(self, error: StoreUnavailable | None) -> None:
         """Wake those whose records are kept; all of them, when nothing can be."""
-        if not self._waiters:
-            return
         left = []
         for place, waiter in self._waiters:
             if waiter.done():  # cancelled
@@ -270,7 +268,7 @@ class Scribe:
                 self._batch = ()
             else:
                 self._runtime.report("audit: a record cannot be kept as it is", error)
-                self._batch = [follow(stripped(batch[0], scrub(str(error))), head)]
+                self._batch = linked([stripped(batch[0], scrub(str(error)))], head)
             return
         self._runtime.report(
             f"audit: another wrote in the chain of {self.writer!r}; going on behind it", error
@@ -278,14 +276,11 @@ class Scribe:
         crashed = await self._crashed()
         for call, begun in self.open.items():
             begun.crashed = begun.crashed or call in crashed
-        again = [_late(one) if one.kind == "end" and one.call in crashed else one for one in batch]
+        again = [late(one) if one.kind == "end" and one.call in crashed else one for one in batch]
         for number, one in enumerate(self._waiting):
             if one.kind == "end" and one.call in crashed:
-                self._waiting[number] = _late(one)
-        linked: list[AuditRecord] = []
-        for one in again:
-            linked.append(follow(one, linked[-1] if linked else head))
-        self._batch, self._head = linked, head
+                self._waiting[number] = late(one)
+        self._batch, self._head = linked(again, head), head
 
     async def _crashed(self) -> set[str]:
         """Calls in this chain that a crash is said to have ended."""
@@ -333,11 +328,6 @@ class Scribe:
                 self._failed(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _late(record: AuditRecord) -> AuditRecord:
-    """The end of a call that has one already: what really came of it."""
-    return evolve(record, kind="note", outcome="", body={**record.body, "ended_late": record.outcome})
 
 
 def _again(error: StoreUnavailable) -> StoreUnavailable:

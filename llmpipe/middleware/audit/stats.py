@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from attrs import define
 
@@ -58,6 +59,7 @@ class Begun:
     Attributes:
         place: of its begin among the records that were handed in, from 1; 0 if that was dropped, None
             if none was written.
+        identity: what its begin says of it that its end says too; None if no begin was written.
         inside: how often the call is passing the trail at this moment, in chains within chains.
         crashed: whether somebody who took us for dead has ended it.
     """
@@ -65,3 +67,4 @@ class Begun:
     place: int | None = None
     inside: int = 0
     crashed: bool = False
+    identity: Mapping[str, Any] | None = None

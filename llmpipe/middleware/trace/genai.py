@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmpipe.errors import LLMError
-from llmpipe.middleware.log.fields import MAX_TAG_CHARS, clipped, masked, operation_of
+from llmpipe.middleware.log.fields import clipped, masked, operation_of
 from llmpipe.middleware.log.jsonlog import json_line
+from llmpipe.middleware.masked_names import masked_name
 from llmpipe.middleware.metrics.error_types import error_type_of
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.outcome import Outcome
@@ -107,9 +108,9 @@ def asked(call: Call, own: Mapping[str, str]) -> Attributes:
     elif isinstance(request, EmbeddingRequest) and request.dimensions is not None:
         said["gen_ai.embeddings.dimension.count"] = request.dimensions
     if call.tenant:
-        said["llmpipe.tenant"] = clipped(call.tenant, MAX_TAG_CHARS)
+        said["llmpipe.tenant"] = masked_name(call.tenant)
     for name, value in call.tags.items():
-        said[f"llmpipe.tag.{name}"] = clipped(str(value), MAX_TAG_CHARS)
+        said[f"llmpipe.tag.{name}"] = masked_name(str(value))
     return said
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
+from math import isfinite
 
 from attrs import define, field
+from orjson import dumps
 
 from llmpipe.state.checks import body_json, check_query, check_records, check_times
 from llmpipe.state.contracts.audit import Anchor, AuditQuery, AuditRecord
@@ -17,10 +20,14 @@ __all__ = ("MemoryAudit", "matches")
 
 @define
 class _Chain:
-    """One writer's records by their numbers, and where they begin."""
+    """One writer's records by their numbers, and where they begin.
+
+    Of the first `looked_at` it is known which calls they begin and end.
+    """
 
     anchor: Anchor = field(factory=Anchor)
     records: list[AuditRecord] = field(factory=list)
+    looked_at: int = 0
 
     def find(self, seq: int) -> AuditRecord | None:
         if not self.records or self.records[-1].seq < seq:
@@ -29,6 +36,22 @@ class _Chain:
         found = self.records[place] if place < len(self.records) else None
         return found if found is not None and found.seq == seq else None
 
+    def goes_on(self, records: Sequence[AuditRecord]) -> bool:
+        """Whether `records` are what a writer hands in: the next of its chain, and as they should be."""
+        last = self.records[-1]
+        writer, seq = last.writer, last.seq
+        try:
+            for record in records:
+                seq += 1
+                if record.seq != seq or type(record.seq) is not int or record.writer != writer:
+                    return False
+                if not isfinite(record.at):
+                    return False
+                dumps(dict(record.body))
+        except TypeError:  # no JSON
+            return False
+        return seq < 2**63
+
 
 class MemoryAudit:
     """Records by writer. Nothing here survives the process, and nothing is dropped before `prune`."""
@@ -36,6 +59,7 @@ class MemoryAudit:
     def __init__(self, clock: Clock = loop_time) -> None:
         self._clock = clock
         self._chains: dict[str, _Chain] = {}
+        # What follows is brought up to date by `_look`, when it is asked for: most trails are never asked.
         self._ended: Counter[str] = Counter()  # ends that are there, by call
         self._unended: dict[tuple[str, int], AuditRecord] = {}  # begins, by writer and number
         self._begun: dict[str, list[tuple[str, int]]] = {}  # by call, the begins that are unended
@@ -43,6 +67,15 @@ class MemoryAudit:
 
     async def append(self, records: Sequence[AuditRecord]) -> None:
         """See `Audit.append`."""
+        if records:
+            chain = self._chains.get(records[0].writer)
+            if chain is not None and chain.records and chain.goes_on(records):
+                chain.records.extend(records)
+            else:
+                self._insert(records)
+
+    def _insert(self, records: Sequence[AuditRecord]) -> None:
+        """Keep those of any records that are not there yet."""
         check_records(records)
         for record in records:
             body_json(record)  # refuses what is no JSON, as the others do
@@ -57,17 +90,21 @@ class MemoryAudit:
                 )
             if found is None and record.seq > chain.anchor.seq:  # else it was pruned
                 new[place] = record
+        self._look()  # before one comes in between
         for record in new.values():
-            self._keep(record)
-
-    def _keep(self, record: AuditRecord) -> None:
-        chain = self._chains.get(record.writer)
-        if chain is None:
-            chain = self._chains[record.writer] = _Chain()
-        if not chain.records or chain.records[-1].seq < record.seq:
-            chain.records.append(record)
-        else:
+            chain = self._chains.setdefault(record.writer, _Chain())
             insort(chain.records, record, key=_number)
+            chain.looked_at += 1
+            self._note(record)
+
+    def _look(self) -> None:
+        """See what has begun and ended in the records that came since."""
+        for chain in self._chains.values():
+            for record in islice(chain.records, chain.looked_at, None):
+                self._note(record)
+            chain.looked_at = len(chain.records)
+
+    def _note(self, record: AuditRecord) -> None:
         if record.kind == "begin" and not self._ended[record.call]:
             place = (record.writer, record.seq)
             self._unended[place] = record
@@ -92,6 +129,7 @@ class MemoryAudit:
 
     async def unended(self, writer: str | None = None) -> list[AuditRecord]:
         """See `Audit.unended`."""
+        self._look()
         return [record for place, record in sorted(self._unended.items()) if writer in (None, place[0])]
 
     async def beat(self, writer: str, lease: float) -> None:
@@ -101,6 +139,7 @@ class MemoryAudit:
 
     async def lost(self) -> list[str]:
         """See `Audit.lost`."""
+        self._look()
         now = self._clock()
         writers = {writer for writer, _ in self._unended}
         return sorted(writer for writer in writers if self._alive.get(writer, now) <= now)
@@ -121,6 +160,7 @@ class MemoryAudit:
     async def prune(self, before: float) -> int:
         """See `Audit.prune`."""
         check_times(before=before)
+        self._look()
         gone = 0
         for writer, chain in self._chains.items():
             count = 0
@@ -133,6 +173,7 @@ class MemoryAudit:
                 last = chain.records[count - 1]
                 chain.anchor = Anchor(last.seq, last.hash)
                 del chain.records[:count]
+                chain.looked_at -= count
                 gone += count
         return gone
 

@@ -12,7 +12,6 @@ from llmpipe.state.checks import at_most, body_json, check_query, check_records,
 from llmpipe.state.contracts.audit import Anchor, AuditQuery, AuditRecord
 from llmpipe.state.sqlite.engine import Engine
 from llmpipe.state.sqlite.jobs import Session
-from llmpipe.state.sqlite.seals import real
 
 __all__ = ("SqliteAudit",)
 
@@ -53,16 +52,17 @@ class SqliteAudit:
         await self._engine.run(partial(self._append, rows=rows))
 
     def _append(self, db: Session, rows: Sequence[tuple[Any, ...]]) -> None:
+        space = self._space
         for row in rows:
-            space, writer, seq, kind, _, call = row[:6]
-            if not db.execute(_INSERT, (*row, *row[:3])).rowcount:
+            place, kind, call = row[:3], row[3], row[5]
+            if not db.execute(_INSERT, row + place).rowcount:
                 found = db.execute(
-                    "SELECT hash FROM records WHERE space = ? AND writer = ? AND seq = ?", row[:3]
+                    "SELECT hash FROM records WHERE space = ? AND writer = ? AND seq = ?", place
                 ).fetchone()
                 if found is not None and found[0] != row[-1]:
-                    raise ValueError(f"record {seq} of writer {writer!r} is there, and is another one")
+                    raise ValueError(f"record {row[2]} of writer {row[1]!r} is there, and is another one")
             elif kind == "begin":
-                db.execute(_BEGUN, (space, writer, seq, call, space, call))
+                db.execute(_BEGUN, (*place, call, space, call))
             elif kind == "end":
                 db.execute("DELETE FROM unended WHERE space = ? AND call = ?", (space, call))
 
@@ -194,7 +194,7 @@ def _row(space: str, record: AuditRecord) -> tuple[Any, ...]:
         record.writer,
         record.seq,
         record.kind,
-        real(record.at),
+        record.at + 0.0,  # as the column gives it back: a float, and no negative zero
         record.call,
         record.tenant,
         record.user,

@@ -134,7 +134,7 @@ async def kill(chain: Chain) -> None:
     """End what the chain's runtime does, and let nothing be tidied: as a process does that is killed."""
     runtime = chain.runtime
     for scribe in runtime.states("audit").values():
-        for timer in (scribe._timer, scribe._keeper._timer):
+        for timer in (scribe._timer, scribe._keeper.timer):
             if timer is not None:
                 timer.cancel()
     for task in [*runtime._tasks]:
