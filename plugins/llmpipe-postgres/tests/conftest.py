@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
@@ -99,3 +102,81 @@ async def own_server() -> AsyncIterator[PostgresHarness]:
         yield harness
         made.resume()
         await harness.aclose()
+
+
+class Proxy:
+    """Stands before the server. `cut` connections are cut when the server answers to `word`, unheard."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.word = b""
+        self.cut = 0
+        self.cuts = 0
+        self.delay = 0.0
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.own_port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.sleep(0.01)  # for the transports
+
+    async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            with contextlib.suppress(asyncio.CancelledError, OSError):  # the test is over
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                try:
+                    await self._forward(client, back, reader, writer)
+                finally:
+                    writer.transport.abort()
+        finally:
+            back.transport.abort()
+
+    async def _forward(
+        self,
+        client: asyncio.StreamReader,
+        back: asyncio.StreamWriter,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        doomed = asyncio.Event()
+
+        async def forth() -> None:
+            while data := await client.read(65536):
+                if self.cut and self.word in data:
+                    self.cut -= 1
+                    doomed.set()
+                writer.write(data)
+
+        async def answers() -> None:
+            while data := await reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay * random.random())
+                if doomed.is_set() and data.endswith(b"I"):  # ReadyForQuery: it is committed
+                    self.cuts += 1
+                    return
+                if not doomed.is_set():
+                    back.write(data)
+
+        tasks = [asyncio.ensure_future(forth()), asyncio.ensure_future(answers())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def proxy(harness: PostgresHarness) -> AsyncIterator[Proxy]:
+    async with Proxy(harness.server.port) as made:
+        yield made

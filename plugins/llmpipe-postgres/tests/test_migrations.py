@@ -14,6 +14,8 @@ from llmpipe_postgres.migrate import Migration, migrations
 
 pytestmark = pytest.mark.real_time
 
+NEWEST = migrations()[-1].version
+
 
 @pytest.fixture
 async def fresh(harness):
@@ -59,18 +61,18 @@ async def test_many_that_start_at_once_in_several_processes_all_come_up(fresh):
 
 async def test_a_newer_schema_that_this_code_cannot_work_with_is_damage_and_stays_as_it_is(fresh):
     await (await fresh.reopen()).check()
-    await fresh.sql("INSERT INTO fresh.schema_versions VALUES (6, 6, 'later');")
+    await fresh.sql(f"INSERT INTO fresh.schema_versions VALUES ({NEWEST + 1}, {NEWEST + 1}, 'later');")
     state = await fresh.reopen()
-    with pytest.raises(StoreDamaged, match="version 6 needs a newer llmpipe-postgres"):
+    with pytest.raises(StoreDamaged, match=f"version {NEWEST + 1} needs a newer llmpipe-postgres"):
         await state.check()
     with pytest.raises(StoreDamaged):
         await state.ledger("l").reserve("h", [], 60.0)
-    assert (await versions(fresh))[-1] == 6
+    assert (await versions(fresh))[-1] == NEWEST + 1
 
 
 async def test_a_newer_schema_that_only_added_is_worked_with_during_a_rolling_upgrade(fresh):
     await (await fresh.reopen()).check()
-    await fresh.sql("INSERT INTO fresh.schema_versions VALUES (6, 5, 'later');")
+    await fresh.sql(f"INSERT INTO fresh.schema_versions VALUES ({NEWEST + 1}, {NEWEST}, 'later');")
     assert await (await fresh.reopen()).ledger("l").reserve("h", [Draw("a", 0, 5, 10)], 60.0) is None
 
 
@@ -88,7 +90,10 @@ async def test_a_schema_of_which_a_part_is_missing_is_damage_and_is_not_made_ane
 
 
 async def test_a_file_that_fails_leaves_nothing_of_the_others(fresh, monkeypatch):
-    broken = (*migrations(), Migration(6, 6, "broken", "CREATE TABLE half (a int); SELECT * FROM nothing"))
+    broken = (
+        *migrations(),
+        Migration(NEWEST + 1, NEWEST + 1, "broken", "CREATE TABLE half (a int); SELECT * FROM nothing"),
+    )
     with monkeypatch.context() as patched:
         patched.setattr(module, "migrations", lambda: broken)
         with pytest.raises(StoreDamaged, match="nothing"):
@@ -105,7 +110,7 @@ async def test_a_missing_file_is_applied_to_what_is_there(fresh, monkeypatch):
     assert await versions(fresh) == [1, 2, 3, 4]
     state = await fresh.reopen()
     assert (await state.ledger("l").balances([("a", 0)]))[0].spent == 5
-    assert await versions(fresh) == [1, 2, 3, 4, 5]
+    assert await versions(fresh) == list(range(1, NEWEST + 1))
 
 
 async def test_a_role_without_the_right_to_make_schemas_works_in_one_that_is_there(fresh):

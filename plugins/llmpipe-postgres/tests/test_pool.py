@@ -163,8 +163,10 @@ def test_a_fuse_blows_at_the_first_failure_and_lets_one_in_each_time():
     fuse = Fuse()
     assert fuse.wait(0.0) == 0.0
     fuse.failed(0.0)
-    assert fuse.wait(0.1) == pytest.approx(0.15)
+    assert fuse.wait(0.1) == fuse.blown(0.1) == pytest.approx(0.15)
+    assert fuse.blown(0.25) == 0.0  # who only asks does not try
     assert fuse.wait(0.25) == 0.0  # the one that tries
+    assert fuse.blown(0.25) > 0.0
     assert fuse.wait(0.25) > 0.0  # and nobody beside it
     fuse.failed(0.3)
     assert fuse.wait(0.5) == pytest.approx(0.3)  # twice as long

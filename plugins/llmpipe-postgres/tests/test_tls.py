@@ -82,6 +82,5 @@ async def test_a_stranger_is_not_believed(
 
 
 async def test_a_server_without_tls_is_refused_where_it_is_wanted(tmp_path: Path) -> None:
-    with PostgresServer() as plain:
-        with pytest.raises(StoreUnavailable, match=r"(?i)ssl"):
-            await encrypted(f"{plain.url}?schema=tls&timeout=20&sslmode=require")
+    with PostgresServer() as plain, pytest.raises(StoreUnavailable, match=r"(?i)ssl"):
+        await encrypted(f"{plain.url}?schema=tls&timeout=20&sslmode=require")

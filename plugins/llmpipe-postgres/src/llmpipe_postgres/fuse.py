@@ -24,14 +24,16 @@ class Fuse:
 
     def wait(self, now: float) -> float:
         """Seconds until the next may try; 0.0 for this one, who then says how it went."""
+        seconds = self.blown(now)
+        if self._pause and not seconds:
+            self._probing = True
+        return seconds
+
+    def blown(self, now: float) -> float:
+        """Seconds until the next may try; 0.0 if one may now. Nothing changes by asking."""
         if not self._pause:
             return 0.0
-        if self._probing:
-            return self._pause
-        if now < self._until:
-            return self._until - now
-        self._probing = True
-        return 0.0
+        return self._pause if self._probing else max(0.0, self._until - now)
 
     def worked(self) -> None:
         """It is there."""

@@ -60,9 +60,7 @@ class Link:
         """
         side = self._side()
         fuse, time = side.fuse, side.loop.time
-        seconds = fuse.wait(time())
-        if seconds:
-            raise self._unavailable(f"was out of reach just now; it is tried again in {seconds:.1f} s")
+        self._refuse(fuse.wait(time()))
         asking = [False]
         try:
             with Alarm(time() + self.settings.timeout, lambda: self._late(side, asking[0])):
@@ -91,6 +89,20 @@ class Link:
         Raises: StoreUnavailable, StoreDamaged.
         """
         await self.fetch("SELECT 1")
+
+    def check_fuse(self) -> None:
+        """See that the store is not known to be out of reach, for one who would ask a little later.
+
+        Raises: StoreUnavailable.
+        """
+        side = self._side()
+        self._refuse(side.fuse.blown(side.loop.time()))
+
+    def late_in_line(self, sent: bool) -> StoreUnavailable:
+        """The error for one whose time was over while others were served, or while it was itself."""
+        within = f"{self.settings.timeout:g} s"
+        what = f"did not answer within {within}" if sent else f"others were before it for all its {within}"
+        return self._unavailable(what)
 
     async def aclose(self) -> None:
         """Close what this event loop opened; what is under way ends as it would have."""
@@ -178,7 +190,8 @@ class Link:
             # So that the server too gives up a statement whose caller has.
             settings["statement_timeout"] = str(int(self.settings.timeout * 1000))
             settings["jit"] = "off"
-        async with asyncio.timeout(self.settings.timeout):
+        # Later than the one it is made for gives up: `_late` is to see that it was being made.
+        async with asyncio.timeout(1.25 * self.settings.timeout):
             return await asyncpg.connect(
                 self.settings.url,
                 server_settings=settings,
@@ -226,6 +239,10 @@ class Link:
                 f"transactions stood in each other's way {_ATTEMPTS} times: {said}{code}"
             )
         return _Down(f"{said}{code}")
+
+    def _refuse(self, seconds: float) -> None:
+        if seconds:
+            raise self._unavailable(f"was out of reach just now; it is tried again in {seconds:.1f} s")
 
     def _unavailable(self, what: str) -> StoreUnavailable:
         return StoreUnavailable(f"{self.settings.place}: {what}")

@@ -17,7 +17,7 @@ __all__ = ("PostgresState", "open_postgres")
 
 
 class PostgresState(Backend):
-    """State in a PostgreSQL database. Connects on first use; things keep nothing of their own.
+    """State in a PostgreSQL database. Connects on first use; things keep nothing of the data.
 
     Attributes:
         ahead: seconds by which this State takes the server's clock to be later than it is; for tests.
@@ -30,6 +30,7 @@ class PostgresState(Backend):
         self.settings = settings
         self.ahead = 0.0
         self._link = Link(settings)
+        self._ledgers: dict[str, PostgresLedger] = {}
         self._limits: dict[str, PostgresLimits] = {}
 
     def __repr__(self) -> str:
@@ -40,8 +41,10 @@ class PostgresState(Backend):
         return PostgresAudit(self._link, self._ahead, name)
 
     def ledger(self, name: str) -> Ledger:
-        """The budgets called `name`."""
-        return PostgresLedger(self._link, self._ahead, name)
+        """The budgets called `name`: one object, for it gathers what is asked of it at once."""
+        if name not in self._ledgers:
+            self._ledgers[name] = PostgresLedger(self._link, self._ahead, name)
+        return self._ledgers[name]
 
     def limits(self, name: str) -> Limits:
         """The limits called `name`: one object, for it counts when to sweep."""
