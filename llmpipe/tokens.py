@@ -141,7 +141,11 @@ def estimate_request(
         return sum([query + count(document) for document in request.documents])
     total = _PER_REQUEST
     for message in request.messages:
-        total += _message(message, count)
+        parts = message.parts
+        if len(parts) == 1 and type(parts[0]) is Text and not message.name:  # nearly all: half the work
+            total += _PER_MESSAGE + count(parts[0].text)
+        else:
+            total += _message(message, count)
     if request.tools:
         total += _TOOLS_PROMPT + sum([_tool(tool, count) for tool in request.tools])
     form = request.response_format

@@ -8,10 +8,10 @@ takes nothing of the others with it.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Literal
@@ -148,7 +148,7 @@ class Writer:
 
     def _place_inode(self) -> tuple[int, int]:
         try:
-            found = Path(self.place.path).stat()
+            found = os.stat(self.place.path)  # noqa: PTH116  a Path would be made for each commit
         except FileNotFoundError:
             return (-1, -1)
         return found.st_dev, found.st_ino
@@ -168,7 +168,8 @@ class Writer:
         if self._session is None or not self._commits:
             return 0
         try:
-            return Path(self.place.path + "-wal").stat().st_size if self._commits > 16 else 0
+            # A Path would be made for each commit.
+            return os.stat(self.place.path + "-wal").st_size if self._commits > 16 else 0  # noqa: PTH116
         except OSError:
             return 0
 
