@@ -20,6 +20,7 @@ from llmpipe.state.hash_chain import fault
 __all__ = ("add_arguments", "check", "run")
 
 _PAGE = 20_000
+_TRIES = 5
 _FILTERS = ("tenant", "user", "outcome", "kind", "call", "writer")
 
 
@@ -102,13 +103,19 @@ async def check(audit: Audit, writer: str, known: Anchor | None = None) -> tuple
     Chains may be of any length: only records whose turn has not come are held, and those are as many as a
     clock that went back has put out of order.
     """
+    tries = 0
     while True:
-        anchor = await audit.anchor(writer)
+        tries += 1
+        anchor, head = await audit.anchor(writer), await audit.head(writer)
         checked = _Checked(anchor, known)
         async for record in _records(audit, writer):
             checked.add(record)
-        if await audit.anchor(writer) == anchor:  # else some of it was pruned meanwhile
-            return checked.count, checked.end()
+        if await audit.anchor(writer) != anchor:  # some of it was pruned meanwhile
+            continue
+        wrong = checked.end()
+        # Of a chain that grows while it is read, a record with an earlier time may come behind our back.
+        if wrong is None or tries == _TRIES or (await audit.head(writer)).hash == head.hash:
+            return checked.count, wrong
 
 
 class _Checked:

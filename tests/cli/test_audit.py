@@ -251,3 +251,35 @@ def test_wrong_use_ends_with_2_and_says_what_would_be_right(arguments, tmp_path,
     status, _, err = told(capsys, *[url if each == "URL" else each for each in arguments])
     assert status == 2
     assert err.startswith("llmpipe audit: ")
+
+
+async def test_a_chain_that_grows_while_it_is_read_is_not_taken_for_a_broken_one(monkeypatch):
+    """The writer's clock goes back: a record comes behind what was read, and one before the end."""
+    from llmpipe.cli import audit as command
+
+    monkeypatch.setattr(command, "_PAGE", 20)
+    records = a_chain(40)
+    kept = open_state("memory://").audit("audit")
+    await kept.append(records)
+
+    class Growing:
+        pages = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(kept, name)
+
+        async def query(self, *args: object, **options: object) -> list[AuditRecord]:
+            self.pages += 1
+            found: list[AuditRecord] = await kept.query(*args, **options)
+            if self.pages == 1:
+                late = AuditRecord(writer="w", seq=0, kind="note", at=1.7e9, body={})
+                records.append(chained(late, records[-1]))
+                records.append(chained(evolve(late, at=1.8e9), records[-1]))
+                await kept.append(records[-2:])
+            return found
+
+    assert await command.check(Growing(), "w") == (42, None)
+    await kept.append([evolve(chained(evolve(records[0], kind="note"), records[-1]), seq=44)])
+    count, wrong = await command.check(kept, "w")
+    assert count == 43
+    assert wrong is not None
