@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from attrs import asdict, evolve
@@ -20,9 +21,11 @@ from llmpipe.config.load import load_chain
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.budget import Budget
 from llmpipe.middleware.budget.advice import advise
+from llmpipe.middleware.budget.booking import Booked, book, plan
+from llmpipe.middleware.budget.corrections import Corrections
 from llmpipe.middleware.budget.invoice import FIELDS, read_invoice
 from llmpipe.middleware.budget.journal import read, scopes_of_line
-from llmpipe.middleware.budget.reconcile import reconcile
+from llmpipe.middleware.budget.reconcile import Reconciliation, reconcile
 from llmpipe.middleware.budget.refusal import usd
 from llmpipe.runtime import Runtime
 from llmpipe.state import Spend
@@ -53,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "reconcile":
             action.add_argument("invoice", help="the provider's file, CSV or JSON")
             action.add_argument("--provider", required=True, help="whose it is, as the journal names it")
-            action.add_argument("--tolerance", default="0.01", help="USD by which a line may differ (0.01)")
+            action.add_argument("--tolerance", help="USD by which a line may differ (0.01; booked: 0)")
+            action.add_argument("--book", action="store_true", help="book what differs, for good")
+            action.add_argument("--chain", help="the file of the chain, which has the rules; to book")
+            action.add_argument(
+                "--exported", help="when the file was made, UTC (default: when it was last written)"
+            )
             action.add_argument(
                 "--column",
                 action="append",
@@ -66,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; 1 if an invoice differs."""
+    """Do it; 1 if an invoice differs, after it was booked too."""
     work: Callable[[argparse.Namespace, Runtime], Awaitable[int]] = _ACTIONS[options.action][0]
 
     async def closing() -> int:
@@ -204,16 +212,91 @@ async def _advise(options: argparse.Namespace, runtime: Runtime) -> int:
 
 async def _reconcile(options: argparse.Namespace, runtime: Runtime) -> int:
     columns = dict(_column(told) for told in options.column) or None
-    try:
-        tolerance = Decimal(options.tolerance)
-    except ArithmeticError:
-        raise ConfigError(f"--tolerance is dollars, not {options.tolerance!r}") from None
+    tolerance = _dollars(options.tolerance)
+    if options.book and (options.account is not None or not options.chain):
+        raise ConfigError("--book takes the whole file, without --account, and --chain, which has the rules")
     lines = read_invoice(options.invoice, columns)
+    config = _budget(options)
+    ledger = config.desk(runtime).ledger
+    how: Any = {
+        "provider": options.provider,
+        "exported_at": _exported(options.exported, options.invoice),
+        "tolerance_usd": tolerance or 0,
+    }
+    done: Corrections | Booked = Corrections(corrections=(), left=())
+    if options.book:
+        done = await book(ledger, config.rules, lines, **how)
+    elif options.account is None and any(line.nano is not None for line in lines):
+        done = await plan(ledger, lines, **how)
     rows = [row for row in await _rows(options, runtime) if row.provider == options.provider]
-    found = reconcile(rows, lines, tolerance_usd=tolerance)
+    found = reconcile(rows, lines, tolerance_usd=Decimal("0.01") if tolerance is None else tolerance)
     if options.json:
-        _print_json(asdict(found))
+        _print_json({**asdict(found), **_told(done)})
         return found.exit_code
+    _print_differences(found)
+    _print_corrections(done)
+    return found.exit_code
+
+
+def _dollars(told: str | None) -> Decimal | None:
+    try:
+        found = None if told is None else Decimal(told)
+    except ArithmeticError:
+        found = Decimal("NaN")
+    if found is not None and (found.is_nan() or found < 0):
+        raise ConfigError(f"--tolerance is dollars, not {told!r}")
+    return found
+
+
+def _exported(told: str | None, invoice: str) -> float:
+    """When the file was made, seconds since the epoch."""
+    if told is None:
+        return Path(invoice).stat().st_mtime
+    try:
+        moment = datetime.fromisoformat(told)
+    except ValueError:
+        raise ConfigError(f"--exported is a day or a moment, 2026-12-31T08:00, not {told!r}") from None
+    return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+
+
+def _told(done: Corrections | Booked) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "booked": isinstance(done, Booked),
+        "corrections": [{**_without(asdict(one), "rows"), "nano": one.nano} for one in done.corrections],
+        "left": [asdict(one) for one in done.left],
+    }
+    if isinstance(done, Booked):
+        told["withheld"] = [[*key, nano] for key, nano in done.withheld.items()]
+        told["untold"] = done.untold
+    return told
+
+
+def _without(told: dict[str, Any], name: str) -> dict[str, Any]:
+    return {other: value for other, value in told.items() if other != name}
+
+
+def _print_corrections(done: Corrections | Booked) -> None:
+    console = _console()
+    for one in done.left:
+        what = one.request_id or f"{one.day} {one.model}"
+        console.print(f"left as it is: {escape(what)}, for {escape(one.why)}")
+    if not isinstance(done, Booked):
+        if done.corrections:
+            console.print(
+                f"{len(done.corrections)} corrections, {usd(done.nano)} USD in all, would be booked; "
+                "--book --chain FILE does it"
+            )
+        return
+    console.print(f"{len(done.corrections)} corrections are booked, {usd(done.nano)} USD in all")
+    for (account, _), nano in done.withheld.items():
+        console.print(
+            f"{escape(account)}: {usd(nano)} USD not given back, for less was charged than the journal has"
+        )
+    for name in done.untold:
+        console.print(f"{escape(name)}: not moved, for the journal has not all the tags that it asks for")
+
+
+def _print_differences(found: Reconciliation) -> None:
     unit = str if found.tokens else _usd
     table = _table("day or request", "model", "", "journal", "invoice", "invoice - journal", text=3)
     for row in found.differences:
@@ -227,7 +310,6 @@ async def _reconcile(options: argparse.Namespace, runtime: Runtime) -> int:
         f"{len(found.rows)} by {found.by}, {len(found.differences)} differ: journal {unit(found.journal)}, "
         f"invoice {unit(found.invoice)} {what}"
     )
-    return found.exit_code
 
 
 def _column(told: str) -> tuple[str, str]:
@@ -275,6 +357,9 @@ _ACTIONS: dict[str, tuple[Callable[[argparse.Namespace, Runtime], Awaitable[int]
     "status": (_status, "how much of each budget is spent and held"),
     "forecast": (_forecast, "what each will have spent when its period ends"),
     "advise": (_advise, "what could be saved, from what was spent"),
-    "reconcile": (_reconcile, "compare the journal with a provider's invoice; status 1 if they differ"),
+    "reconcile": (
+        _reconcile,
+        "compare with a provider's invoice, and book it; status 1 if they differ",
+    ),
     "journal": (_journal, "what was spent, attempt by attempt"),
 }

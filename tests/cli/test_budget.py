@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,35 @@ def test_reconcile_ends_with_1_where_they_differ(
         capsys.readouterr()
 
 
+def test_reconcile_books_when_it_is_told_to_and_once(
+    kept: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["budget", "journal", "--store", kept[1], "--json"]) == 0
+    nano = sum(row["nano"] for row in json.loads(capsys.readouterr().out))
+    today = datetime.now(UTC).date()
+    file = tmp_path / "costs.csv"
+    file.write_text(f"usage_date_utc,model,cost_usd\n{today},gpt-4o-mini,{(nano + 4000) / 1e9:.9f}\n")
+    words = ["budget", "reconcile", str(file), "--store", kept[1], "--provider", "openai", "--tolerance", "0"]
+    assert main(words) == 1
+    assert "left as it is" in capsys.readouterr().out  # the day is not over
+    words += ["--exported", f"{today + timedelta(days=1)}T02:00"]
+    for _ in range(2):
+        assert main(words) == 1
+        assert "1 corrections, 0.000004 USD in all, would be booked" in capsys.readouterr().out
+    told = ("1 corrections are booked, 0.000004 USD", "0 corrections are booked, 0.00 USD")
+    for out in told:
+        assert main([*words, "--book", "--chain", kept[0]]) == 0
+        assert out in capsys.readouterr().out
+    assert main(["budget", "status", "--chain", kept[0], "--json"]) == 0
+    assert sum(one["spent"] for one in json.loads(capsys.readouterr().out)) == nano + 4000
+    assert main(["budget", "journal", "--store", kept[1], "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert sum(row["nano"] for row in rows) == nano + 4000
+    assert {row["tenant"] for row in rows if row["status"] == "corrected"} == {"acme", "[red]globex", ""}
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["corrections"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -104,6 +133,12 @@ def test_reconcile_ends_with_1_where_they_differ(
         (["reconcile", "/nonexistent.csv", "--provider", "p", "--store", "sqlite:///x"], "cannot be read"),
         (["reconcile", "x", "--provider", "p", "--column", "usd"], "FIELD=NAME"),
         (["reconcile", "x", "--provider", "p", "--tolerance", "little"], "tolerance"),
+        (["reconcile", "x", "--provider", "p", "--tolerance", "nan"], "tolerance"),
+        (["reconcile", "x", "--provider", "p", "--book"], "--chain, which has the rules"),
+        (
+            ["reconcile", "x", "--provider", "p", "--book", "--chain", "c", "--account", "a"],
+            "without --account",
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_status_2(

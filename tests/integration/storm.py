@@ -56,9 +56,14 @@ class Caller:
 
 @define
 class Storm:
-    """All callers, and what reached nobody: failures that the loop, the runtime or Python told of."""
+    """All callers, and what reached nobody: failures that the loop, the runtime or Python told of.
+
+    `at_once` is how many are served at the same time, so that on a slow machine the storm lasts longer, and
+    is not one of time limits alone.
+    """
 
     chain: Chain
+    at_once: int = 10**9
     callers: list[Caller] = field(factory=list)
     dropped: int = 0
     told: list[str] = field(factory=list)
@@ -86,24 +91,30 @@ class Storm:
         """Send all callers at once, and wait until each has gone."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._tell)
-        tasks, timers = [], []
-        for caller in self.callers:
-            task = asyncio.create_task(self._one(caller), name="caller")
-            tasks.append(task)
-            if caller.way == "cancelled":
-                timers.append(loop.call_later(caller.comes + caller.patience, task.cancel))
+        gate = asyncio.Semaphore(self.at_once)
+        tasks = [asyncio.create_task(self._one(caller, gate), name="caller") for caller in self.callers]
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
                 raise outcome
-        for timer in timers:
-            timer.cancel()
         while self.helpers:
             await asyncio.wait(set(self.helpers))
 
     def _tell(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.told.append(str(context))
 
-    async def _one(self, caller: Caller) -> None:
+    async def _one(self, caller: Caller, gate: asyncio.Semaphore) -> None:
+        await asyncio.sleep(caller.comes)
+        async with gate:
+            timer, task = None, asyncio.current_task()
+            if caller.way == "cancelled" and task is not None:
+                timer = asyncio.get_running_loop().call_later(caller.patience, task.cancel)
+            try:
+                await self._come(caller)
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+    async def _come(self, caller: Caller) -> None:
         try:
             await self._visit(caller)
         except LLMError as error:
@@ -115,7 +126,6 @@ class Storm:
             caller.ended_at = asyncio.get_running_loop().time()
 
     async def _visit(self, caller: Caller) -> None:
-        await asyncio.sleep(caller.comes)
         caller.call = self.chain.new_call(caller.request, tenant=f"tenant-{caller.number % 7}")
         reply = await self.chain(caller.call)
         match caller.way:
@@ -178,9 +188,10 @@ class Storm:
     async def calm(self, seconds: float = 5.0) -> None:
         """Wait until no task of llmpipe's is left: what was dropped is closed in the background."""
         loop = asyncio.get_running_loop()
-        gc.collect()
-        for _ in range(10):
-            await asyncio.sleep(0)  # in which those that were dropped come to be closed
+        for _ in range(2):  # tasks that are just over let go of what they gave when the loop comes round
+            gc.collect()
+            for _ in range(10):
+                await asyncio.sleep(0)  # in which those that were dropped come to be closed
         end = loop.time() + seconds
         while loop.time() < end and (self.chain.runtime._tasks or tasks_of_ours()):
             await asyncio.sleep(0.01)

@@ -11,8 +11,10 @@ import asyncio
 import logging
 import resource
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import chain as flatten
 from random import Random
+from time import time
 from typing import Any
 
 import pytest
@@ -74,7 +76,10 @@ class Remembering(Simulator):
         return super()._fault(entry, request)
 
 
-def misbehaving(seed: int) -> tuple[Remembering, Remembering]:
+def misbehaving(
+    seed: int, wall: Callable[[], float] = time, slow: float = 0.2
+) -> tuple[Remembering, Remembering]:
+    """Two providers; `slow` is the share of their streams in which each token takes a while."""
     alpha = Remembering(
         [
             Rule(Fault(status=503), first=200, last=240),  # an outage: the breaker opens
@@ -83,7 +88,7 @@ def misbehaving(seed: int) -> tuple[Remembering, Remembering]:
             Rule(Fault(first_delay=0.1), rate=0.1),
             Rule(Fault(first_delay=90.0), rate=0.04),  # far beyond the limit for a first token
             Rule(Fault(between_delay=90.0), rate=0.03),  # and for a silence
-            Rule(Fault(between_delay=0.02), rate=0.2),
+            Rule(Fault(between_delay=0.02), rate=slow),
             Rule(Fault(cut_after=0), rate=0.03),
             Rule(Fault(cut_after=3), rate=0.04),
             Rule(Fault(reset_after=4), rate=0.03),
@@ -93,6 +98,7 @@ def misbehaving(seed: int) -> tuple[Remembering, Remembering]:
             Rule(Fault(unfinished=True), rate=0.03),
         ],
         seed=seed,
+        wall=wall,
     )
     beta = Remembering(
         [
@@ -103,8 +109,10 @@ def misbehaving(seed: int) -> tuple[Remembering, Remembering]:
             Rule(Fault(cut_after=4), rate=0.04),
             Rule(Fault(reset_at=400), rate=0.03),
             Rule(Fault(unfinished=True), rate=0.03),
+            Rule(Fault(between_delay=0.02), rate=slow),
         ],
         seed=seed + 1,
+        wall=wall,
     )
     return alpha, beta
 

@@ -9,6 +9,7 @@ OpenAI, usage (CSV)                ``start_time_iso``, ``model``, ``input_tokens
 Anthropic, cost (CSV)              ``usage_date_utc``, ``model``, ``cost_usd``
 Anthropic, cost (JSON)             ``data[].starting_at``, ``results[].amount`` (cents), ``model``
 Anthropic, usage (CSV)             ``usage_date_utc``, ``model_version``, ``usage_*_tokens_*``
+a bill by request                  all of `FIELDS`, under these names
 any other (CSV, or a JSON list)    named by `columns`
 =================================  ===============================================================
 
@@ -37,6 +38,7 @@ FIELDS = ("day", "input_tokens", "model", "output_tokens", "request_id", "usd")
 
 _MAX_BYTES = 200_000_000
 _LAYOUTS: tuple[Mapping[str, str], ...] = (
+    {name: name for name in FIELDS},
     {"day": "start_time_iso", "usd": "amount_value", "currency": "amount_currency", "model": "line_item"},
     {"day": "usage_date_utc", "usd": "cost_usd", "model": "model"},
     {

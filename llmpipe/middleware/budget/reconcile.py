@@ -8,12 +8,26 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from llmpipe.middleware.budget.invoice import InvoiceLine
 from llmpipe.state import Spend
 
-__all__ = ("Difference", "Reconciliation", "reconcile")
+__all__ = (
+    "CORRECTION",
+    "Difference",
+    "Match",
+    "Reconciliation",
+    "by_requests",
+    "day_of",
+    "match",
+    "model_key",
+    "reconcile",
+    "undated",
+)
+
+CORRECTION = "invoice-"
+"""How the ids of the journal's lines begin that were booked after an invoice; see `booking`."""
 
 Status = Literal["same", "differs", "only in the journal", "only in the invoice"]
 _DATE = re.compile(r"[-@]20[0-9]{2}-?[01][0-9]-?[0-3][0-9]\Z")
@@ -60,76 +74,134 @@ class Reconciliation:
 
 
 @define
-class _Side:
-    total: int = 0
-    estimated: int = 0
-    unpriced: int = 0
-    lines: int = 0
-    model: str = ""
+class Match:
+    """What both sides say of the same: of the request `request_id`, or of what has no id in a model's day."""
+
+    day: str
+    key: str
+    request_id: str
+    spends: list[Spend] = field(factory=list)
+    lines: list[InvoiceLine] = field(factory=list)
+
+    @property
+    def model(self) -> str:
+        """Its name, as the journal has it; else as the file does."""
+        named = self.spends or self.lines
+        return named[0].model if named else ""
+
+    @property
+    def spent(self) -> int:
+        """The journal's nano-USD, corrections and all."""
+        return sum([row.nano or 0 for row in self.spends])
+
+    @property
+    def billed(self) -> int:
+        """The file's nano-USD."""
+        return sum([line.nano or 0 for line in self.lines])
+
+    @property
+    def estimated(self) -> int:
+        """How much of `spent` is an estimate; what was corrected was that first."""
+        corrected = sum([row.nano or 0 for row in self.spends if row.id.startswith(CORRECTION)])
+        return max(0, corrected + sum([row.nano or 0 for row in self.spends if row.estimated]))
+
+    @property
+    def unpriced(self) -> int:
+        """How many of the journal's lines have no price; none once an invoice has said it."""
+        if any(row.id.startswith(CORRECTION) for row in self.spends):
+            return 0
+        return sum([row.nano is None for row in self.spends])
 
 
 def reconcile(
     spends: Iterable[Spend], invoice: Sequence[InvoiceLine], *, tolerance_usd: Decimal | str | float = "0.01"
 ) -> Reconciliation:
-    """What the journal and a provider's file say about the same, side by side.
-
-    By request, where the file has ids of requests; else by day (in UTC) and model, whose names are
-    compared without dates, case and order: ``Claude Haiku 3.5`` is ``claude-3-5-haiku-20241022``.
+    """What the journal and a provider's file say about the same, side by side; see `match`.
 
     Args:
         spends: of the file's provider, and of its days.
         tolerance_usd: by how much the two may differ in each; files round.
     """
-    by_request = any(line.request_id for line in invoice)
     tokens = bool(invoice) and all(line.nano is None for line in invoice)
     tolerance = 0 if tokens else round(Decimal(str(tolerance_usd)).scaleb(9))
-    ours: dict[tuple[str, str], _Side] = {}
-    theirs: dict[tuple[str, str], _Side] = {}
-    for row in spends:
-        day = datetime.fromtimestamp(row.at, UTC).date().isoformat()
-        key = (row.request_id, "") if by_request and row.request_id else (day, _key(row.model))
-        side = ours.setdefault(key, _Side(model=row.model))
-        side.total += row.input_tokens + row.output_tokens if tokens else row.nano or 0
-        side.estimated += (row.nano or 0) if row.estimated else 0
-        side.unpriced += row.nano is None
-        side.lines += 1
-    for line in invoice:
-        key = (line.request_id, "") if by_request and line.request_id else (line.day, _key(line.model))
-        side = theirs.setdefault(key, _Side(model=line.model))
-        counted = (line.input_tokens or 0) + (line.output_tokens or 0)
-        side.total += counted if tokens else line.nano or 0
-        side.lines += 1
-    keys = sorted({*ours, *theirs})
-    rows = tuple([_compared(key, ours.get(key), theirs.get(key), tolerance) for key in keys])
+    rows = tuple([_compared(each, tokens, tolerance) for each in match(spends, invoice)])
     return Reconciliation(
-        by="request" if by_request else "day and model",
+        by="request" if by_requests(invoice) else "day and model",
         tokens=tokens,
         rows=rows,
-        journal=sum(side.total for side in ours.values()),
-        invoice=sum(side.total for side in theirs.values()),
+        journal=sum([row.journal or 0 for row in rows]),
+        invoice=sum([row.invoice or 0 for row in rows]),
     )
 
 
-def _compared(key: tuple[str, str], ours: _Side | None, theirs: _Side | None, tolerance: int) -> Difference:
-    journal = 0 if ours is None else ours.total
-    billed = 0 if theirs is None else theirs.total
+def by_requests(invoice: Sequence[InvoiceLine]) -> bool:
+    """Whether the file tells requests apart."""
+    return any(line.request_id for line in invoice)
+
+
+def match(spends: Iterable[Spend], invoice: Sequence[InvoiceLine]) -> list[Match]:
+    """Both sides put together, in the order of days, models and ids.
+
+    By request, where the file has ids of requests; else by day (in UTC) and model, whose names are
+    compared without dates, case and order: ``Claude Haiku 3.5`` is ``claude-3-5-haiku-20241022``. Whoever
+    left before an id came has none in the journal: what the file has of such a day and model, under ids
+    that the journal does not know, stands beside all that has no id there.
+    """
+    apart = by_requests(invoice)
+    found: dict[tuple[str, str, str], Match] = {}
+
+    def place(day: str, key: str, request_id: str) -> Match:
+        where = ("", "", request_id) if request_id else (day, key, "")
+        here = found.get(where)
+        if here is None:
+            here = found[where] = Match(*where)
+        return here
+
+    for row in spends:
+        request_id = row.request_id if apart else ""
+        place(day_of(row.at), model_key(row.model), request_id).spends.append(row)
+    for line in invoice:
+        key = model_key(line.model)
+        known = not line.request_id or ("", "", line.request_id) in found
+        if known or (line.day, key, "") not in found:
+            place(line.day, key, line.request_id).lines.append(line)
+        else:
+            place(line.day, key, "").lines.append(line)
+    return [found[where] for where in sorted(found)]
+
+
+def _compared(found: Match, tokens: bool, tolerance: int) -> Difference:
+    ours, theirs = found.spends, found.lines
+    journal, billed = found.spent, found.billed
+    if tokens:
+        journal = sum([row.input_tokens + row.output_tokens for row in ours])
+        billed = sum([(line.input_tokens or 0) + (line.output_tokens or 0) for line in theirs])
     status: Status = "same"
-    if abs(journal - billed) > tolerance or (ours is not None and ours.unpriced and billed):
+    if abs(journal - billed) > tolerance or (found.unpriced and billed):
         status = "differs" if ours and theirs else "only in the invoice" if theirs else "only in the journal"
-    named = ours or theirs or _Side()
-    request = not key[1] and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", key[0])
     return Difference(
-        day="" if request else key[0],
-        model=named.model,
-        request_id=key[0] if request else "",
-        journal=None if ours is None else journal,
-        invoice=None if theirs is None else billed,
+        day=found.day,
+        model=found.model,
+        request_id=found.request_id,
+        journal=journal if ours else None,
+        invoice=billed if theirs else None,
         status=status,
-        estimated=0 if ours is None else ours.estimated,
-        unpriced=0 if ours is None else ours.unpriced,
+        estimated=found.estimated,
+        unpriced=found.unpriced,
     )
 
 
-def _key(model: str) -> str:
-    bare = _DATE.sub("", model.strip().lower().rpartition("/")[2])
+def day_of(at: float) -> str:
+    """The day in UTC, ISO 8601, that `at`, seconds since the epoch, lies in."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def model_key(model: str) -> str:
+    """What names of one model have in common."""
+    bare = undated(model.strip().lower().rpartition("/")[2])
     return "-".join(sorted(part for part in re.split(r"[^a-z0-9]+", bare) if part))
+
+
+def undated(model: str) -> str:
+    """The name without the date that providers put behind it."""
+    return _DATE.sub("", model)

@@ -95,20 +95,25 @@ class Race:
     async def run(self) -> Reply:
         """The reply that has content first. Raises the error that says most of both."""
         try:
-            return await self._first()
+            reply = await self._first()
         finally:  # what both have opened belongs to the linker, which closes what is not handed on
             self._over = True
             self._timer.cancel()
             await self._end_second()
+        if isinstance(self._error, LLMError):
+            self._error.survived()
+        return reply
 
     async def _first(self) -> Reply:
         try:
             reply = await self._next(self._call)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             # A cancellation from outside, or ours: then there is something of the second's to give.
             if not self._stopped or self._task.uncancel() > self._cancelling:
                 raise
             self._stopped = False
+            # The ledger keeps it, and its frames lead to us and to the reply, which could never be dropped.
+            error.__traceback__ = None
             return self._taken()
         except LLMError as error:
             self._own_up()
@@ -177,6 +182,9 @@ class Race:
     async def _run_second(self) -> None:
         try:
             reply = await self._next(self._call)
+        except asyncio.CancelledError as error:
+            error.__traceback__ = None  # as above, where the first has won
+            raise
         except Exception as error:  # noqa: BLE001  whatever it is, `run` knows what to do with it
             self._error = error
             if not self._over and settles(error):

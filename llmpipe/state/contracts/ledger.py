@@ -18,7 +18,7 @@ class Draw:
     Attributes:
         account: which budget, and whose: ``"daily/tenant=acme"``. With `period`, the key of a balance.
         period: when the period began, whole seconds since the epoch.
-        nano: how much; at least 0.
+        nano: how much; at least 0, but for a charge of `Ledger.settle`.
         limit: the most that may be spent and held together; None only counts.
         likely: what is charged if the hold's lease ends and nobody has settled it.
         ends: when the period ends, seconds since the epoch, or None. Some time after that, a store
@@ -138,7 +138,8 @@ class Ledger(Protocol):
 
         What the hold has and `charges` has not is charged nothing; what it lacks is charged all the
         same, and so is a hold that nobody knows: money that was spent is never lost. Several charges of
-        one balance add up; `limit` and `likely` of a charge mean nothing. A row whose id the journal has
+        one balance add up; `limit` and `likely` of a charge mean nothing. One below 0 is a refund: whoever
+        makes it sees to it that no more is taken back than had been charged. A row whose id the journal has
         is not taken again. Whether that was done now: False if it had been before, and then nothing
         changes, nor is a row added.
         """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from random import Random
+from time import time
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -56,6 +57,7 @@ _PRICES = {
     "openai.chat": "openai",
     "openai.responses": "openai",
 }
+_REQUEST_ID = {"anthropic.messages": "request-id"}  # the header it goes in; others' is that of OpenAI
 _FOREVER = 3600.0
 _NO_FAULT = Fault()
 _FAULTS = tuple(a.name for a in fields(Fault))
@@ -76,6 +78,7 @@ class Simulator:
         chunk_chars: characters of text in one stream event.
         seed: of the rules' chances.
         port: 0 for any free one.
+        wall: seconds since the epoch; when its book says that requests came.
 
     Attributes: `book`, its own accounts; `rules`, which may be replaced while it runs.
     """
@@ -90,6 +93,7 @@ class Simulator:
         chunk_chars: int = 12,
         seed: int = 0,
         port: int = 0,
+        wall: Callable[[], float] = time,
     ) -> None:
         if chunk_chars < 1:
             raise ConfigError(f"chunk_chars must be at least 1, not {chunk_chars}")
@@ -102,6 +106,7 @@ class Simulator:
         self._seen: WeakSet[asyncio.BaseTransport] = WeakSet()
         self._random = Random(seed)  # noqa: S311  chances of faults, nothing secret
         self._port = port
+        self._wall = wall
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -151,7 +156,7 @@ class Simulator:
             await asyncio.sleep(_FOREVER if fault.silent else fault.headers_delay)
             if fault.status is not None:
                 return self._refuse(entry, door.dialect, error_of(fault.status), fault, taken)
-            wire = Wire(http, fault)
+            wire = Wire(http, fault, {_REQUEST_ID.get(door.dialect.name, "x-request-id"): entry.request_id})
             if isinstance(request, Request) and door.kind == "chat":
                 return await self._reply(door.dialect, request, entry, fault, wire)
             body, usage = self._other(door, request, taken)
@@ -273,7 +278,8 @@ class Simulator:
     # ------------------------------------------------------------ the desk
 
     def _enter(self, http: web.Request) -> Entry:
-        entry = Entry(len(self.book.entries) + 1, http.path)
+        number = len(self.book.entries) + 1
+        entry = Entry(number, http.path, at=self._wall(), request_id=f"req-sim-{number}")
         self.book.entries.append(entry)
         if http.transport is not None and http.transport not in self._seen:
             self._seen.add(http.transport)
@@ -303,6 +309,7 @@ class Simulator:
             headers.update(fault.headers)
             body = body if fault.body is None else fault.body
         headers.setdefault("Content-Type", "application/json")
+        headers.setdefault(_REQUEST_ID.get(dialect.name, "x-request-id"), entry.request_id)
         entry.status, entry.end = status, "refused"
         if dialect.decode_error(status, headers, body).billed != "no":
             entry.usage = taken

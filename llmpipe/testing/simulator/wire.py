@@ -22,15 +22,16 @@ class Hangup(Exception):
 
 
 class Wire:
-    """Writes a response under a `Fault`: cut or reset at a byte, or slowly.
+    """Writes a response under a `Fault`: cut or reset at a byte, or slowly; with `headers` of its own.
 
     `sent`, where it is set, is told of all bytes of the body that go out. Raises: Hangup when the
     script hangs up.
     """
 
-    def __init__(self, http: web.Request, fault: Fault) -> None:
+    def __init__(self, http: web.Request, fault: Fault, headers: Mapping[str, str] | None = None) -> None:
         self._http = http
         self._fault = fault
+        self._headers = headers or {}
         self._sent = 0
         self.sent: Callable[[bytes], None] | None = None
         self._response: web.StreamResponse | None = None
@@ -42,7 +43,7 @@ class Wire:
         self._response = response = web.StreamResponse()
         response.content_type = content_type
         response.content_length = length
-        response.headers.update(headers)
+        response.headers.update({**self._headers, **headers})
         await response.prepare(self._http)
         return response
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from attrs import evolve
 
 from llmpipe.state import Balance, Shortage
 from llmpipe.testing.state.harness import NAMES, Harness, fill
@@ -176,6 +177,17 @@ class LedgerSuite(LeaseTests, JournalTests):
         ledger = (await harness.open()).ledger("l")
         await ledger.settle("h", [draw(2), draw(3), draw(0)])
         assert await balance(ledger) == (5, 0)
+
+    async def test_a_refund_takes_back_what_was_charged_and_makes_room(self, harness: Harness) -> None:
+        ledger = (await harness.open()).ledger("l")
+        await ledger.settle("h", [draw(8), draw(3, account="b")])
+        for done in (True, False):
+            charges, line = [draw(-5), draw(2, account="b")], evolve(spend("s"), nano=-5)
+            assert await ledger.settle("back", charges, [line]) is done
+            assert await ledger.balances([KEY, ("b", 0)]) == [Balance(3), Balance(5)]
+        assert [row.nano for row in await ledger.spends()] == [-5]
+        assert await ledger.reserve("i", [draw(8)], 60.0) == Shortage(0, 3, 0)
+        assert await ledger.reserve("i", [draw(7)], 60.0) is None
 
     async def test_millions_are_kept_to_the_nano(self, harness: Harness) -> None:
         ledger = (await harness.open()).ledger("l")

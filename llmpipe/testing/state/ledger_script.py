@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+from attrs import evolve
+
 from llmpipe.state import Draw, Ledger, Spend
 from llmpipe.state.memory.ledger import MemoryLedger
 from llmpipe.testing.state.harness import Harness, ManualClock
@@ -69,6 +71,8 @@ class LedgerScript:
     async def _settle(self) -> None:
         self._rows += 1
         name, charges = self._name(), self._draws()[: self._random.randint(0, 4)]
+        if self._random.random() < 0.2:
+            charges = [evolve(charge, nano=-charge.nano) for charge in charges]
         rows = [
             Spend(id=f"s{self._random.randint(0, self._rows)}", at=float(self._rows), nano=charge.nano,
                   tenant=self._random.choice("ab"))
