@@ -1,4 +1,7 @@
-"""The laws of the audit trail at its store (A1, A2, A4), and that no byte of a chain changes unseen."""
+"""The laws of the audit trail at its store (A1, A2, A4), and that no byte of a chain changes unseen.
+
+Every store that keeps trails is held to them, through two clients of it, one of which may go at any time.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,11 @@ import pytest
 from attrs import asdict, evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from llmpipe.state import Anchor, AuditQuery, AuditRecord
 from llmpipe.state.hash_chain import chained, digest, fault
-from llmpipe.state.memory.audit import MemoryAudit
-from llmpipe.testing.state import ManualClock
-from tests.state.steps import now
+from tests.state.stores import OnStore, Store, kept_in
 
 writers = st.sampled_from(["v", "w"])
 
@@ -24,13 +25,12 @@ def record(writer: str, kind: str, call: str, at: float = 1.0, **rest: Any) -> A
     return AuditRecord(writer=writer, seq=0, kind=kind, at=at, call=call, body={"n": 1}, **rest)
 
 
-class Trail(RuleBasedStateMachine):
+class Trail(OnStore):
     """The model is the list of all that was ever written, and how many of each writer are gone."""
 
     @initialize()
     def begin_trail(self) -> None:
-        self.clock = ManualClock()
-        self.audit = MemoryAudit(self.clock)
+        self.audit = self.place.thing("audit")
         self.all: list[AuditRecord] = []
         self.gone = {"v": 0, "w": 0}
         self.alive: dict[str, float] = {}
@@ -51,7 +51,7 @@ class Trail(RuleBasedStateMachine):
         for one in records:
             mine = [*self.of(one.writer), *(two for two in batch if two.writer == one.writer)]
             batch.append(chained(one, mine[-1] if mine else Anchor()))
-        now(self.audit.append(batch))
+        self.do(self.audit.append(batch))
         self.all += batch
 
     @rule(writer=writers, at=st.integers(0, 9))
@@ -70,21 +70,26 @@ class Trail(RuleBasedStateMachine):
             return
         again = self.all[pick % len(self.all)]
         if other and again in self.kept():
-            head = now(self.audit.head(again.writer))
+            head = self.do(self.audit.head(again.writer))
             fresh = chained(record(again.writer, "begin", "never"), head)
             with pytest.raises(ValueError, match="another"):
-                now(self.audit.append([fresh, evolve(again, hash="0" * 64)]))
+                self.do(self.audit.append([fresh, evolve(again, hash="0" * 64)]))
         else:
-            now(self.audit.append([again, again]))
+            self.do(self.audit.append([again, again]))
 
     @rule(writer=writers, lease=st.sampled_from([0, 5, 20]))
     def beat(self, writer: str, lease: int) -> None:
-        now(self.audit.beat(writer, lease))
-        self.alive[writer] = self.clock.now + lease
+        self.do(self.audit.beat(writer, self.scaled(lease)))
+        self.alive[writer] = self.now + lease
 
     @rule(seconds=st.integers(1, 9))
     def pass_time(self, seconds: int) -> None:
-        self.clock.now += seconds
+        self.let_pass(seconds)
+
+    @precondition(lambda self: self.place.again)
+    @rule(number=st.integers(0, 1))
+    def one_client_goes_and_another_comes(self, number: int) -> None:
+        self.place.replace(number)
 
     @rule(before=st.integers(0, 10))
     def prune(self, before: int) -> None:
@@ -95,41 +100,45 @@ class Trail(RuleBasedStateMachine):
                     break
                 self.gone[writer] += 1
                 count += 1
-        assert now(self.audit.prune(before)) == count
+        assert self.do(self.audit.prune(before)) == count
 
     @invariant()
     def every_chain_is_there_without_a_gap_and_verifies(self) -> None:
         """A1, A4."""
         for writer, gone in self.gone.items():
-            found = sorted(now(self.audit.query(AuditQuery(writer=writer))), key=lambda one: one.seq)
+            found = sorted(self.do(self.audit.query(AuditQuery(writer=writer))), key=lambda one: one.seq)
             assert found == self.of(writer)[gone:]
-            anchor = now(self.audit.anchor(writer))
+            anchor = self.do(self.audit.anchor(writer))
             assert anchor.seq == gone
             assert fault(found, anchor) is None
             written = self.of(writer)
             if written:
                 last = Anchor(written[-1].seq, written[-1].hash)
-                head = now(self.audit.head(writer))
+                head = self.do(self.audit.head(writer))
                 assert Anchor(head.seq, head.hash) == last
                 assert fault(found, anchor, known=last) is None
-        assert now(self.audit.writers()) == sorted({one.writer for one in self.all})
+        assert self.do(self.audit.writers()) == sorted({one.writer for one in self.all})
 
     @invariant()
     def what_has_not_ended_is_known_and_who_is_lost(self) -> None:
         """A2."""
         wanted = sorted(self.unended(), key=lambda one: (one.writer, one.seq))
-        assert now(self.audit.unended()) == wanted
-        lost = {one.writer for one in wanted if self.alive.get(one.writer, 0.0) <= self.clock.now}
-        assert now(self.audit.lost()) == sorted(lost)
+        assert self.do(self.audit.unended()) == wanted
+        lost = {one.writer for one in wanted if self.alive.get(one.writer, 0.0) <= self.now}
+        assert self.do(self.audit.lost()) == sorted(lost)
 
     @invariant()
     def queries_find_what_is_kept(self) -> None:
         ends = AuditQuery(kind="end", outcome="ok", since=2.0, until=7.0)
         wanted = [one for one in self.kept() if one.kind == "end" and 2 <= one.at < 7]
-        assert now(self.audit.query(ends)) == sorted(wanted, key=lambda one: (one.at, one.writer, one.seq))
+        assert self.do(self.audit.query(ends)) == sorted(
+            wanted, key=lambda one: (one.at, one.writer, one.seq)
+        )
 
 
-TestTrail = Trail.TestCase
+@kept_in("memory", "file", "sqlite", "postgresql")
+def test_trails_keep_their_laws(store: Store) -> None:
+    store.check(Trail)
 
 
 # ------------------------------------------------------------ the chain itself

@@ -1,5 +1,7 @@
 """The laws of money (M1, M2, M3, M5, M6), over long random lives, against a model that only adds up.
 
+Every store that keeps budgets lives them, through two clients of it, one of which may go at any time.
+
 The model keeps no balance: what is spent and held is summed anew from charges and holds at every step.
 """
 
@@ -11,17 +13,17 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from llmpipe.state import Balance, Draw, Spend
 from llmpipe.state.memory import ledger as module
 from llmpipe.state.memory.ledger import MemoryLedger
 from llmpipe.testing.state import ManualClock
-from tests.state.steps import now
+from tests.state.stores import OnStore, Store, kept_in
 
 LIMITS = {"day": 50, "month": 120, "all": None}
-KEYS = [(account, period) for account in LIMITS for period in (0, 86_400)]
-names = st.integers(0, 5).map("h{}".format)
+KEYS = [("day", 0), ("day", 86_400), ("month", 0), ("all", 0)]
+names = st.integers(0, 3).map("h{}".format)  # few, so that one is often met again
 amounts = st.lists(
     st.tuples(st.sampled_from(KEYS), st.integers(0, 40), st.floats(0, 1)),
     max_size=4,
@@ -33,20 +35,20 @@ def draw(key: Any, nano: int, likely: int = 0) -> Draw:
     return Draw(key[0], key[1], nano, LIMITS[key[0]], likely)
 
 
-class Money(RuleBasedStateMachine):
+class Money(OnStore):
     @initialize(honest=st.booleans())
     def begin(self, honest: bool) -> None:
         self.honest = honest  # whether no settlement is dearer than what is held for it
-        self.clock = ManualClock()
-        self.ledger = MemoryLedger(self.clock)
+        self.ledger = self.place.thing("ledger")
+        self.lives: Counter[str] = Counter()  # of each name: the settled one never holds again
         self.charged: Counter[Any] = Counter()
         self.dearer: Counter[Any] = Counter()  # by how much settlements were dearer than what was held
         self.holds: dict[str, tuple[float, dict[Any, tuple[int, int]]]] = {}  # end, and (nano, likely) by key
         self.settled: set[str] = set()
-        self.rows = 0
+        self.rows = self.crowd = 0
 
     def open(self, name: str) -> bool:
-        return name in self.holds and self.holds[name][0] > self.clock.now
+        return name in self.holds and self.holds[name][0] > self.now
 
     def sums(self, key: Any, without: str = "") -> tuple[int, int]:
         spent, held = self.charged[key], 0
@@ -56,12 +58,13 @@ class Money(RuleBasedStateMachine):
                 spent, held = (spent, held + nano) if self.open(name) else (spent + likely, held)
         return spent, held
 
-    @rule(name=names, asked=amounts, lease=st.integers(1, 30))
+    @rule(name=names, asked=amounts, lease=st.sampled_from([1, 5, 10, 20, 30]))
     def reserve(self, name: str, asked: list[Any], lease: int) -> None:
+        name = self.living(name)
         draws = [draw(key, nano, int(nano * share)) for key, nano, share in asked]
         if name in self.settled:
             with pytest.raises(ValueError, match="settled"):
-                now(self.ledger.reserve(name, draws, lease))
+                self.do(self.ledger.reserve(name, draws, self.scaled(lease)))
             return
         had = self.holds.get(name, (0.0, {}))[1]
         whole = {
@@ -77,13 +80,31 @@ class Money(RuleBasedStateMachine):
             if grows and one.limit is not None and spent + held + whole[key][0] > one.limit:
                 short = (index, spent, held)
                 break
-        found = now(self.ledger.reserve(name, draws, lease))
+        found = self.do(self.ledger.reserve(name, draws, self.scaled(lease)))
         assert short == (None if found is None else (found.index, found.spent, found.held))
         if found is None:
-            self.holds[name] = (self.clock.now + lease, {**(had if self.open(name) else {}), **whole})
+            self.holds[name] = (self.now + lease, {**(had if self.open(name) else {}), **whole})
+
+    @precondition(lambda self: self.place.again)
+    @rule(key=st.sampled_from(KEYS), asked=st.lists(st.integers(1, 30), min_size=2, max_size=6))
+    def several_reserve_at_once(self, key: Any, asked: list[int]) -> None:
+        """M1 in any order: who is refused would not fit behind all who are not either."""
+        self.crowd += 1
+        calls = {f"crowd{self.crowd}.{number}": draw(key, nano) for number, nano in enumerate(asked)}
+        work = [self.ledger.reserve(name, [one], self.scaled(10)) for name, one in calls.items()]
+        found = dict(zip(calls, self.at_once(work), strict=True))
+        for name, one in calls.items():
+            if found[name] is None:
+                self.holds[name] = (self.now + 10, {key: (one.nano, one.likely)})
+        spent, held = self.sums(key)
+        for name, one in calls.items():
+            if found[name] is not None:
+                assert one.limit is not None
+                assert spent + held + one.nano > one.limit
 
     @rule(name=names, costs=amounts)
     def settle(self, name: str, costs: list[Any]) -> None:
+        name = self.living(name)
         was_open, (_, parts) = self.open(name), self.holds.get(name, (0.0, {}))
         charges = []
         for key, cost, _ in costs:
@@ -92,7 +113,7 @@ class Money(RuleBasedStateMachine):
             if name not in self.settled:
                 self.dearer[key] += max(0, charges[-1].nano - backing)
         rows = [self.row(one.nano) for one in charges]
-        assert now(self.ledger.settle(name, charges, rows)) == (name not in self.settled)
+        assert self.do(self.ledger.settle(name, charges, rows)) == (name not in self.settled)
         if name not in self.settled:
             self.settled.add(name)
             self.holds.pop(name, None)
@@ -102,30 +123,36 @@ class Money(RuleBasedStateMachine):
         self.rows += 1
         return Spend(id=f"s{self.rows}", at=float(self.rows), nano=nano)
 
+    def living(self, name: str) -> str:
+        return f"{name}.{self.lives[name]}"
+
     @rule(name=names)
     def begin_again(self, name: str) -> None:
-        """Another life of the name: the model and the ledger both forget that it was settled."""
-        if name in self.settled:
-            self.settled.remove(name)
-            del self.ledger._settled[name]
+        """Another call: those that are settled can only be settled once more."""
+        self.lives[name] += self.living(name) in self.settled
 
-    @rule(seconds=st.integers(1, 20))
+    @precondition(lambda self: self.place.again)
+    @rule(number=st.integers(0, 1))
+    def one_client_goes_and_another_comes(self, number: int) -> None:
+        self.place.replace(number)
+
+    @rule(seconds=st.sampled_from([1, 4, 5, 10, 20]))
     def pass_time(self, seconds: int) -> None:
         before = {name for name in self.holds if self.open(name)}
-        self.clock.now += seconds
-        assert now(self.ledger.sweep()) == len([name for name in before if not self.open(name)])
+        self.let_pass(seconds)
+        assert self.do(self.ledger.sweep()) == len([name for name in before if not self.open(name)])
 
     @invariant()
     def balances_are_what_was_charged_and_held_and_whole_numbers(self) -> None:
-        found = now(self.ledger.balances(KEYS))
+        found = self.do(self.ledger.balances(KEYS))
         assert found == [Balance(*self.sums(key)) for key in KEYS]
         assert all(type(one.spent) is int and type(one.held) is int for one in found)  # M6
-        assert now(self.ledger.holds()) == sorted(name for name in self.holds if self.open(name))
+        assert self.do(self.ledger.holds()) == sorted(name for name in self.holds if self.open(name))
 
     @invariant()
     def no_limit_is_passed_but_by_what_settlements_were_dearer(self) -> None:
         """M1, and M3 where a settlement may be dearer than its hold."""
-        for (account, period), found in zip(KEYS, now(self.ledger.balances(KEYS)), strict=True):
+        for (account, period), found in zip(KEYS, self.do(self.ledger.balances(KEYS)), strict=True):
             limit = LIMITS[account]
             if limit is not None:
                 over = self.dearer[account, period]
@@ -136,11 +163,13 @@ class Money(RuleBasedStateMachine):
     @invariant()
     def the_journal_adds_up_to_what_was_charged(self) -> None:
         """M5."""
-        total = sum(row.nano or 0 for row in now(self.ledger.spends(limit=10_000)))
+        total = sum(row.nano or 0 for row in self.do(self.ledger.spends(limit=10_000)))
         assert total == self.charged.total()
 
 
-TestMoney = Money.TestCase
+@kept_in("memory", "sqlite", "redis", "postgresql")
+def test_money_keeps_its_laws(store: Store) -> None:
+    store.check(Money)
 
 
 # ------------------------------------------------------------ bounds of the memory ledger
