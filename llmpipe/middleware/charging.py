@@ -22,9 +22,11 @@ def charge_for(table: PriceTable, attempt: Attempt, model: str, usage: Usage | N
     """What `usage` of `model` costs in `attempt`; None where the price is not known, never 0 for that."""
     if usage is None:
         return FREE
-    price = price_for(
-        table, attempt.provider, attempt.sold_as, model, attempt.asked_model, tier=tier_of(attempt.request)
-    )
+    provider, request = attempt.provider, attempt.request
+    tier = tier_of(request) if request.extra else ""
+    price = table.find(provider, model, tier=tier)
+    if price is None:
+        price = price_for(table, provider, attempt.sold_as, model, attempt.asked_model, tier=tier)
     return cost_of(usage, price)
 
 

@@ -11,6 +11,7 @@ from attrs import define, evolve, field, frozen
 
 from llmpipe.errors import LLMError
 from llmpipe.runtime import Runtime
+from llmpipe.tokens import estimate_request
 from llmpipe.types import AnyRequest, Cost, Usage
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Attempt:
 
     `sold_as` is the name that price tables know the provider by, where it says one. Times are monotonic
     loop seconds. `error` says why it failed, `outcome` how its reply ended
-    (None where there was none); `charge` is set by whoever knows prices.
+    (None where there was none); `charge` is set by whoever knows prices. `holds` are those of the call it
+    was made of.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Attempt:
     outcome: Outcome | None = None
     charge: Cost | None = None
     sold_as: str = ""
+    holds: tuple[str, ...] = ()
 
     def fail(self, error: BaseException, now: float) -> None:
         """The attempt ended without a reply."""
@@ -90,6 +93,14 @@ class Ledger:
 
     attempts: list[Attempt] = field(factory=list)
     notes: list[Note] = field(factory=list)
+    _estimated: tuple[AnyRequest, int] | None = None
+
+    def estimated_tokens(self, request: AnyRequest) -> int:
+        """About how many input tokens `request` is; worked out once for all who ask, one after another."""
+        known = self._estimated
+        if known is None or known[0] is not request:
+            known = self._estimated = (request, estimate_request(request))
+        return known[1]
 
     def note(self, kind: str, **detail: Any) -> None:
         """Write down that `kind` happened now. Metrics, traces and logs read it at the end."""
@@ -124,6 +135,7 @@ class Call:
         connect_timeout: seconds a new connection may take; None leaves it to the provider.
         spare: whether another target stands ready, so that waiting for this one is pointless.
         guards: what is asked before each attempt, in this order.
+        holds: ids of what is held for the attempt, by which a guard finds it again among all attempts.
         ledger: attempts and notes, shared by all copies.
     """
 
@@ -144,6 +156,7 @@ class Call:
     credential: Any = field(default=None, repr=False)
     connect_timeout: float | None = None
     guards: tuple[Guard, ...] = field(default=(), repr=False)
+    holds: tuple[str, ...] = field(default=(), repr=False)
     ledger: Ledger = field(factory=Ledger, repr=False)
 
     @property

@@ -144,9 +144,16 @@ class Chain:
             call = await guard(call)
         attempts, now = call.ledger.attempts, call.runtime.now
         request = call.request
-        attempt = Attempt(len(attempts) + 1, provider.name, request.model or provider.model, request, now())
+        attempt = Attempt(
+            len(attempts) + 1,
+            provider.name,
+            request.model or provider.model,
+            request,
+            now(),
+            sold_as=getattr(provider, "sold_as", ""),
+            holds=call.holds,
+        )
         attempts.append(attempt)
-        attempt.sold_as = getattr(provider, "sold_as", "")
         try:
             reply: Any = await provider(call)
             if not isinstance(reply, Reply) or reply.over:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite, isnan
+from operator import attrgetter
 
 import orjson
 
@@ -41,6 +42,9 @@ _MOST = 2**63 - 1
 _EXACT = 2**53
 """Up to here a double has every whole number."""
 _WHOLE = {int}
+_tokens = attrgetter(
+    "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens"
+)
 _SHORTEST = 1e-9
 """Of a rate, units and seconds: beyond that a double overflows somewhere."""
 
@@ -58,11 +62,15 @@ def check_times(**times: float | None) -> None:
 
 
 def check_draws(draws: Sequence[Draw], *, once: bool = True) -> None:
-    """See that `draws` are money that can be kept; and with `once`, each of another balance."""
+    """See that `draws` are money that can be kept; with `once`, to be held, and each of another balance.
+
+    What is charged may be below 0, which is a refund.
+    """
+    least = 0 if once else -_MOST
     for draw in draws:
         nano, likely, limit = draw.nano, draw.likely, draw.limit
-        if type(nano) is not int or not 0 <= nano <= _MOST:
-            raise ValueError(f"{draw.account!r}: nano-USD are whole, from 0 to 2**63 - 1, not {nano}")
+        if type(nano) is not int or not least <= nano <= _MOST:
+            raise ValueError(f"{draw.account!r}: nano-USD are whole, from {least} to 2**63 - 1, not {nano}")
         if type(likely) is not int or not 0 <= likely <= _MOST:
             raise ValueError(f"{draw.account!r}: nano-USD are whole, from 0 to 2**63 - 1, not {likely}")
         if limit is not None and not _whole(limit, -_MOST, _MOST):
@@ -85,9 +93,7 @@ def check_spends(rows: Sequence[Spend]) -> None:
     for row in rows:
         if not (isfinite(row.at) and isfinite(row.seconds)):
             raise ValueError(f"spend {row.id!r}: at and seconds are finite, not {row.at} and {row.seconds}")
-        whole = (row.nano or 0, row.input_tokens, row.output_tokens, row.cached_input_tokens)
-        more = (row.cache_write_tokens, row.reasoning_tokens, row.asked_tokens or 0)
-        numbers = (*whole, *more)
+        numbers = (row.nano or 0, row.asked_tokens or 0, *_tokens(row))
         if {*map(type, numbers)} != _WHOLE or min(numbers) < -_MOST or max(numbers) > _MOST:
             raise ValueError(f"spend {row.id!r}: money and tokens are whole numbers of less than 64 bits")
 

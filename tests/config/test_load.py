@@ -216,7 +216,7 @@ def test_what_is_wrong_with_a_file_does_not_show_what_is_in_it(tmp_path, name):
     ("data", "says"),
     [
         ({"midleware": []}, "chain: unknown 'midleware'; did you mean 'middleware'?"),
-        ({"zzz": 1}, "chain: unknown 'zzz'; it takes middleware, preset, provider, providers, vault, without"),
+        ({"zzz": 1}, "unknown 'zzz'; it takes middleware, preset, provider, providers, vault, without"),
         ({"preset": "prod"}, "chain: unknown preset 'prod'; known: 'production'"),
         ({"preset": ["production"]}, "chain: unknown preset ['production']; known: 'production'"),
         (

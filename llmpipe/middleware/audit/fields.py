@@ -16,7 +16,6 @@ from llmpipe.middleware.masked_names import masked_name, scrubbed_name
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.outcome import Outcome
 from llmpipe.secret import scrub
-from llmpipe.tokens import estimate_request
 from llmpipe.types import EmbeddingRequest, Request
 
 __all__ = ("begin_body", "end_body", "identity_of")
@@ -46,7 +45,7 @@ def begin_body(call: Call, identity: Mapping[str, Any], body_chars: int) -> dict
             body["dimensions"] = request.dimensions
     elif request.top_n is not None:
         body["top_n"] = request.top_n
-    body["estimated_input_tokens"] = estimate_request(request)
+    body["estimated_input_tokens"] = call.ledger.estimated_tokens(request)
     return body
 
 

@@ -202,7 +202,7 @@ class Flight:
         call, ledger = member.call, member.call.ledger
         ledger.notes.extend(self._ledger.notes)
         for attempt in self._ledger.attempts:
-            copy = evolve(attempt, number=len(ledger.attempts) + 1, request=call.request)
+            copy = evolve(attempt, number=len(ledger.attempts) + 1, request=call.request, holds=call.holds)
             if attempt.ended_at is not None:
                 copy.charge, copy.outcome = self._parts_of(attempt)[member.place]
             elif error is not None:

@@ -17,6 +17,7 @@ blocks nothing for longer than a lease.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import Factory, field, frozen
@@ -37,7 +38,7 @@ from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
 from llmpipe.pricing import PriceTable
 from llmpipe.pricing import prices as packaged_prices
-from llmpipe.runtime import Runtime, at_once, shielded
+from llmpipe.runtime import Runtime, shielded
 from llmpipe.secret import shown_url
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Budget:
     priority: int = bands.SPEND + 10
     table: PriceTable = field(init=False, repr=False, eq=False)
     plans: Plans = field(init=False, repr=False, eq=False)
+    _place: str = field(init=False, repr=False, eq=False)
 
     why: ClassVar[str] = (
         "outside routing and retries, for it pays for all attempts; inside the cache, for a hit is free"
@@ -122,8 +124,10 @@ class Budget:
     def __attrs_post_init__(self) -> None:
         self._check()
         table = PriceTable(self.prices) if self.prices else packaged_prices()
-        object.__setattr__(self, "table", table)  # frozen: this is part of the construction
-        object.__setattr__(self, "plans", Plans(self.rules))
+        _set = object.__setattr__  # frozen: this is part of the construction
+        _set(self, "table", table)
+        _set(self, "plans", Plans(self.rules))
+        _set(self, "_place", f"{self.name} {self.store}")
         seen: set[str] = set()
         for rule in self.rules:
             if rule.name in seen:
@@ -171,9 +175,7 @@ class Budget:
 
     def desk(self, runtime: Runtime) -> Desk:
         """What all calls on `runtime` share."""
-        return runtime.state(
-            "budget", f"{self.name} {self.store}", lambda: Desk(runtime, self.store, self.name)
-        )
+        return runtime.state("budget", self._place, partial(Desk, runtime, self.store, self.name))
 
     async def status(self, runtime: Runtime, **scopes: str) -> list[BudgetStatus]:
         """How the budgets stand that a call of these scopes is paid from: ``account="acme", model="gpt-4o"``.
@@ -248,14 +250,14 @@ class _Quick(_Ring):
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         purse = self.config.open(call)
         try:
-            reply = await call_next(call.evolve(guards=(*call.guards, purse.admit)))
+            reply = await call_next(purse.guarded())
         except BaseException:  # goes on; what was spent is known all the same
-            at_once(purse.settle())
+            purse.settle_at_once()
             raise
         if reply.streamed and purse.meters:
             reply.pipe(Meter(purse.allowed))
         yield reply
-        at_once(purse.settle())
+        purse.settle_at_once()
 
 
 @frozen(kw_only=True)
@@ -265,7 +267,7 @@ class _Durable(_Ring):
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
         purse = self.config.open(call)
         try:
-            reply = await call_next(call.evolve(guards=(*call.guards, purse.admit)))
+            reply = await call_next(purse.guarded())
         except GeneratorExit:  # we are being dropped and cannot wait
             purse.leave()
             raise

@@ -13,8 +13,10 @@ from attrs import define
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.state import Balance, Draw, Ledger, Shortage, Spend, shared
+from llmpipe.state.memory.ledger import MemoryLedger
 
 if TYPE_CHECKING:
+    from llmpipe.middleware.budget.plan import Line
     from llmpipe.middleware.budget.rule import Rule
     from llmpipe.runtime import Runtime
 
@@ -30,10 +32,11 @@ _Settlement = tuple[Sequence[Draw], Sequence[Spend]]
 class _Held:
     """What is held for a call: renewed while it lasts, all of it, for a hold that has expired begins anew."""
 
-    __slots__ = ("draws", "lease", "since")
+    __slots__ = ("draws", "late", "lease")
 
-    def __init__(self, since: float, lease: float, draws: Sequence[Draw]) -> None:
-        self.since, self.lease, self.draws = since, lease, draws
+    def __init__(self, draws: Sequence[Draw], lease: float) -> None:
+        self.draws, self.lease = draws, lease
+        self.late = False  # it was there, and not renewed, when the timer went off before
 
 
 @define(eq=False)
@@ -59,6 +62,7 @@ class Desk:
         self._runtime = runtime
         self.ledger: Ledger = shared(runtime, store).ledger(name)
         self.remote = not store.startswith("memory:")
+        self.memory = self.ledger if isinstance(self.ledger, MemoryLedger) else None
         # A runtime that is made with the same seed again has the same ids again; what outlives it has not.
         self.prefix = f"hold-{token_hex(6)}-" if self.remote else "hold-"
         self._lent: dict[str, int] = {}  # nano-USD of the slack, by hold
@@ -73,37 +77,44 @@ class Desk:
     # ------------------------------------------------------------ holding
 
     async def reserve(
-        self, hold: str, draws: Sequence[Draw], lease: float, more: int, slack: int
+        self,
+        hold: str,
+        draws: Sequence[Draw],
+        lease: float,
+        more: int,
+        slack_usd: float,
+        *,
+        ends: bool = False,
     ) -> Shortage | None:
-        """As the ledger's. Where that is out of reach, `more` nano-USD are lent, if `slack` has them.
+        """As the ledger's. Where that is out of reach, `more` nano-USD are lent, if `slack_usd` has them.
 
-        So `slack` is what this process may overspend at most, until the store is there again. What no
+        So `slack_usd` is what this process may overspend at most, until the store is there again. What no
         budget limits needs none of it.
 
+        Args: ends says that the lease is to end, because nobody will settle the hold.
         Raises: StoreUnavailable where the slack is used up too.
         """
+        lasts = not (ends or self.remote)  # what is kept in this process dies with it
         try:
-            short = await self.ledger.reserve(hold, draws, lease)
+            short = await self.ledger.reserve(hold, draws, inf if lasts else lease)
         except StoreUnavailable:
             if all(draw.limit is None for draw in draws):
                 return None
-            if slack <= 0 or self.lent + more > slack:
+            if slack_usd <= 0 or self.lent + more > int(slack_usd * 10**9):
                 raise
             self._lent[hold] = self._lent.get(hold, 0) + more  # until the store knows what the call cost
             return None
-        if short is None:
+        if short is None and self.remote and not ends:
             self._hold(hold, draws, lease)
         return short
 
     def _hold(self, hold: str, draws: Sequence[Draw], lease: float) -> None:
         loop = asyncio.get_running_loop()
         held = self._held.get(hold)
-        if held is None:
-            self._held[hold] = _Held(loop.time(), lease, draws)
-        else:
+        if held is not None:
             named = {(draw.account, draw.period) for draw in draws}
-            rest = [draw for draw in held.draws if (draw.account, draw.period) not in named]
-            held.since, held.draws = loop.time(), (*rest, *draws)
+            draws = (*[draw for draw in held.draws if (draw.account, draw.period) not in named], *draws)
+        self._held[hold] = _Held(draws, lease)
         if self._timer is None or self._loop is not loop:  # a chain may be used in one loop after another
             self._loop, self._timer = loop, loop.call_later(lease / 3, self._due, loop)
 
@@ -113,8 +124,9 @@ class Desk:
             return
         shortest = min(held.lease for held in self._held.values())
         self._timer = loop.call_later(shortest / 3, self._due, loop)
-        now = loop.time()
-        late = [hold for hold, held in self._held.items() if held.since <= now - held.lease / 3]
+        late = [hold for hold, held in self._held.items() if held.late]
+        for held in self._held.values():
+            held.late = True
         if late and (self._renewing is None or self._renewing.done()):
             self._renewing = self._runtime.spawn(self._renew(late), "budget: renewing holds")
 
@@ -129,7 +141,7 @@ class Desk:
                 return  # tried again after a third of a lease; a settlement corrects what expires
             except ValueError:  # settled meanwhile
                 continue
-            held.since = asyncio.get_running_loop().time()
+            held.late = False
 
     # ------------------------------------------------------------ settling
 
@@ -223,21 +235,23 @@ class Desk:
 
     # ------------------------------------------------------------ telling
 
-    def rises(self, key: _Key, nano: int) -> bool:
-        """Whether `nano` more spent of that balance is a reason to look at it.
+    def risen(self, lines: Sequence[Line], nano: int) -> list[Line]:
+        """Those of `lines` whose balance `nano` more spent is a reason to look at.
 
         That is when it may have come to a share that somebody wants to hear of, and once a second where
         other processes spend of it too.
         """
-        watched = self._watched.get(key)
-        if watched is None:
-            if len(self._watched) >= _MAX_WATCHED:  # the oldest, which is of a period that is over
-                del self._watched[next(iter(self._watched))]
-            watched = self._watched[key] = _Watched()
-        watched.spent += nano
-        if watched.spent >= watched.look_at:
-            return True
-        return self.remote and self._runtime.now() - watched.looked >= 1.0
+        found, watched = [], self._watched
+        for line in lines:
+            one = watched.get(line.key)
+            if one is None:
+                if len(watched) >= _MAX_WATCHED:  # the oldest, which is of a period that is over
+                    del watched[next(iter(watched))]
+                one = watched[line.key] = _Watched()
+            one.spent += nano
+            if one.spent >= one.look_at or (self.remote and self._runtime.now() - one.looked >= 1.0):
+                found.append(line)
+        return found
 
     def reached(self, key: _Key, balance: Balance, rule: Rule) -> list[float]:
         """The shares of that balance which are used up now, and of which nobody has been told."""

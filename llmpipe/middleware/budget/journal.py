@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -12,10 +13,20 @@ from llmpipe.middleware.canonical import key_of
 from llmpipe.middleware.scopes import label
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.state import Ledger, Spend
+from llmpipe.state.spends import Values
 from llmpipe.types import AnyRequest, Request, Usage
 from llmpipe.types import Cost as Charge
 
-__all__ = ("MOST_CHARGED", "PREFIX_BYTES", "line_of", "prefix_of", "prompt_of", "read", "scopes_of_line")
+__all__ = (
+    "MOST_CHARGED",
+    "PREFIX_BYTES",
+    "line_of",
+    "nano_of",
+    "prefix_of",
+    "prompt_of",
+    "read",
+    "scopes_of_line",
+)
 
 PREFIX_BYTES = 4096
 """Of a request, what is taken for its beginning: about the 1,024 tokens from which providers cache."""
@@ -25,57 +36,86 @@ MOST_CHARGED = 10**15
 
 _MOST = 2**53 - 1  # tokens; a provider that tells more has no count, and stores take 64 bits
 _NONE = Usage()
+_tokens = attrgetter(
+    "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens"
+)
 _PAGE = 1000
 
 
-def line_of(
-    hold: str, call: Call, attempt: Attempt, usage: Usage | None, charge: Charge | None, *, digests: bool
-) -> Spend:
-    """The journal's line for `attempt`, which is over, of `call`; its id is the hold's and a number."""
-    tags, runtime, request = call.tags, call.runtime, attempt.request
-    used = _NONE if usage is None else usage
-    told = (
-        used.input_tokens,
-        used.output_tokens,
-        used.cached_input_tokens,
-        used.cache_write_tokens,
-        used.reasoning_tokens,
-    )
-    if max(told) > _MOST or min(told) < 0:
-        told = (_count(told[0]), _count(told[1]), _count(told[2]), _count(told[3]), _count(told[4]))
+def line_of(  # noqa: PLR0917  made for every call, and keywords cost more
+    hold: str,
+    call: Call,
+    attempt: Attempt,
+    usage: Usage | None,
+    nano: int | None,
+    estimated: bool,
+    *,
+    digests: bool,
+) -> Values:
+    """The journal's line for `attempt`, which is over, of `call`; its id is the hold's and a number.
+
+    Whatever a provider tells, its numbers are such as `check_spends` lets pass.
+    """
+    request, outcome = attempt.request, attempt.outcome
+    told: Any = _tokens(_NONE if usage is None else usage)
+    if max(told) > _MOST or min(told) < 0 or type(sum(told)) is not int:
+        told = [*map(_count, told)]
+    sent, got, cached, written, reasoned = told
     asked = getattr(request, "max_tokens", None)
-    ended = attempt.ended_at
-    outcome = attempt.outcome
+    if asked is not None and (type(asked) is not int or not 0 <= asked <= _MOST):
+        asked = _count(asked)
     result: Any = None if outcome is None else outcome.completion
-    return Spend(
-        id=f"{hold}/{attempt.number}",
-        at=runtime.wall(),
-        nano=None if charge is None else min(charge.input_nano + charge.output_nano, MOST_CHARGED),
-        estimated=charge is not None and charge.estimated,
-        call=call.id,
-        tenant=call.tenant,
-        user=call.user,
-        project=str(tags.get("project", "")) if tags else "",
-        key=label(tags.get("key", "")) if tags else "",
-        use_case=str(tags.get("use_case", "")) if tags else "",
-        provider=attempt.provider,
-        model=(result.model if result is not None else "") or attempt.asked_model,
-        status=attempt.status,
-        input_tokens=told[0],
-        output_tokens=told[1],
-        cached_input_tokens=told[2],
-        cache_write_tokens=told[3],
-        reasoning_tokens=told[4],
-        asked_tokens=asked if asked is None or 0 <= asked <= _MOST else _count(asked),
-        seconds=(runtime.now() if ended is None else ended) - attempt.started_at,
-        prompt=prompt_of(call, request) if digests else "",
-        prefix=prefix_of(request) if digests else "",
-        request_id=getattr(result, "request_id", "") or "",
+    model = request_id = project = key = use_case = prompt = prefix = ""
+    if result is not None:
+        model, request_id = result.model, getattr(result, "request_id", "") or ""
+    elif attempt.error is not None:
+        request_id = getattr(attempt.error, "request_id", "") or ""
+    if tags := call.tags:
+        project, use_case = str(tags.get("project", "")), str(tags.get("use_case", ""))
+        key = label(tags.get("key", ""))
+    if digests:
+        prompt, prefix = prompt_of(call, request), prefix_of(request)
+    ended = attempt.ended_at
+    if ended is None:
+        ended = call.runtime.now()
+    return (  # as the fields of Spend stand
+        f"{hold}/{attempt.number}",
+        call.runtime.wall(),
+        nano,
+        estimated,
+        call.id,
+        call.tenant,
+        call.user,
+        project,
+        key,
+        use_case,
+        attempt.provider,
+        model or attempt.asked_model,
+        attempt.status,
+        sent,
+        got,
+        cached,
+        written,
+        reasoned,
+        asked,
+        ended - attempt.started_at,
+        prompt,
+        prefix,
+        request_id,
     )
 
 
-def _count(told: int) -> int:
-    return told if 0 <= told <= _MOST else min(max(0, told), _MOST)
+def nano_of(charge: Charge) -> int:
+    """Nano-USD of all of it, `MOST_CHARGED` at most."""
+    return min(charge.input_nano + charge.output_nano, MOST_CHARGED)
+
+
+def _count(told: Any) -> int:
+    """A count as stores can keep it, whatever a provider tells."""
+    try:
+        return min(max(0, int(told)), _MOST)
+    except (ValueError, OverflowError):  # NaN, infinity
+        return 0
 
 
 def prompt_of(call: Call, request: AnyRequest) -> str:

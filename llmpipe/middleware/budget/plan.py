@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from llmpipe.middleware.budget.periods import Period
 from llmpipe.middleware.budget.rule import Rule
 from llmpipe.middleware.scopes import scopes_of
 from llmpipe.pipeline.call import Call
+from llmpipe.state import Draw
+from llmpipe.state.draws import Accounts, EvenDraws
 
-__all__ = ("Line", "Plan", "Plans")
+__all__ = ("Line", "Plan", "Plans", "most_of")
 
+_MOST_HELD = 10**12  # nano-USD; so that sums stay exact everywhere
 _MAX_PLANS = 4096  # scopes come from callers; what is remembered of them must have an end
 
 
@@ -33,15 +36,44 @@ class Plan:
 
     Attributes:
         scopes: what the call is of, by which errors name a balance.
-        limiter: the first rule that limits, or None.
         begins, ends: seconds since the epoch from and until which this holds.
+        limiter: the first rule that limits, or None.
+        watched: the lines of which somebody wants to hear.
+        most: nano-USD up to which all lines can hold the same amount; see `most_of`.
+        accounts: the balances of all lines.
     """
 
     scopes: dict[str, str]
     lines: tuple[Line, ...]
-    limiter: Rule | None
     begins: float
     ends: float
+    limiter: Rule | None = field(init=False)
+    watched: tuple[Line, ...] = field(init=False)
+    most: int = field(init=False)
+    accounts: Accounts = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        lines = self.lines
+        self.limiter = next((line.rule for line in lines if line.limit is not None), None)
+        self.watched = tuple([line for line in lines if line.rule.alert_at])
+        self.most = min([most_of(line) for line in lines], default=_MOST_HELD)
+        self.accounts = Accounts([Draw(*line.key, 0, line.limit, 0, line.period.end) for line in lines])
+
+    def draws(self, nano: int, likely: int = 0) -> EvenDraws:
+        """`nano`, nano-USD, of each of these budgets."""
+        return EvenDraws(self.accounts, nano, likely)
+
+    def pays(self, key: tuple[str, int]) -> bool:
+        """Whether that balance is one of these."""
+        return any(line.key == key for line in self.lines)
+
+
+def most_of(line: Line) -> int:
+    """Nano-USD of which no more need be held: more than fits is more than fits.
+
+    And so much more might not fit the store's numbers. On what only tells nothing depends.
+    """
+    return _MOST_HELD if line.limit is None else line.limit + 1
 
 
 class Plans:
@@ -84,5 +116,4 @@ class Plans:
             # No end to what one may spend on the model that it sends calls to when it is used up.
             limit = None if model == rule.downgrade_to else rule.limit
             lines.append(Line(rule, (rule.account(scopes), period.start), period, limit))
-        limiter = next((line.rule for line in lines if line.limit is not None), None)
-        return Plan(scopes, tuple(lines), limiter, begins, ends)
+        return Plan(scopes, tuple(lines), begins, ends)

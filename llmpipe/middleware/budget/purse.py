@@ -5,48 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmpipe.middleware.budget.journal import MOST_CHARGED, line_of
-from llmpipe.middleware.budget.plan import Line, Plan
+from llmpipe.middleware.budget.journal import line_of, nano_of
+from llmpipe.middleware.budget.plan import Plan, most_of
 from llmpipe.middleware.budget.refusal import refusal, unknown_price
 from llmpipe.middleware.budget.worst import answers, capped, output_cap, worst
 from llmpipe.middleware.charging import charge_for, price_for, tier_of, usage_of
 from llmpipe.pipeline.call import Attempt, Call
-from llmpipe.state import Draw, Shortage, Spend
-from llmpipe.tokens import bound_tokens, estimate_tokens
-from llmpipe.types import AnyRequest, EmbeddingRequest, Request
+from llmpipe.runtime import at_once
+from llmpipe.state import Draw, Shortage
+from llmpipe.state.spends import Values, spend_of
+from llmpipe.tokens import bound_tokens, estimate_request
+from llmpipe.types import AnyRequest, Request
 from llmpipe.types.copying import replace
 
 if TYPE_CHECKING:
     from llmpipe.middleware.budget import Budget
     from llmpipe.middleware.budget.desk import Desk
+    from llmpipe.middleware.budget.plan import Line
     from llmpipe.pricing import Price
 
 __all__ = ("Purse",)
 
-_MOST_HELD = 10**12  # nano-USD, of what only tells: no more depends on it, and sums stay exact everywhere
-_Bill = tuple[Sequence[Draw], Sequence[Spend]]
-
-
-def _pays(plan: Plan, key: tuple[str, int]) -> bool:
-    return any(line.key == key for line in plan.lines)
+_Cost = tuple[Plan, int]
+"""What an attempt cost, nano-USD, and the budgets that pay for it."""
 
 
 class _Pass:
-    """One attempt that was admitted: what it may cost, and once it is over, what it did.
+    """An attempt that may be made: what it may cost at most and likely; once it is over, what it did.
 
-    `place` is where the ledger was to have it next; `own` whether that ledger is the call's own, for
-    several calls may be sent as one.
+    The attempt has `mark` among its `holds`.
     """
 
-    __slots__ = ("attempt", "likely", "nano", "own", "place", "plan", "provider", "request", "tokens")
+    __slots__ = ("admitted", "known", "likely", "mark", "nano", "plan", "request")
 
-    def __init__(self, plan: Plan, provider: str, request: AnyRequest, nano: int, likely: int) -> None:
-        self.plan, self.provider, self.request = plan, provider, request
+    def __init__(self, mark: str, plan: Plan, request: AnyRequest, nano: int, likely: int) -> None:
+        self.mark, self.plan, self.request = mark, plan, request
         self.nano, self.likely = nano, likely
-        self.tokens = 0
-        self.place = -1  # not admitted yet
-        self.own = True
-        self.attempt: Attempt | None = None
+        self.admitted = self.known = False
 
 
 class Purse:
@@ -56,11 +51,10 @@ class Purse:
         "_at",
         "_begun",
         "_call",
-        "_charged",
         "_config",
         "_desk",
         "_id",
-        "_late",
+        "_marks",
         "_may_be_held",
         "_passes",
         "over",
@@ -73,10 +67,14 @@ class Purse:
         self._at = runtime.wall()
         self._begun = len(call.ledger.attempts)  # what there was before is somebody else's
         self._passes: list[_Pass] = []
-        self._charged: Sequence[Line] = ()
+        self._marks = 0
         self._may_be_held = False
-        self._late = 0
         self.over = False
+
+    def guarded(self) -> Call:
+        """The call, with this purse asked before each of its attempts."""
+        call = self._call
+        return call.evolve(guards=(*call.guards, self.admit), holds=(*call.holds, self._id))
 
     # ------------------------------------------------------------ before an attempt
 
@@ -86,35 +84,44 @@ class Purse:
         Raises: BudgetExceeded; StoreUnavailable where the budget cannot be looked at.
         """
         config = self._config
-        followed: set[str] = set()
+        target: Any = call.target or call.provider
+        followed: tuple[str, ...] = ()
+        asked = call.request
         while True:
-            target: Any = call.target or call.provider
             request = call.request
-            provider, model = target.name, request.model or target.model
-            plan = config.plans.of(self._call, provider, model, self._at)
-            limiter = plan.limiter
+            model = request.model or target.model
+            plan = config.plans.of(self._call, target.name, model, self._at)
             price = self._price(target, model, request)
+            limiter = plan.limiter
             if limiter is not None:
                 if price is None and config.unknown_price == "refuse":
-                    raise unknown_price(provider, model, limiter)
+                    raise unknown_price(target.name, model, limiter)
                 if isinstance(request, Request) and (request.max_tokens is None or request.max_tokens < 1):
                     request = capped(request, config.output_tokens)
                     call = call.evolve(request=request)
-            count = bound_tokens if config.strict else estimate_tokens
-            nano, likely = worst(request, price, config.output_tokens, count) if plan.lines else (0, 0)
-            made = _Pass(plan, provider, request, nano, likely)
+            nano = likely = 0
+            if plan.lines:
+                tokens = (
+                    estimate_request(asked, count=bound_tokens)
+                    if config.strict
+                    else call.ledger.estimated_tokens(asked)
+                )
+                nano, likely = worst(request, price, tokens, config.output_tokens)
+            made = _Pass(self._mark(), plan, request, nano, likely)
+            if made.mark is self._id and self._taken(made):
+                return call
             short = await self._hold(made)
             if short is None:
-                self._admitted(made, call)
-                return call
+                made.admitted = True
+                return call if made.mark is self._id else call.evolve(holds=(*call.holds, made.mark))
             line = plan.lines[short.index]
             rule = line.rule
             if rule.action != "downgrade" or rule.name in followed or not isinstance(request, Request):
-                needed = self._needed(line.key) + nano
+                needed = self._needed(line.key)[0] + nano
                 error = refusal(line, needed, short, plan.scopes, call.runtime.wall())
                 call.note("budget.refused", rule=rule.name, code=error.code)
                 raise error
-            followed.add(rule.name)  # two that send to each other's model would go on for ever
+            followed += (rule.name,)  # two that send to each other's model would go on for ever
             call.note("budget.downgrade", rule=rule.name, model=model, to=rule.downgrade_to)
             call = call.evolve(request=replace(request, model=rule.downgrade_to))
 
@@ -125,101 +132,114 @@ class Purse:
             found = price_for(self._config.table, target.name, sold_as, model, model, tier=tier)
         return found
 
-    def _admitted(self, made: _Pass, call: Call) -> None:
-        """Note where the attempt will stand: nothing happens between this and its being written there."""
-        made.own = call.ledger is self._call.ledger
-        made.place = len(call.ledger.attempts)
-        if self._config.cut and made.plan.limiter is not None and isinstance(made.request, Request):
-            cap = output_cap(made.request, self._config.output_tokens)
-            made.tokens = cap * answers(made.request)
+    def _mark(self) -> str:
+        """That of the next attempt: the first has the call's own, which the call brings along anyway."""
+        self._marks += 1
+        return self._id if self._marks == 1 and not self.over else f"{self._id}+{self._marks}"
+
+    def _taken(self, made: _Pass) -> bool:
+        """Hold what the first attempt needs, in a store in memory that has room for it. Nearly all calls."""
+        memory, nano, plan = self._desk.memory, made.nano, made.plan
+        if memory is None or type(nano) is not int or not 0 <= nano <= plan.most:
+            return False
+        if not memory.reserve_at_once(self._id, plan.draws(nano, made.likely)):
+            return False
+        self._passes.append(made)
+        self._may_be_held = made.admitted = True
+        return True
 
     async def _hold(self, made: _Pass) -> Shortage | None:
         """Hold what `made` needs, in all its budgets or in none; what was short, if any was.
 
         It counts from the first moment, for another attempt may be made beside this one.
         """
-        if self._passes:
+        passes, config = self._passes, self._config
+        if passes:
             self._learn()
         draws = self._draws(made)
-        self._passes.append(made)
+        passes.append(made)
         if not draws:
             return None
-        config, short = self._config, None
-        slack = int(config.slack_usd * 10**9)
+        # Of several calls that were sent as one, the first of which has left, that one is settled. What is
+        # tried for the others is held under an id of its own, and charged as likely when its lease ends.
+        late = self.over
+        hold = made.mark if late else self._id
         try:
-            short = await self._desk.reserve(self._hold_id(), draws, config.lease, made.nano, slack)
+            short = await self._desk.reserve(
+                hold, draws, config.lease, made.nano, config.slack_usd, ends=late
+            )
         except BaseException:  # goes on; whether the store has done it nobody knows
-            self._passes.remove(made)
+            passes.remove(made)
             self._may_be_held = True
             raise
         if short is None:
             self._may_be_held = True
         else:
-            self._passes.remove(made)
+            passes.remove(made)
         return short
 
-    def _hold_id(self) -> str:
-        """That of the call; once that is settled, a new one for each attempt made all the same.
-
-        Such as one of several calls that were sent as one, the first of which has left. What it holds is
-        charged as likely when the lease ends.
-        """
-        if not self.over:
-            return self._id
-        self._late += 1
-        return f"{self._id}+{self._late}"
-
-    def _draws(self, made: _Pass) -> list[Draw]:
+    def _draws(self, made: _Pass) -> Sequence[Draw]:
         """What is to be held of each balance, for all attempts so far and `made`."""
+        plan = made.plan
+        if not self._passes and made.nano <= plan.most:
+            return plan.draws(made.nano, made.likely)
         draws = []
-        for line in made.plan.lines:
-            nano, likely, limit = made.nano, made.likely, line.limit
-            key = line.key
-            if self._passes:
-                nano += self._needed(key)
-                likely += sum([one.likely for one in self._passes if _pays(one.plan, key)])
-            # More than fits is more than fits; that much more might not fit the store's numbers.
-            most = _MOST_HELD if limit is None else limit + 1
-            draws.append(Draw(key[0], key[1], min(nano, most), limit, min(likely, most), line.period.end))
+        for line in plan.lines:
+            nano, likely = self._needed(line.key)
+            most = most_of(line)
+            nano, likely = min(nano + made.nano, most), min(likely + made.likely, most)
+            draws.append(Draw(*line.key, nano, line.limit, likely, line.period.end))
         return draws
 
-    def _needed(self, key: tuple[str, int]) -> int:
-        """What all attempts so far need of that balance."""
-        return sum([one.nano for one in self._passes if _pays(one.plan, key)])
+    def _needed(self, key: tuple[str, int]) -> tuple[int, int]:
+        """What all attempts so far need of that balance, and what of it is likely."""
+        paid = [one for one in self._passes if one.plan.pays(key)]
+        return sum([one.nano for one in paid]), sum([one.likely for one in paid])
 
     def _learn(self) -> None:
         """Of attempts that are over, what they cost takes the place of what they might have."""
-        for one in self._passes:
-            if one.attempt is None and one.own and one.place >= 0:
-                attempt = self._attempt_of(one)
-                if attempt is not None and (attempt.outcome is not None or attempt.error is not None):
-                    one.attempt = attempt
-                    charge = attempt.charge
-                    if charge is None:
-                        charge = charge_for(self._config.table, attempt, attempt.model, usage_of(attempt))
-                    if charge is not None:
-                        one.nano = one.likely = min(charge.input_nano + charge.output_nano, MOST_CHARGED)
+        for attempt in self._call.ledger.attempts[self._begun :]:
+            one = self._pass_of(attempt)
+            if (
+                one is not None
+                and not one.known
+                and (attempt.outcome is not None or attempt.error is not None)
+            ):
+                one.known = True
+                charge = attempt.charge
+                if charge is None:
+                    charge = charge_for(self._config.table, attempt, attempt.model, usage_of(attempt))
+                if charge is not None:
+                    one.nano = one.likely = nano_of(charge)
 
-    def _attempt_of(self, one: _Pass) -> Attempt | None:
-        """The attempt that `one` is of: the next in the ledger, unless a guard further in waited."""
-        attempts = self._call.ledger.attempts
-        if one.place < len(attempts) and attempts[one.place].request is one.request:
-            return attempts[one.place]
-        taken = {id(other.attempt) for other in self._passes if other.attempt is not None}
-        free = [attempt for attempt in attempts[max(0, one.place) :] if id(attempt) not in taken]
-        same = [attempt for attempt in free if attempt.request is one.request]
-        return next((attempt for attempt in same or free if attempt.provider == one.provider), None)
+    def _pass_of(self, attempt: Attempt) -> _Pass | None:
+        """The pass that `attempt` was made with; None for one of a branch beside this one.
+
+        There several targets are asked at once, and each may have a budget of its own.
+        """
+        for one in reversed(self._passes):  # the mark of the first is the call's, and so all have that
+            if one.mark in attempt.holds:
+                return one
+        return None
 
     # ------------------------------------------------------------ while it streams
 
     def allowed(self) -> int:
         """Tokens of output that all attempts so far may bring."""
-        return sum([one.tokens for one in self._passes])
+        return sum([self._tokens(one) for one in self._passes])
 
     @property
     def meters(self) -> bool:
         """Whether a stream is to be cut that goes far beyond what is held."""
-        return any(one.tokens for one in self._passes)
+        return any(self._tokens(one) for one in self._passes)
+
+    def _tokens(self, one: _Pass) -> int:
+        request, config = one.request, self._config
+        if not (
+            one.admitted and config.cut and one.plan.limiter is not None and isinstance(request, Request)
+        ):
+            return 0
+        return output_cap(request, config.output_tokens) * answers(request)
 
     # ------------------------------------------------------------ when the call is over
 
@@ -227,86 +247,70 @@ class Purse:
         """Charge what the attempts really cost, free the rest, and write each into the journal."""
         bill = self._bill()
         if bill is not None:
-            await self._desk.settle(self._id, *bill)
-            if bill[0]:
-                await self._tell(bill[0])
+            await self._pay(*bill)
+
+    def settle_at_once(self) -> None:
+        """The same, in a store in memory."""
+        bill = self._bill()
+        if bill is None:
+            return
+        (costs, rows), desk = bill, self._desk
+        if len(costs) == 1 and desk.memory is not None:  # nearly all calls
+            ((plan, nano),) = costs
+            if type(nano) is int and desk.memory.settle_at_once(self._id, plan.accounts, nano, rows):
+                if due := desk.risen(plan.watched, nano):
+                    at_once(self._tell(due))
+                return
+        at_once(self._pay(costs, rows))
+
+    async def _pay(self, costs: Sequence[_Cost], rows: Sequence[Values]) -> None:
+        desk = self._desk
+        await desk.settle(self._id, _charges(costs), [*map(spend_of, rows)])
+        if due := [line for plan, nano in costs for line in desk.risen(plan.watched, nano)]:
+            await self._tell(due)
 
     def leave(self) -> None:
         """The same, later: nobody can wait for it here."""
         bill = self._bill()
         if bill is not None:
-            self._desk.owe(self._id, *bill)
+            costs, rows = bill
+            self._desk.owe(self._id, _charges(costs), [*map(spend_of, rows)])
 
-    def _bill(self) -> _Bill | None:
-        """The charges and the lines of the journal; None where nothing was held, nor spent."""
+    def _bill(self) -> tuple[list[_Cost], list[Values]] | None:
+        """What the attempts cost whose price is known, and their lines in the journal.
+
+        None where nothing was held, nor spent, and the second time.
+        """
         if self.over:
             return None
         self.over = True
-        attempts = self._own()
-        if not attempts and not self._may_be_held:
+        call, config = self._call, self._config
+        paid = [
+            (attempt, one.plan)
+            for attempt in call.ledger.attempts[self._begun :]
+            if (one := self._pass_of(attempt)) is not None
+        ]
+        if not paid and not self._may_be_held:
             return None
-        config, call = self._config, self._call
-        charges: dict[tuple[str, int], list[Any]] = {}
-        rows: list[Spend] = []
-        for attempt, plan in attempts:
+        costs, rows = [], []
+        for attempt, plan in paid:
             charge, usage = attempt.charge, usage_of(attempt)
             if charge is None:
                 charge = charge_for(config.table, attempt, attempt.model, usage)
-            rows.append(line_of(self._id, call, attempt, usage, charge, digests=config.digests))
-            if charge is None:
-                continue
-            nano = min(charge.input_nano + charge.output_nano, MOST_CHARGED)
-            if len(attempts) == 1:  # nearly all calls
-                self._charged = plan.lines
-                return [Draw(*one.key, nano, None, 0, one.period.end) for one in plan.lines], rows
-            for line in plan.lines:
-                entry = charges.get(line.key)
-                if entry is None:
-                    charges[line.key] = [nano, line]
-                else:
-                    entry[0] += nano
-        self._charged = [line for _, line in charges.values()]
-        return [Draw(*key, nano, None, 0, line.period.end) for key, (nano, line) in charges.items()], rows
+            nano = None if charge is None else nano_of(charge)
+            estimated = charge is not None and charge.estimated
+            rows.append(line_of(self._id, call, attempt, usage, nano, estimated, digests=config.digests))
+            if nano is not None:
+                costs.append((plan, nano))
+        return costs, rows
 
-    def _own(self) -> list[tuple[Attempt, Plan]]:
-        """The attempts that this pays for, with the budgets they are paid from.
-
-        Not those of a branch beside this one, where several targets are asked at once and each has a
-        budget of its own. Attempts that were made for several calls are copied into each one's ledger.
-        """
-        ledger, plans = self._call.ledger.attempts, self._config.plans
-        found = []
-        if all(one.own for one in self._passes):
-            for one in self._passes:
-                attempt = one.attempt
-                if attempt is None:
-                    attempt = self._attempt_of(one)
-                    if attempt is None:  # refused by a guard further in
-                        continue
-                    one.attempt = attempt
-                found.append((attempt, one.plan))
-            if found or not isinstance(self._call.request, EmbeddingRequest):
-                return found
-        return [
-            (attempt, plans.of(self._call, attempt.provider, attempt.asked_model, self._at))
-            for attempt in ledger[self._begun :]
-        ]
-
-    async def _tell(self, charges: Sequence[Draw]) -> None:
-        """Note which budgets have come to a share that somebody wants to hear of."""
-        desk = self._desk
-        due = [
-            line
-            for line, draw in zip(self._charged, charges, strict=True)
-            if line.rule.alert_at and desk.rises(line.key, draw.nano)
-        ]
-        if not due:
-            return
-        balances = await desk.balances([line.key for line in due])
+    async def _tell(self, due: Sequence[Line]) -> None:
+        """Note which of these budgets have come to a share that somebody wants to hear of."""
+        balances = await self._desk.balances([line.key for line in due])
         for line, balance in zip(due, balances, strict=False):
             rule = line.rule
             resets = rule.resets_at(line.period)
-            for share in desk.reached(line.key, balance, rule):
+            for share in self._desk.reached(line.key, balance, rule):
                 self._call.note(
                     "budget.alert",
                     rule=rule.name,
@@ -316,3 +320,10 @@ class Purse:
                     limit_usd=str(rule.usd),
                     resets_at=None if resets is None else resets.isoformat(),
                 )
+
+
+def _charges(costs: Sequence[_Cost]) -> Sequence[Draw]:
+    if len(costs) == 1:  # nearly all calls
+        ((plan, nano),) = costs
+        return plan.draws(nano)
+    return [Draw(*line.key, nano, None, 0, line.period.end) for plan, nano in costs for line in plan.lines]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from llmpipe.pricing import Price, worst_case
-from llmpipe.tokens import estimate_request
 from llmpipe.types import AnyRequest, Request
 from llmpipe.types.copying import replace
 
@@ -31,16 +30,13 @@ def capped(request: Request, output_tokens: int) -> Request:
     return replace(request, max_tokens=output_tokens + max(0, thinking))
 
 
-def worst(
-    request: AnyRequest, price: Price | None, output_tokens: int, count: Callable[[str], int]
-) -> tuple[int, int]:
+def worst(request: AnyRequest, price: Price | None, tokens: int, output_tokens: int) -> tuple[int, int]:
     """Nano-USD: the most that `request` may cost, and what of it is likely if nobody ever hears of it again.
 
-    That is its input. (0, 0) where the price is not known.
+    That is its input, which is of `tokens`. (0, 0) where the price is not known.
     """
     if price is None:
         return 0, 0
-    tokens = estimate_request(request, count=count)
     rates = price.rates_for(tokens) if price.above else price.rates
     if type(request) is not Request or request.extra or rates.cache_write_1h is not None:
         return _worst(request, price, tokens, output_tokens)

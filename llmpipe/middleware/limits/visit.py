@@ -16,8 +16,7 @@ from llmpipe.middleware.limits.rule import SLOTS
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.state import Ask, Level, Taken
 from llmpipe.state.memory.limits import Answer
-from llmpipe.tokens import estimate_request
-from llmpipe.types import AnyRequest, Request
+from llmpipe.types import Request
 from llmpipe.types.copying import recharged
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Visit:
         order = plan.order
         if not order.asks:
             return
-        tokens = self._tokens(call.request) if order.metered else 0.0
+        tokens = self._tokens(call) if order.metered else 0.0
         desk = self.desk
         ticket = _Ticket(desk.new_id(), plan, tokens, target)
         self.tickets.append(ticket)  # before the wait: who is cancelled there gives back what he may have got
@@ -131,9 +130,10 @@ class Visit:
         call.note("limits.wait", seconds=call.runtime.now() - now)
         return taken
 
-    def _tokens(self, request: AnyRequest) -> float:
+    def _tokens(self, call: Call) -> float:
         """What the call will use, as far as one can tell before."""
-        tokens = estimate_request(request)
+        request = call.request
+        tokens = call.ledger.estimated_tokens(request)
         if isinstance(request, Request):
             output = self.config.output_tokens
             most = request.max_tokens

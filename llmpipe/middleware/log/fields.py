@@ -12,7 +12,6 @@ from llmpipe.middleware.redact import mask
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.secret import scrub
-from llmpipe.tokens import estimate_request
 from llmpipe.types import (
     AnyRequest,
     Completion,
@@ -83,7 +82,7 @@ def request_fields(call: Call, body_chars: int = 0) -> dict[str, Any]:
         fields["messages"] = len(request.messages)
         if request.tools:
             fields["tools"] = len(request.tools)
-    fields["estimated_input_tokens"] = estimate_request(request)
+    fields["estimated_input_tokens"] = call.ledger.estimated_tokens(request)
     if body_chars:
         _body(fields, "request", body_of(request), body_chars)
     return fields

@@ -28,7 +28,6 @@ from llmpipe.middleware.rate_limit.buckets import INPUT, OUTPUT, REQUESTS, TOKEN
 from llmpipe.middleware.rate_limit.scopes import check_scopes, key_function, tells_targets_apart
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call  # cattrs resolves the hints of all fields
-from llmpipe.tokens import estimate_request
 from llmpipe.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.reply import Reply
     from llmpipe.runtime import Runtime
-    from llmpipe.types import AnyRequest
+
 
 __all__ = ("KeyStatus", "LimitStatus", "RateLimit")
 
@@ -174,7 +173,7 @@ class RateLimit:
         gate = gates.get(self._key(call)) if gates.config is self else None
         if gate is None:
             gate = self._gate(call, now)
-        amounts = self._amounts(call.request, gate) if gate.counts_tokens else _ONE_REQUEST
+        amounts = self._amounts(call, gate) if gate.counts_tokens else _ONE_REQUEST
         if gate.queue or gate.wait(amounts, now):
             permit = await self._enter(call, gate, amounts, now)
         else:
@@ -207,9 +206,10 @@ class RateLimit:
             gates.add(found, now)
         return found
 
-    def _amounts(self, request: AnyRequest, gate: Gate) -> Amounts:
+    def _amounts(self, call: Call, gate: Gate) -> Amounts:
         """What the call will use, as far as one can tell before."""
-        asked = float(estimate_request(request))
+        request = call.request
+        asked = float(call.ledger.estimated_tokens(request))
         answer = 0.0
         if isinstance(request, Request):
             answer = float(self.output_tokens) if gate.usual_output is None else gate.usual_output
@@ -268,7 +268,7 @@ class RateLimit:
         """Seconds a call like this one would wait if it came now; None if nobody knows. Takes nothing."""
         now = call.runtime.now()
         gate = self._gate(call, now)
-        return gate.expected(call, self._amounts(call.request, gate), now)
+        return gate.expected(call, self._amounts(call, gate), now)
 
     def status(self, runtime: Runtime) -> tuple[KeyStatus, ...]:
         """All keys that have been used in the last hour."""

@@ -23,6 +23,11 @@ class Timers:
     def __len__(self) -> int:
         return len(self._heap)
 
+    @property
+    def first(self) -> float:
+        """Before that time none fires; infinite where there is none."""
+        return self._heap[0][0] if self._heap else inf
+
     def arm(self, name: str, when: float) -> None:
         """Fire `name` at `when`, unless it fires before; never if that is infinite."""
         if when < self._armed.get(name, inf):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from math import inf
-from operator import attrgetter
 from typing import Any
 
-from attrs import define, fields
+from attrs import define
 
-from llmpipe.state.checks import at_most, check_balances, check_draws, check_spends, check_times
+from llmpipe.state.checks import at_most, check_balances, check_spends, check_times
 from llmpipe.state.contracts.ledger import Balance, Draw, Shortage, Spend
+from llmpipe.state.draws import Share, shares_of
+from llmpipe.state.spends import FIELDS, spend_of, values_of
 from llmpipe.state.sqlite.engine import Engine
 from llmpipe.state.sqlite.jobs import Session
 from llmpipe.state.sqlite.seals import real, seal, whole
@@ -25,9 +26,7 @@ _LOOK = 3600.0  # seconds between two looks for balances to forget
 _MOST = 2**63 - 1
 _FORGET = 1000  # lines in one step, so that nobody waits for long
 
-_COLUMNS = tuple(one.name for one in fields(Spend))
-_values = attrgetter(*_COLUMNS)
-_AT, _SECONDS, _ESTIMATED = (_COLUMNS.index(name) for name in ("at", "seconds", "estimated"))
+_AT, _SECONDS, _ESTIMATED = (FIELDS.index(name) for name in ("at", "seconds", "estimated"))
 _INSERT = (
     "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT DO NOTHING"
@@ -63,37 +62,36 @@ class SqliteLedger:
 
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         """See `Ledger.reserve`."""
-        draws = tuple(draws)  # as they were when they were given
-        check_draws(draws)
+        shares = shares_of(draws)
         check_times(lease=lease)
-        return await self._engine.run(partial(self._reserve, hold=hold, draws=draws, lease=lease))
+        return await self._engine.run(partial(self._reserve, hold=hold, shares=shares, lease=lease))
 
-    def _reserve(self, db: Session, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
+    def _reserve(self, db: Session, hold: str, shares: Sequence[Share], lease: float) -> Shortage | None:
         self._sweep(db)
         found = self._hold(db, hold) or _Hold("open", 0.0, {})
         if found.state == "settled":
             raise ValueError(f"hold {hold!r} is settled, and cannot be held again")
         expired = found.state == "expired"
-        keys = {(draw.account, draw.period) for draw in draws}
-        sums = {key: self._sum(db, key) for key in (keys | found.parts.keys() if expired else keys)}
-        for index, draw in enumerate(draws):
-            key = (draw.account, draw.period)
-            sum_, (nano, likely) = sums[key], found.parts.get(key, (0, 0))
-            if key in found.parts and draw.nano <= nano and not expired:
+        parts, keys = found.parts, {share[0] for share in shares}
+        sums = {key: self._sum(db, key) for key in (keys | parts.keys() if expired else keys)}
+        for index, (key, wanted, limit, _, _) in enumerate(shares):
+            if limit is None:
+                continue
+            sum_, (nano, likely) = sums[key], parts.get(key, (0, 0))
+            if key in parts and wanted <= nano and not expired:
                 continue  # it has that already
             spent, held = (sum_.spent - likely, sum_.held) if expired else (sum_.spent, sum_.held - nano)
-            if draw.limit is not None and spent + held + max(draw.nano, nano) > draw.limit:
+            if spent + held + max(wanted, nano) > limit:
                 return Shortage(index, spent, held)
         if expired:
             _charge_likely(sums, found, -1)
-            for key in found.parts.keys() - keys:  # nobody asked whether that still fits
-                sums[key].held -= found.parts.pop(key)[0]
-        for draw in draws:
-            key = (draw.account, draw.period)
-            nano, likely = found.parts.get(key, (0, 0))
-            sums[key].held += max(0, draw.nano - nano)
-            found.parts[key] = (max(nano, draw.nano), max(likely, draw.likely))
-            _touch(sums[key], draw, db.now)
+            for key in parts.keys() - keys:  # nobody asked whether that still fits
+                sums[key].held -= parts.pop(key)[0]
+        for key, wanted, _, wants_likely, ends in shares:
+            sum_, (nano, likely) = sums[key], parts.get(key, (0, 0))
+            sum_.held += max(0, wanted - nano)
+            parts[key] = (max(nano, wanted), max(likely, wants_likely))
+            _touch(sum_, key, ends, db.now)
         found.state, found.at = "open", db.now + lease
         if not lease > 0:  # it is over at once, for those who ask at this very moment too
             db.swept.discard(("ledger", self._space))
@@ -103,30 +101,28 @@ class SqliteLedger:
 
     async def settle(self, hold: str, charges: Sequence[Draw], rows: Sequence[Spend] = ()) -> bool:
         """See `Ledger.settle`."""
-        charges = tuple(charges)
-        check_draws(charges, once=False)
+        shares = shares_of(charges, once=False)
         check_spends(rows)
         lines = [_line(self._space, row) for row in rows]
-        return await self._engine.run(partial(self._settle, hold=hold, charges=charges, lines=lines))
+        return await self._engine.run(partial(self._settle, hold=hold, charges=shares, lines=lines))
 
     def _settle(
-        self, db: Session, hold: str, charges: Sequence[Draw], lines: Sequence[Sequence[Any]]
+        self, db: Session, hold: str, charges: Sequence[Share], lines: Sequence[Sequence[Any]]
     ) -> bool:
         self._sweep(db)
         self._forget_sums(db)
         found = self._hold(db, hold) or _Hold("open", 0.0, {})
         if found.state == "settled":
             return False
-        keys = [*found.parts, *[(charge.account, charge.period) for charge in charges]]
+        keys = {*found.parts, *[charge[0] for charge in charges]}
         sums = {key: self._sum(db, key) for key in keys}
         if found.state == "expired":
             _charge_likely(sums, found, -1)
         for key, (nano, _) in found.parts.items():
             sums[key].held -= nano
-        for charge in charges:
-            sum_ = sums[charge.account, charge.period]
-            sum_.spent += charge.nano
-            _touch(sum_, charge, db.now)
+        for key, nano, _, _, ends in charges:
+            sums[key].spent += nano
+            _touch(sums[key], key, ends, db.now)
         self._put_sums(db, sums)
         self._put_hold(db, hold, _Hold("settled", db.now, {}))
         db.executemany(_INSERT, lines)
@@ -257,9 +253,9 @@ class SqliteLedger:
         db.execute("REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)", (*row, seal(*row)))
 
 
-def _touch(sum_: _Sum, draw: Draw, now: float) -> None:
+def _touch(sum_: _Sum, key: _Key, ends: float | None, now: float) -> None:
     if not sum_.touched:
-        sum_.keep = inf if draw.ends is None else real(max(0.0, draw.ends - draw.period) + _WEEK)
+        sum_.keep = inf if ends is None else real(max(0.0, ends - key[1]) + _WEEK)
     sum_.touched = now
 
 
@@ -275,7 +271,7 @@ def _charge_likely(sums: dict[_Key, _Sum], hold: _Hold, sign: int) -> None:
 
 
 def _line(space: str, row: Spend) -> tuple[Any, ...]:
-    values = list(_values(row))
+    values = [*values_of(row)]
     values[_AT], values[_SECONDS] = real(row.at), real(row.seconds)
     values[_ESTIMATED] = int(row.estimated)
     return (space, *values, seal(space, *values))
@@ -296,7 +292,7 @@ def _spends(db: Session, *, asked: tuple[Any, ...], everybody: bool) -> list[Spe
     for row in db.execute(_SPENDS if everybody else _SPENDS_OF, asked):
         if not whole(row):
             raise db.damaged(f"line {row[1]!r} of the journal was changed")
-        values = dict(zip(_COLUMNS, row[1:], strict=False))
-        values["estimated"] = bool(values["estimated"])
-        found.append(Spend(**values))
+        values = [*row[1:-1]]
+        values[_ESTIMATED] = bool(values[_ESTIMATED])
+        found.append(spend_of(values))
     return found

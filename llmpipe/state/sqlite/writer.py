@@ -168,8 +168,8 @@ class Writer:
         if self._session is None or not self._commits:
             return 0
         try:
-            # A Path would be made for each commit.
-            return os.stat(self.place.path + "-wal").st_size if self._commits > 16 else 0  # noqa: PTH116
+            log = self.place.path + "-wal"
+            return os.stat(log).st_size if self._commits > 16 else 0  # noqa: PTH116  as above
         except OSError:
             return 0
 

@@ -16,7 +16,7 @@ from llmpipe.middleware.budget.worst import capped, worst
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pricing import Price, Rates, worst_case
-from llmpipe.tokens import estimate_tokens
+from llmpipe.tokens import estimate_request, estimate_tokens
 from llmpipe.types import (
     Finish,
     ReasoningOptions,
@@ -48,7 +48,10 @@ def test_the_short_way_to_the_worst_case_is_the_long_way(
     request = Request("m", text, max_tokens=most, extra=extra)
     cost = worst_case(request, price, default_output_tokens=77)
     assert cost is not None
-    assert worst(request, price, 77, estimate_tokens) == (cost.input_nano + cost.output_nano, cost.input_nano)
+    assert worst(request, price, estimate_request(request), 77) == (
+        cost.input_nano + cost.output_nano,
+        cost.input_nano,
+    )
 
 
 PRICE = Price("p", "m", Rates(2_000_000_000, 10_000_000_000))
@@ -73,7 +76,7 @@ PRICE = Price("p", "m", Rates(2_000_000_000, 10_000_000_000))
     ],
 )
 def test_what_is_asked_for_in_other_words_is_held_too(extra: dict[str, Any], answers: int, tokens: int):
-    nano, likely = worst(Request("m", "hi", max_tokens=10, extra=extra), PRICE, 4096, lambda text: 1)
+    nano, likely = worst(Request("m", "hi", max_tokens=10, extra=extra), PRICE, 38, 4096)
     assert nano - likely == answers * tokens * 10_000
 
 

@@ -508,12 +508,9 @@ async def test_embeddings_and_rerankings_count_their_input():
     await chain.embed(["a few words"])
     assert 600 - left(chain) == pytest.approx(10)
     layer = chain.middleware[0]
-    request = RerankRequest("", "query", ("some document",))
-    assert (
-        0
-        < layer._amounts(request, next(iter(chain.runtime.states("rate_limit")["rate_limit"].values())))[1]
-        < 20
-    )
+    call = chain.new_call(RerankRequest("", "query", ("some document",)))
+    gate = next(iter(chain.runtime.states("rate_limit")["rate_limit"].values()))
+    assert 0 < layer._amounts(call, gate)[1] < 20
     assert isinstance(chain.new_call(EmbeddingRequest("", "x")).request, EmbeddingRequest)
 
 
