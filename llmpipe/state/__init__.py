@@ -87,6 +87,7 @@ _PACKAGES = {
     "postgresql": "llmpipe-postgres",
     "redis": "llmpipe-redis",
     "rediss": "llmpipe-redis",
+    "s3": "llmpipe-s3",
 }
 
 

@@ -17,7 +17,7 @@ from llmpipe.state.contracts.vault import Vault
 __all__ = ("Backend", "KINDS", "State")
 
 KINDS: dict[str, str] = {
-    "audit": "memory, file, sqlite, postgresql",
+    "audit": "memory, file, sqlite, postgresql, s3",
     "breakers": "memory, redis",
     "cache": "memory, sqlite, redis",
     "ledger": "memory, sqlite, redis, postgresql",

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qsl, unquote
 
+from attrs import frozen
+
 from llmpipe.errors import ConfigError
 from llmpipe.secret import scrub
 from llmpipe.state.contracts.audit import Audit
 from llmpipe.state.contracts.state import Backend
 from llmpipe.state.files.audit import FileAudit
 from llmpipe.state.files.engine import engine_of
+from llmpipe.state.files.parts import Rotation
 
 __all__ = ("FileState", "open_files")
 
@@ -25,18 +28,27 @@ class FileState(Backend):
     With `read_only` it is not locked, so that a trail can be looked at while its process writes: as
     it is when it is opened.
 
+    With a `rotation` there are older files beside it, numbered ``.000001`` and so on: see `parts`.
+
     Attributes:
         ahead: seconds by which its clock is taken to be later than it is; for tests.
-        patience: seconds for a query and for pruning, which read all of the file.
+        patience: seconds for a query and for pruning, which read all of the files.
     """
 
     scheme: ClassVar[str] = "file"
     offers: ClassVar[frozenset[str]] = frozenset({"audit"})
 
-    def __init__(self, path: Path, timeout: float = _TIMEOUT, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        timeout: float = _TIMEOUT,
+        *,
+        read_only: bool = False,
+        rotation: Rotation | None = None,
+    ) -> None:
         self.path, self.timeout, self.patience = path, timeout, max(timeout, _PATIENCE)
         self.ahead = 0.0
-        self.engine = engine_of(path, read_only=read_only)
+        self.engine = engine_of(path, read_only=read_only, rotation=rotation)
 
     def __repr__(self) -> str:
         return f"FileState({str(self.path)!r})"
@@ -59,7 +71,10 @@ class FileState(Backend):
 
 
 def open_files(url: str) -> FileState:
-    """The backend of ``file:///path/to/audit.jsonl``, absolute; ``?timeout=5&read_only=true`` may follow.
+    """The backend of ``file:///path/to/audit.jsonl``, absolute.
+
+    Settings: timeout (5 seconds), read_only (``false``), rotate_mb (a file of that many MiB is full) and
+    rotate (``day``: each day of UTC has a file of its own); see `parts`.
 
     Raises: ConfigError for another form, an unknown setting, a directory that is not there, and a path
     that is no file.
@@ -70,21 +85,7 @@ def open_files(url: str) -> FileState:
         raise ConfigError(
             f"{scrub(url)!r} names no file: write file:///var/log/audit.jsonl, with the absolute path"
         )
-    timeout, read_only = _TIMEOUT, False
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key == "read_only" and value in ("true", "false"):
-            read_only = value == "true"
-            continue
-        if key != "timeout":
-            raise ConfigError(
-                f"file:// has no setting {scrub(f'{key}={value}')!r}; it has timeout=5 and read_only=true"
-            )
-        try:
-            timeout = float(value)
-        except ValueError:
-            timeout = 0.0
-        if not 0 < timeout <= 3600:
-            raise ConfigError(f"timeout is seconds above 0, up to 3600, not {scrub(value)!r}")
+    settings = _settings(query)
     try:
         path = Path(name).resolve()
         if not path.parent.is_dir():
@@ -93,4 +94,42 @@ def open_files(url: str) -> FileState:
             raise ConfigError(f"{path} is no plain file")
     except (OSError, RuntimeError) as error:  # a name too long, or links in a circle
         raise ConfigError(f"{scrub(name)} cannot be looked at: {error}") from None
-    return FileState(path, timeout, read_only=read_only)
+    return FileState(path, settings.timeout, read_only=settings.read_only, rotation=settings.rotation)
+
+
+@frozen
+class _Settings:
+    timeout: float
+    read_only: bool
+    rotation: Rotation | None
+
+
+def _settings(query: str) -> _Settings:
+    told = dict(parse_qsl(query, keep_blank_values=True))
+    timeout = _number("timeout", told.pop("timeout", f"{_TIMEOUT}"), 3600, "seconds")
+    max_mb = told.pop("rotate_mb", None)
+    daily = told.get("rotate") == "day" and bool(told.pop("rotate"))
+    read_only = told.get("read_only") == "true"
+    if told.get("read_only") in ("true", "false"):
+        del told["read_only"]
+    if told:
+        said = "&".join(f"{key}={value}" for key, value in told.items())
+        raise ConfigError(
+            f"file:// has no setting {scrub(said)!r}; it has timeout=5, read_only=true, rotate_mb=100 and "
+            "rotate=day"
+        )
+    rotation = None
+    if max_mb is not None or daily:
+        max_bytes = 0 if max_mb is None else int(_number("rotate_mb", max_mb, 2**20, "MiB") * 2**20)
+        rotation = Rotation(max_bytes=max(1, max_bytes) if max_mb is not None else 0, daily=daily)
+    return _Settings(timeout, read_only, rotation)
+
+
+def _number(name: str, value: str, most: float, unit: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= most:
+        raise ConfigError(f"{name} is {unit} above 0, up to {most:g}, not {scrub(value)!r}")
+    return number

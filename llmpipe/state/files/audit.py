@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import heapq
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from llmpipe.state.checks import at_most, body_json, check_query, check_records, check_times
 from llmpipe.state.contracts.audit import Anchor, AuditQuery, AuditRecord
 from llmpipe.state.files.index import Index
-from llmpipe.state.files.journal import Journal, lines_in, take
-from llmpipe.state.files.lines import Unreadable, line_of, read_line, read_record
+from llmpipe.state.files.journal import Journal
+from llmpipe.state.files.pruning import prune, records_of
 from llmpipe.state.memory.audit import matches
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class FileAudit:
     async def query(
         self, query: AuditQuery, *, limit: int = 1000, after: AuditRecord | None = None
     ) -> list[AuditRecord]:
-        """See `Audit.query`. Reads all of the file."""
+        """See `Audit.query`. Reads all files."""
         check_query(query)
         self._engine.use(self._state)
         beyond = None if after is None else _order(after)
@@ -86,7 +85,7 @@ class FileAudit:
         def read(journal: Journal) -> list[AuditRecord]:
             found = (
                 record
-                for record in _records(journal, self._name)
+                for record in records_of(journal, self._name)
                 if matches(record, query) and (beyond is None or _order(record) > beyond)
             )
             return heapq.nsmallest(at_most(limit), found, key=_order)
@@ -94,99 +93,15 @@ class FileAudit:
         return await self._engine.read(read, self._state.patience)
 
     async def prune(self, before: float) -> int:
-        """See `Audit.prune`. Writes what is left into a new file, which then takes the place of this one."""
+        """See `Audit.prune`.
+
+        Of a trail in one file, what is left is written into a new one, which then takes its place. Of one in
+        several, those are deleted that nothing is left of.
+        """
         check_times(before=before)
         self._engine.use(self._state)
-        return await self._engine.write(
-            partial(_prune, trail=self._name, before=before), self._state.patience
-        )
+        return await self._engine.write(partial(prune, trail=self._name, before=before), self._state.patience)
 
 
 def _order(record: AuditRecord) -> tuple[float, str, int]:
     return (record.at, record.writer, record.seq)
-
-
-def _said(journal: Journal) -> Iterator[tuple[bytes, dict[str, object]]]:
-    """The lines of the file behind the first, and what they say. Raises: StoreDamaged."""
-    descriptor, size = journal.snapshot()
-    try:
-        for number, (line, _) in enumerate(lines_in(descriptor, size), 1):
-            try:
-                said = read_line(line)
-            except Unreadable as error:
-                raise journal.damaged(number, str(error)) from None
-            if number > 1:
-                yield line, said
-    finally:
-        os.close(descriptor)
-
-
-def _records(journal: Journal, trail: str) -> Iterator[AuditRecord]:
-    for _, said in _said(journal):
-        if said["trail"] == trail and "record" in said:
-            yield read_record(said)
-
-
-def _prune(journal: Journal, trail: str, before: float) -> int:
-    index = journal.trails.get(trail) or Index()
-    last = _last_to_go(journal, trail, before, index)
-    if not last:
-        return 0
-    gone = 0
-
-    def write(put: Callable[[bytes], None]) -> dict[str, Index]:
-        nonlocal gone
-        trails: dict[str, Index] = {}
-
-        def keep(line: bytes) -> None:
-            put(line + b"\n")
-            take(trails, line, 2)
-
-        for name, each in journal.trails.items():
-            for writer, chain in each.chains.items():
-                anchor = last.get(writer, chain.anchor) if name == trail else chain.anchor
-                if anchor.seq:
-                    keep(line_of({"trail": name, "anchor": [writer, anchor.seq, anchor.hash]})[:-1])
-            over = _over(journal, name, index, last) if name == trail else each.over
-            if over:
-                keep(line_of({"trail": name, "ended": sorted(over)})[:-1])
-        for line, said in _said(journal):
-            if "record" not in said:
-                continue
-            record = read_record(said)
-            if said["trail"] == trail and _goes(record, last):
-                gone += 1
-            else:
-                keep(line)
-        return trails
-
-    journal.replace(write)
-    return gone
-
-
-def _goes(record: AuditRecord, last: dict[str, Anchor]) -> bool:
-    return record.writer in last and record.seq <= last[record.writer].seq
-
-
-def _last_to_go(journal: Journal, trail: str, before: float, index: Index) -> dict[str, Anchor]:
-    """By writer, the last of its oldest records that are all to go."""
-    chains: dict[str, list[tuple[int, float, str]]] = {}
-    for record in _records(journal, trail):
-        chains.setdefault(record.writer, []).append((record.seq, record.at, record.hash))
-    last: dict[str, Anchor] = {}
-    for writer, chain in chains.items():
-        for seq, at, hash_ in sorted(chain):
-            if at >= before or (writer, seq) in index.unended:
-                break
-            last[writer] = Anchor(seq, hash_)
-    return last
-
-
-def _over(journal: Journal, trail: str, index: Index, last: dict[str, Anchor]) -> set[str]:
-    """Calls whose begin stays and whose ends go, or have gone before."""
-    begun: set[str] = set()
-    ended: set[str] = set()
-    for record in _records(journal, trail):
-        if not _goes(record, last) and record.kind in ("begin", "end"):
-            (begun if record.kind == "begin" else ended).add(record.call)
-    return begun - ended - {record.call for record in index.unended.values()}

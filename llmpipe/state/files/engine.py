@@ -11,9 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmpipe.errors import LLMError, StoreUnavailable
+from llmpipe.errors import ConfigError, LLMError, StoreUnavailable
 from llmpipe.state.contracts.audit import AuditRecord
 from llmpipe.state.files.journal import Asked, Journal
+from llmpipe.state.files.parts import Rotation
 
 __all__ = ("Engine", "engine_of")
 
@@ -23,25 +24,29 @@ _engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary
 _making = threading.Lock()
 
 
-def engine_of(path: Path, *, read_only: bool = False) -> Engine:
+def engine_of(path: Path, *, read_only: bool = False, rotation: Rotation | None = None) -> Engine:
     """The engine of that file: one in each process, for its lock is the process's.
 
     For those who only read it is another one for each, which looks at the file as it is then.
+
+    Raises: ConfigError if the file is open with another rotation.
     """
     if read_only:
         return Engine(path, read_only=True)
     with _making:
         engine = _engines.get(str(path))
         if engine is None:
-            engine = _engines[str(path)] = Engine(path)
+            engine = _engines[str(path)] = Engine(path, rotation=rotation)
+        if rotation is not None:
+            engine.rotate(rotation)
         return engine
 
 
 class Engine:
     """Runs operations on one file, for all in this process who use it. Opens it when it is first asked."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path, self.read_only = path, read_only
+    def __init__(self, path: Path, *, read_only: bool = False, rotation: Rotation | None = None) -> None:
+        self.path, self.read_only, self._rotation = path, read_only, rotation
         self.alive: dict[tuple[str, str], float] = {}  # until when, by trail and writer; `time.monotonic`
         self._users: set[int] = set()
         self._begin()
@@ -54,6 +59,14 @@ class Engine:
         # Two threads: a query that reads all of a long file keeps nobody from appending.
         self._writing = ThreadPoolExecutor(1, "llmpipe-file")
         self._reading = ThreadPoolExecutor(1, "llmpipe-file-read")
+
+    def rotate(self, rotation: Rotation) -> None:
+        """Begin another file when that says so. Raises: ConfigError if something else is agreed on."""
+        if self._rotation not in (None, rotation) and self._users:
+            raise ConfigError(f"{self.path} is open in this process with another rotation: give it one")
+        self._rotation = rotation
+        if self._journal is not None:
+            self._journal.rotation = rotation
 
     def use(self, user: object) -> None:
         """Whoever has used the file closes it."""
@@ -98,7 +111,7 @@ class Engine:
 
     def _opened(self) -> Journal:
         if self._journal is None:
-            self._journal = Journal(self.path, read_only=self.read_only)
+            self._journal = Journal(self.path, read_only=self.read_only, rotation=self._rotation)
         return self._journal
 
     def _drain(self) -> None:

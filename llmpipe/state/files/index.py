@@ -59,10 +59,12 @@ class Index:
         return self.chains.get(writer) or _Chain()
 
     def add(self, record: AuditRecord) -> None:
-        """A record that is there."""
+        """A record that is there; one that was pruned is passed over."""
         chain = self.chains.get(record.writer)
         if chain is None:
             chain = self.chains[record.writer] = _Chain()
+        if record.seq <= chain.anchor.seq:
+            return
         chain.add(record)
         if record.kind == "begin":
             if not self.ended[record.call] and record.call not in self.over:
@@ -75,7 +77,7 @@ class Index:
                 del self.unended[place]
 
     def begin_at(self, writer: str, anchor: Anchor) -> None:
-        """The writer's chain begins behind `anchor`."""
+        """The writer's chain begins behind `anchor`: said before its records are entered."""
         self.chains.setdefault(writer, _Chain()).anchor = anchor
 
     def head(self, writer: str) -> AuditRecord | Anchor:

@@ -3,6 +3,9 @@
 Whoever writes holds a lock (``flock``) on the file. Lines are appended in one write, and synced together
 with those of all who asked meanwhile. A last line that a crash has cut is cut off, and reported, when the
 file is opened; anything else that is not as it was written is `StoreDamaged`, and nothing is changed then.
+
+A trail may have several files (see `parts`). The one that is written says where all chains begin, so that
+what older ones have of records that were pruned is passed over.
 """
 
 from __future__ import annotations
@@ -10,29 +13,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from llmpipe.errors import ConfigError, StoreDamaged, StoreUnavailable
-from llmpipe.state.contracts.audit import Anchor, AuditRecord
+from llmpipe.state.contracts.audit import AuditRecord
+from llmpipe.state.files.contents import lines_in, standing, take, where_chains_begin
 from llmpipe.state.files.index import Index, mark
-from llmpipe.state.files.lines import (
-    HEAD,
-    VERSION,
-    Unreadable,
-    read_line,
-    read_record,
-    record_line,
-    torn,
-)
+from llmpipe.state.files.lines import HEAD, Unreadable, line_of, record_line, torn
+from llmpipe.state.files.parts import Rotation, day_of, next_part, parts_of
 
-__all__ = ("Asked", "Journal", "lines_in", "take")
-
-_CHUNK = 1 << 20
+__all__ = ("Asked", "Journal", "View", "take")  # `take`: for tests of damage
 
 log = logging.getLogger("llmpipe")
 
@@ -46,59 +42,117 @@ class Asked:
     done: Future[None] = field(factory=Future)
 
 
-class Journal:
-    """An open file, written by one thread at a time; its index may be read by any.
+@frozen
+class View:
+    """The files of a trail as they are now.
 
-    Args: read_only takes no lock, and looks at the file as it is now, a last line that is not whole left out.
-    Raises: StoreUnavailable if another process writes to the file, or the disk fails; StoreDamaged.
+    Attributes:
+        parts: the older ones.
+        descriptor, size: of the one that is written; whoever asked closes it.
+        trails: what is known of them.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    parts: tuple[Path, ...]
+    descriptor: int
+    size: int
+    trails: dict[str, Index]
+
+
+class Journal:
+    """Open files of one trail, written by one thread at a time; their index may be read by any.
+
+    Args:
+        read_only: takes no lock, and looks at the files as they are now, a last line that is not whole left
+            out.
+    Raises: StoreUnavailable if another process writes to them, or the disk fails; StoreDamaged.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, rotation: Rotation | None = None) -> None:
         self.path, self.read_only = path, read_only
+        self.rotation = rotation or Rotation()
         self.trails: dict[str, Index] = {}
-        self.lock = threading.Lock()  # of the file as it is replaced
+        self.lock = threading.Lock()  # of the files as they are replaced
         self._last = ""  # the record that was read last, for errors
+        self._filled = False  # whether the file that is written has records
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if read_only else _locked(path)
         try:
-            self.size = self._read()
+            while True:
+                try:
+                    self.parts = self._find_parts()
+                    self.size = self._read()
+                    break
+                except FileNotFoundError:  # it was pruned as we came to it
+                    if not read_only:
+                        raise
+                    self._open_anew()
+            self._day = day_of(os.fstat(self.descriptor).st_mtime)
         except BaseException:  # whatever it is, the lock is given back
             os.close(self.descriptor)
             raise
 
-    def _read(self) -> int:
-        """Make the index; the file's size when what a crash has left at its end is cut off."""
-        whole = os.fstat(self.descriptor).st_size
-        place = 0
-        for number, (line, ended) in enumerate(lines_in(self.descriptor, whole), 1):
-            if not ended:
-                if not (torn(line) if place else HEAD.startswith(line)):
-                    raise self.damaged(number, "was changed where it ended")
+    def _find_parts(self) -> tuple[Path, ...]:
+        """The older files. Whoever reads only opens the newest anew until nothing came between."""
+        while True:
+            parts = parts_of(self.path)
+            mine = os.fstat(self.descriptor)
+            if parts and os.path.samestat(mine, parts[-1].stat()):  # a crash, or now, amid `_rotate`
                 if not self.read_only:
-                    log.warning(
-                        "%s: the last line was cut by a crash; %d bytes are cut off", self.path, len(line)
-                    )
-                    os.ftruncate(self.descriptor, place)
-                    os.fsync(self.descriptor)
+                    parts[-1].unlink()
+                    _sync_directory(self.path)
+                del parts[-1]
+            if not self.read_only or os.path.samestat(mine, self.path.stat()):
+                return tuple(parts)
+            self._open_anew()
+
+    def _open_anew(self) -> None:
+        fresh = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        os.close(self.descriptor)
+        self.descriptor = fresh
+
+    def _read(self) -> int:
+        """Make the index; the size of the file that is written."""
+        whole = os.fstat(self.descriptor).st_size
+        self.trails = standing(self.descriptor, whole)
+        for part in self.parts:
+            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._read_file(part, descriptor, os.fstat(descriptor).st_size)
+            finally:
+                os.close(descriptor)
+        return self._read_file(self.path, self.descriptor, whole)
+
+    def _read_file(self, path: Path, descriptor: int, whole: int) -> int:
+        """Enter what it says; its size when what a crash has left at its end is cut off."""
+        place = 0
+        for number, (line, ended) in enumerate(lines_in(descriptor, whole), 1):
+            if not ended:
+                if path != self.path or not (torn(line) if place else HEAD.startswith(line)):
+                    raise self.damaged(number, "was changed where it ended", path)
+                if not self.read_only:
+                    log.warning("%s: the last line was cut by a crash; %d bytes are cut off", path, len(line))
+                    os.ftruncate(descriptor, place)
+                    os.fsync(descriptor)
                 break
             try:
                 record = take(self.trails, line, number)
             except Unreadable as error:
-                raise self.damaged(number, str(error)) from None
+                raise self.damaged(number, str(error), path) from None
             if record is not None:
+                self._filled = path == self.path
                 self._last = f", behind record {record.seq} of {record.writer!r},"
             place += len(line) + 1
         if not place and not self.read_only:
-            _write(self.descriptor, HEAD)
-            os.fsync(self.descriptor)
-            _sync_directory(self.path)
+            _write(descriptor, HEAD)
+            os.fsync(descriptor)
+            _sync_directory(path)
             place = len(HEAD)
         return place
 
-    def damaged(self, number: int, why: str) -> StoreDamaged:
+    def damaged(self, number: int, why: str, path: Path | None = None) -> StoreDamaged:
         """The error for a line that is not as it was written."""
         return StoreDamaged(
-            f"{self.path}: line {number}{self._last} {why}. Nothing was changed. Put a backup in its place, "
-            "or move it away to begin with an empty one"
+            f"{path or self.path}: line {number}{self._last} {why}. Nothing was changed. Put a backup in its "
+            "place, or move it away to begin with an empty one"
         )
 
     def close(self) -> None:
@@ -126,22 +180,62 @@ class Journal:
             staged.update({(one.trail, each.writer, each.seq): mark(each.hash) for each in new})
             good.append((one, new))
         if lines:
-            data = b"".join(lines)
-            try:
-                _write(self.descriptor, data)
-                os.fsync(self.descriptor)
-            except OSError:
-                with suppress(OSError):  # whoever opens the file next cuts off what is not whole
-                    os.ftruncate(self.descriptor, self.size)
-                    os.fsync(self.descriptor)
-                raise
-            self.size += len(data)
+            if self._filled and self.rotation.due(self.size, self._day):
+                self._rotate()
+            self._put(b"".join(lines))
+            self._filled = True
         for one, new in good:
             index = self.trails.setdefault(one.trail, Index())
             for record in new:
                 index.add(record)
         for one, _ in good:
             one.done.set_result(None)
+
+    def _put(self, data: bytes) -> None:
+        """Write `data` behind all else, and see it on the disk; or leave the file as it was."""
+        try:
+            _write(self.descriptor, data)
+            os.fsync(self.descriptor)
+        except OSError:
+            with suppress(OSError):  # whoever opens the file next cuts off what is not whole
+                os.ftruncate(self.descriptor, self.size)
+                os.fsync(self.descriptor)
+            raise
+        self.size += len(data)
+        self._day = day_of(time.time())
+
+    def _rotate(self) -> None:
+        """Number the file that is written, and begin another, which says where the chains begin."""
+        numbered = next_part(self.path, [*self.parts])
+        begins = [line_of(said) for said in where_chains_begin(self.trails)]
+        with self._fresh() as (fresh, beside):
+            data = b"".join((HEAD, *begins))
+            _write(fresh, data)
+            os.fsync(fresh)
+            os.link(self.path, numbered)
+            try:
+                beside.replace(self.path)
+            except BaseException:  # whatever it is, the file has one name again
+                numbered.unlink()
+                raise
+        with self.lock:
+            old, self.descriptor, self.size = self.descriptor, fresh, len(data)
+            self.parts, self._filled = (*self.parts, numbered), False
+        os.close(old)
+        _sync_directory(self.path)
+
+    @contextmanager
+    def _fresh(self) -> Iterator[tuple[int, Path]]:
+        """An empty file beside the one that is written, already locked; gone again if this fails."""
+        beside = self.path.with_name(self.path.name + ".new")
+        beside.unlink(missing_ok=True)
+        fresh = _locked(beside)
+        try:
+            yield fresh, beside
+        except BaseException:  # whatever it is, what was there stays
+            os.close(fresh)
+            beside.unlink(missing_ok=True)
+            raise
 
     def _new(self, one: Asked, staged: dict[tuple[str, str, int], bytes]) -> list[AuditRecord]:
         """Those of the records that are not there yet. Raises: ValueError if one is, as another."""
@@ -169,18 +263,15 @@ class Journal:
 
     # ------------------------------------------------------------ reading and replacing
 
-    def snapshot(self) -> tuple[int, int]:
-        """A descriptor of the file as it is, which whoever asks closes, and its size."""
+    def view(self) -> View:
+        """The files as they are now."""
         with self.lock:
-            return os.dup(self.descriptor), self.size
+            return View(self.parts, os.dup(self.descriptor), self.size, self.trails)
 
     def replace(self, write: Callable[[Callable[[bytes], None]], dict[str, Index]]) -> None:
         """Put another file in its place, as a whole or not at all: `write` gives its lines and its index."""
         self._check_writable()
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.unlink(missing_ok=True)
-        fresh = _locked(beside)
-        try:
+        with self._fresh() as (fresh, beside):
             parts: list[bytes] = []
             size = 0
 
@@ -197,57 +288,25 @@ class Journal:
             _write(fresh, b"".join(parts))
             os.fsync(fresh)
             beside.replace(self.path)
-        except BaseException:  # whatever it is, what was there stays
-            os.close(fresh)
-            beside.unlink(missing_ok=True)
-            raise
         with self.lock:
             old, self.descriptor, self.size, self.trails = self.descriptor, fresh, size, trails
+            self._filled = any(each.chains for each in trails.values())
         os.close(old)
         _sync_directory(self.path)
 
+    def drop(self, trails: dict[str, Index], gone: Collection[Path]) -> None:
+        """Say where the chains begin from now on, as `trails` does, and delete the parts that are `gone`.
 
-def take(trails: dict[str, Index], line: bytes, number: int) -> AuditRecord | None:
-    """Enter what a line says; the record that it is.
-
-    Raises: Unreadable; StoreDamaged for a file of a newer version.
-    """
-    said = read_line(line)
-    if number == 1:
-        if said.get("llmpipe") != "audit" or "version" not in said:
-            raise Unreadable("does not say that this is an audit trail")
-        if said["version"] != VERSION:
-            raise StoreDamaged(f"an audit trail of version {said['version']}; this reads version {VERSION}")
-        return None
-    try:
-        index = trails.setdefault(said["trail"], Index())
-        if "record" in said:
-            record = read_record(said)
-            index.add(record)
-            return record
-        if "anchor" in said:
-            writer, seq, hash_ = said["anchor"]
-            index.begin_at(writer, Anchor(seq, hash_))
-        else:
-            index.over.update(said["ended"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"says nothing that is known: {error}") from None
-    return None
-
-
-def lines_in(descriptor: int, size: int) -> Iterator[tuple[bytes, bool]]:
-    """The lines of the first `size` bytes, without their ends, and whether they had one."""
-    rest, place = b"", 0
-    while place < size:
-        chunk = os.pread(descriptor, min(_CHUNK, size - place), place)
-        if not chunk:
-            break
-        place += len(chunk)
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line, True
-    if rest:
-        yield rest, False
+        What a crash leaves of these goes when records are dropped again.
+        """
+        self._check_writable()
+        self._put(b"".join([line_of(said) for said in where_chains_begin(trails, self.trails)]))
+        with self.lock:
+            self.trails = trails
+            self.parts = tuple([part for part in self.parts if part not in gone])
+        for part in gone:
+            part.unlink()
+        _sync_directory(self.path)
 
 
 def _locked(path: Path) -> int:

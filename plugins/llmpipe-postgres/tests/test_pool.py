@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from llmpipe_postgres.fuse import Fuse
+from llmpipe.state.fuse import Fuse
 from llmpipe_postgres.pool import Pool
 
 

@@ -19,6 +19,8 @@ globals().update(suites(FileState.offers))
 class FileHarness:
     """A file for each `open`; another State of the same process for each `reopen`."""
 
+    settings = ""
+
     def __init__(self, directory: Path) -> None:
         self._files = (directory / f"{number}.jsonl" for number in itertools.count())
         self._url = ""
@@ -26,7 +28,7 @@ class FileHarness:
         self.opened: list[FileState] = []
 
     async def open(self) -> State:
-        self._url = f"file://{next(self._files)}"
+        self._url = f"file://{next(self._files)}{self.settings}"
         return await self.reopen()
 
     async def reopen(self) -> State:
@@ -61,7 +63,13 @@ class ReopeningHarness(FileHarness):
         return made
 
 
-@pytest.fixture(params=[FileHarness, ReopeningHarness])
+class RotatingHarness(ReopeningHarness):
+    """A trail in many small files, read anew each time."""
+
+    settings = "?rotate_mb=0.001&rotate=day"
+
+
+@pytest.fixture(params=[FileHarness, ReopeningHarness, RotatingHarness])
 async def harness(tmp_path, request):
     made = request.param(tmp_path)
     yield made

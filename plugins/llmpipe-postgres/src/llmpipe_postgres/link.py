@@ -13,8 +13,8 @@ from attrs import define
 from llmpipe.errors import StoreDamaged, StoreUnavailable
 from llmpipe.runtime import Alarm
 from llmpipe.secret import scrub
+from llmpipe.state.fuse import Fuse
 from llmpipe_postgres.failures import ERRORS, Verdict, judge
-from llmpipe_postgres.fuse import Fuse
 from llmpipe_postgres.migrate import is_current, migrate
 from llmpipe_postgres.pool import Pool
 from llmpipe_postgres.settings import Settings
