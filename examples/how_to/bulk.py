@@ -4,6 +4,7 @@ import asyncio
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from llmpipe import Chain, Cost, Request, Retry
 from llmpipe.bulk import run
@@ -28,7 +29,7 @@ def show(answers: Path) -> None:
 async def main() -> None:
     down = True
 
-    def answer(request: Request) -> str | Exception:
+    def answer(request: Request) -> Any:
         return ServiceUnavailable("maintenance") if down and "7" in request.messages[-1].text else "Done."
 
     with tempfile.TemporaryDirectory() as home:
