@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from llmpipe import Chain, Cost, Request, Retry
+from llmpipe import Chain, Cost, Retry
 from llmpipe.bulk import run
 from llmpipe.errors import ServiceUnavailable
 from llmpipe.testing import ScriptedProvider
@@ -29,7 +29,7 @@ def show(answers: Path) -> None:
 async def main() -> None:
     down = True
 
-    def answer(request: Request) -> Any:
+    def answer(request: Any) -> str | Exception:
         return ServiceUnavailable("maintenance") if down and "7" in request.messages[-1].text else "Done."
 
     with tempfile.TemporaryDirectory() as home:
