@@ -338,6 +338,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 _PARTS = (
+    "bulk",
     "config",
     "dialects",
     "errors",
