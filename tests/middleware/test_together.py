@@ -144,7 +144,7 @@ visits = st.lists(
 )
 
 
-@settings(max_examples=300 if os.environ.get("LLMPIPE_LONG") else 30)  # a second each
+@settings(max_examples=300 if os.environ.get("LLMPIPE_LONG") else 20)  # a second each
 @given(
     visits,
     st.lists(st.sampled_from(LINES), max_size=8),
