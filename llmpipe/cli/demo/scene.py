@@ -82,7 +82,7 @@ def simulators(seed: int, seen: list[str]) -> tuple[Simulator, Simulator]:
             Rule(Fault(first_delay=4 * FIRST_TOKEN_SECONDS), rate=0.02),
             Rule(Fault(cut_after=0), rate=0.02, when=streamed),
             Rule(Fault(cut_after=3), rate=0.03, when=streamed),
-            Rule(Fault(reset_after=4), rate=0.02, when=streamed),
+            Rule(Fault(cut_after=5), rate=0.02, when=streamed),  # no reset: see `routed.run.BREAKS`
             Rule(Fault(cut_at=40), rate=0.02),
         ],
         answer=answer,
