@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -16,7 +17,7 @@ from typing import ClassVar, Self
 __all__ = ("ServerProcess",)
 
 
-class ServerProcess:
+class ServerProcess(ABC):
     """What all servers for tests have: a free port, a directory of their own, a start that waits, an end.
 
     A shell beside the server reads until this process is gone, however it went, and then does what
@@ -107,13 +108,15 @@ class ServerProcess:
         shutil.rmtree(self._home, ignore_errors=True)
         atexit.unregister(self.close)
 
+    @abstractmethod
     def _launch(self) -> subprocess.Popen[bytes]:
         """Start the program, in a session of its own: a Ctrl-C at the terminal reaches the tests first."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def _answers(self) -> bool:
         """Whether it is up."""
-        raise NotImplementedError
+        ...
 
     def _end(self, how: signal.Signals) -> None:
         process = self._process
