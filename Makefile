@@ -38,7 +38,7 @@ test: $(VENV)/.servers  ## all tests, of the plugins too
 
 test-all:  ## the tests under every supported Python that is found here
 	@for version in 3.11 3.12 3.13; do \
-		if python=$$(scripts/find-python python$$version 2>/dev/null); then \
+		if python=$$(.ci/find-python python$$version 2>/dev/null); then \
 			echo "== Python $$version" && $(MAKE) --no-print-directory test PYTHON="$$python" VENV=.venv-$$version || exit 1; \
 		else \
 			echo "== Python $$version is not here, left out"; \
@@ -76,7 +76,7 @@ clean:  ## away with everything that make has made
 # A marker file stands for "installed as declared": it is older than a declaration that has changed.
 $(VENV)/.ready: $(DECLARED)
 	@$(BIN)/python -c "" 2>/dev/null || { \
-		python=$$(scripts/find-python $(PYTHON)) && \
+		python=$$(.ci/find-python $(PYTHON)) && \
 		echo "making $(VENV) with $$("$$python" --version), $$python" && \
 		"$$python" -m venv --clear $(VENV); \
 	}
