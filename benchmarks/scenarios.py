@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import cycle, repeat
@@ -16,11 +17,14 @@ import orjson
 from benchmarks.measure import Figure, Work, compare, cost
 from benchmarks.upstream import CHUNKS
 from llmpipe import (
+    Audit,
+    Budget,
     Cache,
     Call,
     Chain,
     Completion,
     Handler,
+    Limits,
     Message,
     Outcome,
     Reply,
@@ -31,6 +35,8 @@ from llmpipe import (
     presets,
     provider,
 )
+from llmpipe.middleware.budget import Rule
+from llmpipe.middleware.limits import Limit
 
 __all__ = ("SCENARIOS",)
 
@@ -76,17 +82,45 @@ def _spread(one: Callable[[], Awaitable[None]], concurrency: int) -> Work:
     return work
 
 
-def _uncached(base_url: str) -> Chain:
+def _uncached(base_url: str, **more: Any) -> Chain:
     """The standard chain round a real loopback call; the cache looks, and never finds."""
     core = provider("openai", api_key="sk-bench", base_url=base_url, model="gpt-4o-mini")
-    return Chain(core, *presets.production(cache=Cache(max_entries=1)))
+    return Chain(core, *presets.production(cache=Cache(max_entries=1), **more))
+
+
+def _governed(url: str) -> dict[str, Any]:
+    """A budget of two rules, limits of three kinds and a durable audit trail, kept in the store at `url`."""
+    rules = (Rule(usd=1e6, period="month"), Rule(usd=1e6, period="day", per="account"))
+    limit = Limit(per="account", requests_per_minute=1e9, tokens_per_minute=1e12, concurrency=1_000_000)
+    return {
+        "budget": Budget(rules=rules, store=url),
+        "limits": Limits(limits=(limit,), store=url),
+        "audit": Audit(store=url),
+    }
 
 
 async def full_call(base_url: str, rounds: int) -> list[Figure]:
     """The full chain round a real HTTP call, against bare aiohttp and orjson."""
+    async with _uncached(base_url) as chain:
+        return await _against_bare("full call through the chain", chain, base_url, rounds)
+
+
+async def governed_call(base_url: str, rounds: int) -> list[Figure]:
+    """The same with budget, limits and audit on, their state in memory and in SQLite."""
+    figures = []
+    with tempfile.TemporaryDirectory() as home:
+        for store, url in (("memory", "memory://"), ("SQLite", f"sqlite:///{home}/state.db")):
+            async with _uncached(base_url, **_governed(url)) as chain:
+                name = f"with budget, limits, audit in {store}"
+                figures += await _against_bare(name, chain, base_url, rounds)
+    return figures
+
+
+async def _against_bare(name: str, chain: Chain, base_url: str, rounds: int) -> list[Figure]:
+    """CPU of a call through `chain`, as a multiple of one by aiohttp and orjson alone."""
     figures = []
     url = base_url + "/chat/completions"
-    async with _bare() as session, _uncached(base_url) as chain:
+    async with _bare() as session:
 
         async def ours() -> None:
             await chain.complete(next(_IN_TURN))
@@ -100,7 +134,7 @@ async def full_call(base_url: str, rounds: int) -> list[Figure]:
         for concurrency, target in ((1, 1.25), (64, 1.35)):
             figures.append(
                 await compare(
-                    f"full call through the chain, {concurrency} at once",
+                    f"{name}, {concurrency} at once",
                     _spread(ours, concurrency),
                     _spread(bare, concurrency),
                     times=512,
@@ -282,6 +316,7 @@ def _python(code: str, *arguments: str) -> str:
 
 SCENARIOS = {
     "full-call": full_call,
+    "governed-call": governed_call,
     "streamed-chunk": streamed_chunk,
     "in-process": in_process,
     "footprint": footprint,
