@@ -366,5 +366,5 @@ def test_a_rule_of_a_resource_needs_psutil_or_a_sampler(monkeypatch: pytest.Monk
 
 def test_the_defaults_watch_what_they_say():
     assert [rule.name for rule in DEFAULT_RULES] == [
-        "authentication", "quota", "circuit_open", "error_rate", "latency", "cost", "budget"
+        "authentication", "quota", "circuit_open", "error_rate", "latency", "cost", "budget", "key_due"
     ]  # fmt: skip

@@ -79,11 +79,13 @@ async def test_a_webhook_posts_the_alert_as_json():
             "severity": "critical",
             "state": "firing",
             "summary": "openai: 50.0% <!channel> & more",
+            "was": "",
             "value": 0.5,
             "limit": 0.1,
             "count": 3,
             "at": "2027-01-15T08:00:00.000+00:00",
             "since": "2027-01-15T07:59:00.500+00:00",
+            "lasted": 59.5,
             "details": {"attempts": 20},
         }
     ]

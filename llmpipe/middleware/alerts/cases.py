@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from math import inf
 from typing import Any
 
-from llmpipe.middleware.alerts.alert import Alert
-from llmpipe.middleware.alerts.rules import Rule
+from llmpipe.middleware.alerts.alert import Alert, span
+from llmpipe.middleware.alerts.rules import Reading, Rule
 
 __all__ = ("Case", "Cases")
 
@@ -96,10 +96,10 @@ class Cases:
             self._send(self.alert(case, wall))
             case.count = 0
 
-    def resolve(self, case: Case, wall: float) -> None:
-        """It is right again."""
+    def resolve(self, case: Case, wall: float, reading: Reading) -> None:
+        """It is right again: `reading` is how it is now."""
         if case.told:
-            self._send(self.alert(case, wall, over=True))
+            self._send(self.alert(case, wall, reading))
         case.active = case.told = False
 
     def close(self, case: Case) -> None:
@@ -111,19 +111,22 @@ class Cases:
         self.by_id.pop((case.rule.name, case.key), None)
 
     @staticmethod
-    def alert(case: Case, wall: float, *, over: bool = False) -> Alert:
-        """The notice of `case`, as it is now."""
-        limit = getattr(case.rule, "above", None)
+    def alert(case: Case, wall: float, over: Reading | None = None) -> Alert:
+        """The notice of `case`: that it is wrong, or that it is `over` and how it is now."""
+        summary, value, details = over or Reading(case.summary, case.value, case.details)
+        if over is not None:
+            summary = f"{summary}; over after {span(wall - case.since)}"
         return Alert(
             rule=case.rule.name,
             key=case.key,
             severity=case.rule.severity,
-            state="resolved" if over else "firing",
-            summary=case.summary,
-            value=case.value,
-            limit=limit,
+            state="firing" if over is None else "resolved",
+            summary=summary,
+            was="" if over is None else case.summary,
+            value=value,
+            limit=getattr(case.rule, "above", None),
             at=wall,
             since=case.since,
             count=max(1, case.count),
-            details=case.details,
+            details=details,
         )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmpipe.errors import LLMError
 from llmpipe.middleware.alerts.cases import OTHER, Case, Cases
+from llmpipe.middleware.alerts.ending import closed, ending, unwatched
 from llmpipe.middleware.alerts.meter import Meter
 from llmpipe.middleware.alerts.post import Post
-from llmpipe.middleware.alerts.rules import CircuitOpened, ErrorSeen, NoteSeen, ResourceUse, Rule
+from llmpipe.middleware.alerts.rules import CircuitOpened, ErrorSeen, NoteSeen, Reading, ResourceUse, Rule
 from llmpipe.middleware.alerts.usage import Uses
 from llmpipe.middleware.alerts.windowed import CostRate, ErrorRate, Latency, Windowed
 from llmpipe.middleware.log.fields import clipped
@@ -81,7 +82,7 @@ class Desk:
         for case in self.cases:
             rule = kept.get(case.rule.name)
             if rule is None:
-                self.cases.resolve(case, self._runtime.wall())
+                self.cases.resolve(case, self._runtime.wall(), unwatched(case.key))
                 self.cases.forget(case)
         for sink in cfg.sinks:
             post = self.posts.get(sink.name)
@@ -204,12 +205,14 @@ class Desk:
             if kind not in (rule.kind, rule.resolved_by):
                 continue
             key = "/".join(str(detail.get(name)) for name in rule.key) or "all"
+            told = ", ".join(f"{name} {value}" for name, value in detail.items() if value is not None)
+            summary = f"{kind}: {told}" if told else kind
+            details = {name: _plain(value) for name, value in detail.items()}
             if kind == rule.kind:
-                told = ", ".join(f"{name} {value}" for name, value in detail.items() if value is not None)
-                details = {name: _plain(value) for name, value in detail.items()}
-                self._fire(rule, key, f"{kind}: {told}", now, details=details)
+                self._fire(rule, key, summary, now, details=details)
             elif (case := self.cases.get(rule, _word(key))) is not None and case.active:
-                self.cases.resolve(case, self._runtime.wall())
+                reading = Reading(_line(summary), details=details)
+                self.cases.resolve(case, self._runtime.wall(), reading)
 
     def _circuit(self, key: Any, reason: str, now: float) -> None:
         provider, endpoint, model = key if isinstance(key, tuple) and len(key) == 3 else ("", "", str(key))
@@ -224,7 +227,7 @@ class Desk:
             name = "/".join(part for part in (key[0], key[2]) if part) if isinstance(key, tuple) else str(key)
             case = self.cases.get(rule, _word(name))
             if case is not None and case.active:
-                self.cases.resolve(case, self._runtime.wall())
+                self.cases.resolve(case, self._runtime.wall(), closed(case.key))
 
     def _judge(self, meter: Meter, now: float, *, again: bool = False) -> None:
         value = meter.rule.judge(meter.window)
@@ -256,7 +259,7 @@ class Desk:
         self.cases.fire(
             rule,
             _word(key),
-            " ".join(clipped(summary, _MAX_CHARS).split()),
+            _line(summary),
             repeat=self._cfg.repeat if rule.repeat is None else rule.repeat,
             now=now,
             wall=self._runtime.wall(),
@@ -324,30 +327,12 @@ class Desk:
             if isinstance(rule, NoteSeen) and rule.quiet is None and not rule.resolved_by:
                 if now - case.seen_at >= repeat:
                     self.cases.close(case)
-            elif self._over(case, now):
-                self.cases.resolve(case, self._runtime.wall())
+                return
+            over = ending(case, now, meters=self._meters, uses=self._uses, runtime=self._runtime)
+            if over is not None:
+                self.cases.resolve(case, self._runtime.wall(), over)
         elif now - case.sent_at >= repeat:
             self.cases.forget(case)
-
-    def _over(self, case: Case, now: float) -> bool:
-        rule = case.rule
-        if isinstance(rule, Windowed):
-            meter = self._meters.get((rule.name, case.key))
-            return meter is None or meter.rule.judge(meter.window) is None
-        if isinstance(rule, ResourceUse):
-            return not self._uses.over(rule)
-        if isinstance(rule, CircuitOpened):
-            return not self._open(case.about)
-        quiet = getattr(rule, "quiet", None)
-        return quiet is not None and now - case.seen_at >= quiet
-
-    def _open(self, about: Any) -> bool:
-        """Whether a circuit of that provider and model is still not closed."""
-        for board in self._runtime.states("breaker").values():
-            for key in board.troubled:
-                if isinstance(key, tuple) and len(key) == 3 and (key[0], key[2]) == about:
-                    return True
-        return False
 
     def _arm(self, now: float) -> None:
         """Look again in a while: nobody may call, and something must be told to be over."""
@@ -386,6 +371,11 @@ def _word(key: str) -> str:
     """A key for people: names in it come from callers."""
     key = clipped(key, 200)
     return key if key.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in key)
+
+
+def _line(text: str) -> str:
+    """One line, without credentials or personal data."""
+    return " ".join(clipped(text, _MAX_CHARS).split())
 
 
 def _plain(value: Any) -> Any:

@@ -22,9 +22,17 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     Latency(),
     CostRate(),
     NoteSeen(name="budget", kind="budget.alert", key=("account", "share"), severity="warning"),
+    NoteSeen(
+        name="key_due",
+        kind="credential.overdue",
+        key=("provider", "key"),
+        severity="warning",
+        repeat=86_400.0,  # noted whenever the key is looked up, every few minutes for months
+    ),
 )
 """What `Alerts` watches unless it is told: wrong keys, used-up quotas and open circuits at once, more than
-10 % failures, p95 over 5 s, 100 USD an hour, and what budgets say."""
+10 % failures, p95 over 5 s, 100 USD an hour, what budgets say, and keys that are older than they should get,
+once a day."""
 
 _RULES: dict[str, Any] = {
     kind.when: kind

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from attrs import field, frozen
 
@@ -11,7 +12,15 @@ from llmpipe.middleware.alerts.alert import Severity, check_severity
 from llmpipe.middleware.names import names
 from llmpipe.middleware.numeric import check_numbers
 
-__all__ = ("CircuitOpened", "ErrorSeen", "NoteSeen", "ResourceUse", "Rule")
+__all__ = ("CircuitOpened", "ErrorSeen", "NoteSeen", "Reading", "ResourceUse", "Rule")
+
+
+class Reading(NamedTuple):
+    """How something is now: a line that says it, the number that was measured, and more."""
+
+    summary: str
+    value: float | None = None
+    details: Mapping[str, Any] = {}
 
 
 @frozen(kw_only=True)

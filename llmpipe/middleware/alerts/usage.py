@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmpipe.middleware.alerts.rules import ResourceUse
+from llmpipe.middleware.alerts.rules import Reading, ResourceUse
 from llmpipe.middleware.lag import Lag
 from llmpipe.middleware.metrics.resources import Resources, Sample
 from llmpipe.runtime import Runtime
@@ -49,6 +49,12 @@ class Uses:
     def over(self, rule: ResourceUse) -> bool:
         """Whether it was over when `look` looked."""
         return rule.name in self._since
+
+    def now(self, rule: ResourceUse) -> Reading:
+        """How it is."""
+        value = None if self._runtime is None else self._reading(self._runtime, rule.resource)
+        told = "not measured" if value is None else f"{value:g}"
+        return Reading(f"{rule.resource} is {told}", value, {"resource": rule.resource})
 
     def rest(self) -> None:
         """Stop looking."""

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.alerts.alert import Severity
-from llmpipe.middleware.alerts.rules import Rule
+from llmpipe.middleware.alerts.rules import Reading, Rule
 
 __all__ = ("CostRate", "Counts", "ErrorRate", "Latency", "Windowed")
 
@@ -55,9 +55,31 @@ class Windowed(Rule):
         """What was measured, if it is over; else None."""
         raise NotImplementedError
 
+    def measured(self, window: Counts) -> float:
+        """What was measured, of a window in which there was something."""
+        raise NotImplementedError
+
+    def says(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
+        """How it is, and more of it."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> str:
+        """What is allowed, in words."""
+        raise NotImplementedError
+
     def told(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
         """The summary of an alert, and its details."""
-        raise NotImplementedError
+        summary, details = self.says(key, window, value)
+        return f"{summary}, more than {self.limit}", details
+
+    def now(self, key: str, window: Counts) -> Reading:
+        """How it is, over or not."""
+        if not window[0]:
+            return Reading(f"{key}: no attempts in {self.window:g} s", None, {"attempts": 0})
+        value = self.measured(window)
+        summary, details = self.says(key, window, value)
+        return Reading(summary, value, details)
 
 
 @frozen(kw_only=True)
@@ -82,11 +104,20 @@ class ErrorRate(Windowed):
         calls, bad, _ = window
         return bad / calls if calls >= self.minimum and bad > self.above * calls else None
 
-    def told(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
+    def measured(self, window: Counts) -> float:
+        """The share of failures."""
+        return window[1] / window[0]
+
+    def says(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
         """How many of how many failed."""
         calls, bad, _ = window
         summary = f"{key}: {value:.1%} of {calls} attempts failed in {self.window:g} s"
-        return f"{summary}, more than {self.above:.1%}", {"attempts": calls, "failed": bad}
+        return summary, {"attempts": calls, "failed": bad}
+
+    @property
+    def limit(self) -> str:
+        """A share."""
+        return f"{self.above:.1%}"
 
 
 @frozen(kw_only=True)
@@ -119,12 +150,28 @@ class Latency(Windowed):
             return seconds / calls if seconds > self.above * calls else None
         return slow / calls if 100 * slow > (100 - int(self.statistic[1:])) * calls else None
 
-    def told(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
+    def measured(self, window: Counts) -> float:
+        """The mean in seconds, or the share of attempts that took longer."""
+        calls, slow, seconds = window
+        return (seconds if self.statistic == "mean" else slow) / calls
+
+    def says(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
         """How slow how many were."""
         calls, slow, _ = window
-        what = f"{value:.2f} s on average" if self.statistic == "mean" else f"{value:.1%} took longer"
-        summary = f"{key}: {self.statistic} of {calls} attempts in {self.window:g} s over {self.above:g} s"
-        return f"{summary}: {what}", {"attempts": calls, "slow": slow}
+        if self.statistic == "mean":
+            summary = f"{key}: {value:.2f} s on average of {calls} attempts in {self.window:g} s"
+        else:
+            summary = (
+                f"{key}: {value:.1%} of {calls} attempts in {self.window:g} s took over {self.above:g} s"
+            )
+        return summary, {"attempts": calls, "slow": slow}
+
+    @property
+    def limit(self) -> str:
+        """Seconds, or the share that may take longer."""
+        if self.statistic == "mean":
+            return f"{self.above:g} s"
+        return f"the {100 - int(self.statistic[1:])}% of {self.statistic}"
 
 
 @frozen(kw_only=True)
@@ -152,8 +199,15 @@ class CostRate(Windowed):
         calls, _, nano = window
         return nano / 1e9 if calls >= self.minimum and nano > self.trip else None
 
-    def told(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
+    def measured(self, window: Counts) -> float:
+        """USD."""
+        return window[2] / 1e9
+
+    def says(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
         """How much was spent in how long."""
-        calls, _, _ = window
-        summary = f"{key}: {value:.2f} USD in {self.window:g} s, more than {self.above:.2f}"
-        return summary, {"attempts": calls, "cost_usd": value}
+        return f"{key}: {value:.2f} USD in {self.window:g} s", {"attempts": window[0], "cost_usd": value}
+
+    @property
+    def limit(self) -> str:
+        """USD."""
+        return f"{self.above:.2f}"

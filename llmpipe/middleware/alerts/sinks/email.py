@@ -15,7 +15,7 @@ from anyio import CapacityLimiter, to_thread
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError
-from llmpipe.middleware.alerts.alert import Alert, Severity, check_severity, stamp
+from llmpipe.middleware.alerts.alert import Alert, Severity, check_severity, span, stamp
 from llmpipe.middleware.alerts.sinks.base import Undelivered
 from llmpipe.middleware.alerts.sinks.webhook import secret
 from llmpipe.middleware.names import names
@@ -82,9 +82,10 @@ class Email:
 
     def message(self, alert: Alert) -> EmailMessage:
         """What is sent."""
-        word = "RESOLVED" if alert.state == "resolved" else alert.severity.upper()
+        over = alert.state == "resolved"
+        word = "RESOLVED" if over else alert.severity.upper()
         message = EmailMessage()
-        summary = " ".join(alert.summary.split())
+        summary = _one_line(alert.summary)
         message["Subject"] = f"[{word}] {self.source}: {summary[:200]}"
         message["From"] = self.sender
         message["To"] = ", ".join(self.to)
@@ -97,11 +98,16 @@ class Email:
             f"rule: {alert.rule}",
             f"about: {alert.key}",
             f"since: {stamp(alert.since)}",
+            *((f"lasted: {span(alert.lasted)}", f"was: {_one_line(alert.was)}") if over else ()),
             f"seen: {alert.count}",
             *(f"{name}: {value}" for name, value in alert.details.items()),
         ]
         message.set_content("\n".join(lines) + "\n")
         return message
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 class _Mail:

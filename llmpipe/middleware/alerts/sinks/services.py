@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from llmpipe.middleware.alerts.alert import SEVERITIES, Alert, Severity, check_severity, stamp
+from llmpipe.middleware.alerts.alert import SEVERITIES, Alert, Severity, check_severity, span, stamp
 from llmpipe.middleware.alerts.sinks.webhook import address, post, secret
 from llmpipe.secret import Secret
 
@@ -52,7 +52,9 @@ class Slack:
         over = alert.state == "resolved"
         word = "RESOLVED" if over else alert.severity.upper()
         facts = [("Rule", alert.rule), ("About", alert.key), ("Since", stamp(alert.since))]
-        if alert.count > 1:
+        if over:
+            facts += [("Lasted", span(alert.lasted)), ("Was", alert.was)]
+        elif alert.count > 1:
             facts.append(("Seen", f"{alert.count} times"))
         return {
             "text": f"[{word}] {_plain(self.source)}: {_plain(alert.summary)}",
