@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 __all__ = ("headers_of_interest", "lower_case", "request_id", "request_id_in")
 
@@ -46,19 +45,38 @@ def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
 
 def headers_of_interest(headers: Mapping[str, str]) -> dict[str, str]:
     """Request ids, rate limits, retry hints and the server's date, by lower-case name."""
-    result: dict[str, str] = {}
-    for name, value in headers.items():
-        low = _if_of_interest(name)
-        if low is not None:
-            result[low] = f"{result[low]}, {value}" if low in result else value
-    return result
+    names = tuple(headers)
+    wanted = _wanted.get(names)
+    if wanted is None:
+        wanted = _of_interest(names)
+    if len(names) != len(headers) and (getall := getattr(headers, "getall", None)) is not None:
+        # aiohttp's, in which some name stands twice: most often it is Set-Cookie.
+        return {low: ", ".join(getall(name)) for name, low in wanted}
+    result = {low: headers[name] for name, low in wanted}
+    if len(result) == len(wanted):
+        return result
+    return {low: value for low, value in lower_case(headers).items() if _is_of_interest(low)}
 
 
-@lru_cache(maxsize=256)  # servers send the same names each time, and most mean nothing to us
-def _if_of_interest(name: str) -> str | None:
-    """`name` in lower case, or None if it means nothing to us."""
-    low = name.lower()
-    return low if low in _NAMES or low.startswith(_PREFIXES) else None
+# A server sends the same names in the same order nearly each time, and most mean nothing to us. Bounded,
+# and emptied when full, so that no peer can make it grow or keep it filled.
+_wanted: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {}
+_MAX_WANTED = 128
+_MAX_CHARS = 4096
+
+
+def _of_interest(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Of `names`, those of interest, each with itself in lower case."""
+    found = tuple([(name, low) for name in names if _is_of_interest(low := name.lower())])
+    if sum(map(len, names)) <= _MAX_CHARS:
+        if len(_wanted) >= _MAX_WANTED:
+            _wanted.clear()
+        _wanted[names] = found
+    return found
+
+
+def _is_of_interest(low: str) -> bool:
+    return low in _NAMES or low.startswith(_PREFIXES)
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

@@ -26,16 +26,15 @@ def parse_object(body: bytes, what: str, *, phase: str = "body") -> dict[str, An
     Raises: BadReply for anything else, with the position and the first characters, scrubbed.
     """
     body = body.removeprefix(_BOM)
-    if not body or body.isspace():
-        raise BadReply(f"{what} is empty; a JSON object was expected", code="empty_reply", phase=phase)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadReply(
-            f"{what} is not JSON: {error.msg} at character {error.pos}; it begins {excerpt(body)!r}",
-            code="reply_not_json",
-            phase=phase,
-        ) from None
+        if not body or body.isspace():
+            said, code = f"{what} is empty; a JSON object was expected", "empty_reply"
+        else:
+            said = f"{what} is not JSON: {error.msg} at character {error.pos}; it begins {excerpt(body)!r}"
+            code = "reply_not_json"
+        raise BadReply(said, code=code, phase=phase) from None
     if type(value) is not dict:
         raise BadReply(
             f"{what} is a JSON {type(value).__name__}, not an object; it begins {excerpt(body)!r}",

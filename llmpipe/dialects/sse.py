@@ -120,6 +120,13 @@ class SSEParser:
             self._idle = not (line or self._data or self._name is not None or self._after_cr)
         return events
 
+    def stands_between(self, data: bytes) -> bool:
+        """Whether the bytes that were fed end with an event, so that who knows those in `data` may read them.
+
+        False where there is more to know: another kind of line end, events that may be too large.
+        """
+        return self._idle and b"\r" not in data and len(data) <= self._max
+
     def close(self) -> list[ServerSentEvent]:
         """The last event, where the bytes ended without the blank line that should follow it.
 

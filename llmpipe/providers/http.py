@@ -183,7 +183,7 @@ class HTTPProvider:
             request = replace(request, stream=stream)
         profile, losses = self.profile, Losses()
         body = self._encode(request, losses)
-        self._check(losses)
+        warnings = self._told(losses)
         if profile.body or profile.without:
             body = {**{name: body[name] for name in body if name not in profile.without}, **profile.body}
         data = _encoded(body)
@@ -205,14 +205,17 @@ class HTTPProvider:
         except BaseException:  # cancelled or failed: goes on when the connection is given up
             exchange.drop()
             raise
-        if losses:
-            reply.amend(partial(_warned, losses.warnings))
+        if warnings:
+            reply.amend(partial(_warned, warnings))
         return reply
 
-    def _check(self, losses: Losses) -> None:
-        """Raises: Unsupported for losses where they are to be refused."""
-        if losses and self.on_loss == "refuse":
+    def _told(self, losses: Losses) -> tuple[str, ...]:
+        """The warnings of `losses`. Raises: Unsupported for such where they are to be refused."""
+        if not losses:
+            return ()
+        if self.on_loss == "refuse":
             raise Unsupported("; ".join(losses.warnings), code="lossy", phase="validate")
+        return losses.warnings
 
     async def _stream(self, exchange: Exchange, model: str) -> Reply:
         if exchange.content_type not in (self.profile.stream_type, ""):
@@ -253,10 +256,10 @@ class HTTPProvider:
             request = replace(request, model=self._default_model())
         losses = Losses()
         body = _encoded(_telling(getattr(self.dialect, encode))(request, losses))
-        self._check(losses)
+        warnings = self._told(losses)
         decoded = getattr(self.dialect, decode)
         done: Any = await self._fetch(decoded, path, model=request.model, body=body, call=call)
-        return Reply.of(_warned(losses.warnings, done))
+        return Reply.of(_warned(warnings, done))
 
     # ------------------------------------------------------------ beside the calls
 

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from io import BytesIO
 from math import inf
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp  # noqa: TID253  this module is imported where aiohttp is
 import aiohttp.client  # noqa: TID253  the same
@@ -24,8 +24,13 @@ from yarl import URL
 from llmpipe.errors import LLMError
 from llmpipe.providers.exchange import Exchange
 from llmpipe.providers.failures import BROKEN, no_connection, no_head, no_reply, shut
+from llmpipe.providers.lines import Line, Lines
 from llmpipe.providers.route import Route
 from llmpipe.providers.slots import Slots
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.http import RawResponseMessage
 
 __all__ = ("Pool",)
 
@@ -37,8 +42,7 @@ else:
     _inner = _found
 
 _MAX_INFORMATIONAL = 32  # responses of status 1xx before the one that counts
-_MAX_STALE = 64  # idle connections in a row that turn out to be useless
-_MAX_FRESH = 2  # new ones
+_MAX_FRESH = 2  # connections in a row that turn out to be useless
 _UNCONNECTED = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -61,13 +65,15 @@ class Pool:
     """
 
     __slots__ = (
-        "_connector", "_genuine", "_host", "_limits", "_loop", "_request", "_session", "closed", "slots"
+        "_connector", "_genuine", "_host", "_limits", "_lines", "_loop", "_request", "_session", "closed",
+        "slots",
     )  # fmt: skip
 
     def __init__(
         self, host: str, *, max_connections: int, connect_timeout: float, keepalive: float, ssl: Any
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._lines = Lines(keepalive, self._loop)
         self.slots = Slots(max_connections)
         self._connector = aiohttp.TCPConnector(
             limit=0, keepalive_timeout=keepalive, ttl_dns_cache=60, ssl=ssl
@@ -100,7 +106,7 @@ class Pool:
             return await self._by_session(route, body, limits, max_bytes)
         problem: LLMError
         try:
-            connection = await self._connection(limits)
+            line = self._lines.take() or await self._connect(limits)
         except BROKEN as error:
             problem = no_connection(error)
         except asyncio.CancelledError:
@@ -110,44 +116,38 @@ class Pool:
             problem = shut(sent=False)
         else:
             try:
-                protocol, transport = connection.protocol, connection.transport
-                assert protocol is not None
+                protocol = line.protocol
+                transport = protocol.transport
                 assert transport is not None
                 # Else nothing says that the body ends where a connection does.
                 protocol.set_response_params(read_until_eof=True, auto_decompress=False)
                 transport.write(route.request(body))
                 message, content = await protocol.read()
-                for _ in range(_MAX_INFORMATIONAL):
-                    if not 100 <= message.code < 200 or message.code == 101:
-                        break
-                    message, content = await protocol.read()
+                if 100 <= message.code < 200:
+                    message, content = await _past_informational(protocol, message, content)
                 if message.version[0] == 1 and not 100 <= message.code < 200:
                     if transport.get_write_buffer_size() or route.secure:
-                        _keep_if_sent(connection)
-                    return Exchange(connection, message.code, message.headers, content, self.slots, max_bytes)
+                        _keep_if_sent(line.connection)
+                    return Exchange(line, message.code, message.headers, content, self.slots, max_bytes)
                 problem = no_reply(message.version[0], message.code)
             except BROKEN as error:
                 problem = no_head(error)
             except BaseException:  # cancelled, most likely: goes on when the connection is closed
-                connection.close()
+                line.close()
                 raise
-            connection.close()
+            line.close()
         if self.closed:
             problem = shut(sent=problem.sent)
         raise problem  # outside of the except block, so that nothing of aiohttp's hangs on to it
 
-    async def _connection(self, limits: aiohttp.ClientTimeout) -> aiohttp.connector.Connection:
-        fresh = 0
-        for _ in range(_MAX_STALE):
+    async def _connect(self, limits: aiohttp.ClientTimeout) -> Line:
+        for _ in range(_MAX_FRESH):
             connection = await self._connector.connect(self._request, [], limits)
             assert connection.protocol is not None
             # What a connection says unasked is no answer to the next request.
             if not connection.protocol.should_close:
-                return connection
+                return Line(connection, connection.protocol, self._lines)
             connection.close()
-            fresh += not getattr(self._connector, "_conns", ())
-            if fresh == _MAX_FRESH:
-                break
         raise aiohttp.ClientConnectionError("the server talks, or hangs up, before it is asked")
 
     def _is_genuine(self) -> bool:
@@ -158,6 +158,7 @@ class Pool:
             and isinstance(found, FunctionType)
             and found.__code__.co_filename == aiohttp.client.__file__
             and _inner is not None
+            and hasattr(self._connector, "_factory")
             and _inner.as_known()
         )
         if genuine:
@@ -177,6 +178,7 @@ class Pool:
                 auto_decompress=False,
                 trust_env=False,
             )
+        self._lines.give_back()  # it finds them where it looks for them
         problem: LLMError
         try:
             response = await self._session.request(
@@ -209,9 +211,13 @@ class Pool:
             problem = shut(sent=problem.sent)
         raise problem  # as above
 
+    def __del__(self) -> None:
+        self._lines.close()  # the connector closes them, and warns of it once and not for each
+
     async def aclose(self) -> None:
         """Close all connections. What is under way over them fails."""
         self.closed = True
+        self._lines.close()
         for protocol in tuple(getattr(self._connector, "_acquired", ())):
             if protocol.transport is not None:
                 # Whoever reads from it hears of this, and would not of `connector.close`.
@@ -220,6 +226,17 @@ class Pool:
         if self._session is not None:
             await self._session.close()
         await self._connector.close()
+
+
+async def _past_informational(
+    protocol: ResponseHandler, message: RawResponseMessage, content: aiohttp.StreamReader
+) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    """The response that counts; the last of them where they do not end."""
+    for _ in range(_MAX_INFORMATIONAL):
+        if not 100 <= message.code < 200 or message.code == 101:
+            break
+        message, content = await protocol.read()
+    return message, content
 
 
 def _keep_if_sent(connection: aiohttp.connector.Connection) -> None:

@@ -7,8 +7,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
-from llmpipe.dialects.headers import headers_of_interest, lower_case, request_id
+from llmpipe.dialects.headers import _wanted, headers_of_interest, lower_case, request_id
 from llmpipe.dialects.retry_after import MAX_WAIT, parse_duration, parse_retry_after, should_retry
 
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -208,17 +209,22 @@ def test_headers_of_interest_are_ids_limits_hints_and_the_date():
     }
 
 
-class Repeated(dict):
-    """A mapping of headers in which one name stands twice, as servers may send them."""
-
-    def items(self):
-        return [("Retry-After", "20"), ("retry-after", "30")]
-
-
 def test_a_repeated_header_is_a_list():
-    assert lower_case(Repeated()) == {"retry-after": "20, 30"}
-    assert headers_of_interest(Repeated()) == {"retry-after": "20, 30"}
-    assert parse_retry_after(Repeated()) == 30
+    repeated = CIMultiDict([("Retry-After", "20"), ("Server", "a"), ("retry-after", "30"), ("Date", DATE)])
+    assert lower_case(repeated) == {"retry-after": "20, 30", "server": "a", "date": DATE}
+    assert headers_of_interest(repeated) == {"retry-after": "20, 30", "date": DATE}
+    assert parse_retry_after(repeated) == 30
+
+
+def test_headers_of_ever_new_names_are_not_kept_for_ever():
+    for number in range(1000):
+        names = [f"X-{number}-{place}" for place in range(8)]
+        found = headers_of_interest({**dict.fromkeys(names, "a"), "Retry-After": str(number)})
+        assert found == {"retry-after": str(number)}
+    before = len(_wanted)
+    assert before <= 128
+    assert headers_of_interest({"X" * 8192: "a", "Date": DATE}) == {"date": DATE}
+    assert len(_wanted) == before
 
 
 @pytest.mark.parametrize(

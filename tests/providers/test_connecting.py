@@ -339,7 +339,7 @@ async def test_who_finds_no_connection_free_waits_and_then_is_told_that_it_is_ou
         assert {error.status for error in refused} == {503}
         assert server.connections == 1
         assert (await complete(core)).text == "Hello there."
-        assert core._at.transport._pool._connector._acquired == set()
+        assert core._at.transport._pool.slots.held == set()
         await nothing_left(core, server)
 
 

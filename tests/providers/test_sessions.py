@@ -236,6 +236,14 @@ async def test_an_aiohttp_without_the_inner_parts_is_used_by_its_public_face(mon
     assert long_road == ["POST"] * 2
 
 
+async def test_a_connector_that_makes_its_connections_otherwise_is_used_by_its_public_face():
+    made = pool.Pool("http://127.0.0.1", max_connections=1, connect_timeout=1, keepalive=1, ssl=True)
+    assert made._is_genuine()
+    del made._connector._factory
+    assert not made._is_genuine()
+    await made.aclose()
+
+
 async def test_whether_the_inner_parts_are_as_known_is_asked_once(monkeypatch, long_road):
     asked = 0
     real = inner._rehearse

@@ -54,7 +54,7 @@ def encode_messages(messages: Iterable[Message], quirks: Quirks, losses: Losses)
     Raises: Unsupported for a part that this wire cannot say.
     """
     wire: list[dict[str, Any]] = []
-    writing = ChatWriting("", losses, "user", quirks)
+    writing: ChatWriting | None = None
     media: list[dict[str, Any]] = []  # of tools, for servers that take text only from these
     for position, message in enumerate(messages):
         parts, role = message.parts, message.role
@@ -66,6 +66,8 @@ def encode_messages(messages: Iterable[Message], quirks: Quirks, losses: Losses)
             if type(only) is Text and not only.extra:
                 wire.append({"role": quirks.system_role if role == "system" else role, "content": only.text})
                 continue
+        if writing is None:
+            writing = ChatWriting("", losses, "user", quirks)
         writing.turn_to(message)
         path = f"messages[{position}]"
         if ToolResult in map(type, parts):

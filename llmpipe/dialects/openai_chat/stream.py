@@ -36,6 +36,7 @@ __all__ = ("ChatDecoder",)
 
 _PING = Ping()
 _loads = orjson.loads
+_ONES = 4  # events of one read that are parsed alone, in the hope that they give a template
 
 # Fields of a chunk that are modelled, or padding that hides the length of tokens on the wire
 # (OpenAI's obfuscation, Mistral's p).
@@ -86,6 +87,27 @@ class ChatDecoder(Decoding):
         self._tries = 64
 
     def _read(self, data: bytes, events: list[Event]) -> None:
+        template = self._template
+        if not self._tries or (template is not None and len(data) < template.two):
+            self._parse(data, events)  # one event, as a model that is still writing sends
+            return
+        place, ones = 0, _ONES
+        while True:
+            template = self._template
+            if template is not None and self._parser.stands_between(data):
+                place = template.run(data, place, events)
+                if place == len(data):
+                    return
+            # One by one, until there is a template: however bytes are cut, their events are the same.
+            stop = data.find(b"\n\n", place) + 2 if ones else 0
+            stop = stop if stop >= 2 else len(data)
+            self._parse(data[place:stop], events)
+            place, ones = stop, ones - 1
+            if place == len(data):
+                return
+
+    def _parse(self, data: bytes, events: list[Event]) -> None:
+        """Read `data` event by event."""
         came = self._parser.feed(data)
         place = 0
         while place < len(came):

@@ -88,22 +88,24 @@ def encode_usage(usage: Usage, *, foreign: bool = False) -> dict[str, Any]:
 
 def _straight(wire: dict[str, Any]) -> Usage | None:
     """The usage of a wire whose counts are all plain and add up, as most do; None where they do not."""
-    inputs, outputs = _details(wire.get(_INPUTS)), _details(wire.get(_OUTPUTS))
     prompt: Any = wire.get("prompt_tokens")
     completion: Any = wire.get("completion_tokens")
-    cached, written = inputs.pop("cached_tokens", 0), inputs.pop("cache_write_tokens", 0)
-    reasoning = outputs.pop("reasoning_tokens", 0)
+    cached = written = reasoning = 0
+    extra: dict[str, Any] = {}
+    if inputs := _details(wire.get(_INPUTS)):
+        cached, written = inputs.pop("cached_tokens", 0), inputs.pop("cache_write_tokens", 0)
+        if inputs:
+            extra[_INPUTS] = inputs
+    if outputs := _details(wire.get(_OUTPUTS)):
+        reasoning = outputs.pop("reasoning_tokens", 0)
+        if outputs:
+            extra[_OUTPUTS] = outputs
     if not type(prompt) is type(completion) is type(cached) is type(written) is type(reasoning) is int:
         return None
     if not (0 <= cached <= prompt < _ABSURD and 0 <= reasoning <= completion < _ABSURD):
         return None
     if not 0 <= written <= prompt or prompt + completion != wire.get("total_tokens"):
         return None
-    extra = {}
-    if inputs:
-        extra[_INPUTS] = inputs
-    if outputs:
-        extra[_OUTPUTS] = outputs
     return Usage(prompt, completion, cached, written, reasoning, extra=extra)
 
 
