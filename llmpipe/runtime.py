@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
@@ -40,7 +41,7 @@ class Alarm:
         self._fired = False
 
     def __enter__(self) -> Alarm:
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = loop = get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None, "an Alarm needs a running task"
         self._task = task
@@ -113,11 +114,12 @@ class Runtime:
 
     def now(self) -> float:
         """Monotonic seconds, of the running event loop."""
-        return asyncio.get_running_loop().time()
+        return get_running_loop().time()
 
     def new_id(self, prefix: str = "") -> str:
         """A fresh id of 64 random bits, in hex."""
-        return f"{prefix}{self.random.getrandbits(64):016x}"
+        # Half the time of formatting the number (measured).
+        return prefix + self.random.getrandbits(64).to_bytes(8, "big").hex()
 
     def state(self, kind: str, name: str, factory: Callable[[], T]) -> T:
         """The one object of `kind` called `name`, made by `factory` on first use.
@@ -125,11 +127,12 @@ class Runtime:
         State lives here rather than in a middleware instance, so a chain that is rebuilt with
         new settings on the same runtime keeps its breakers, buckets and caches.
         """
-        found = self._state.get((kind, name))
-        if found is None:
+        found: T
+        try:
+            found = self._state[kind, name]
+        except KeyError:
             found = self._state[kind, name] = factory()
-        result: T = found
-        return result
+        return found
 
     def states(self, kind: str) -> dict[str, Any]:
         """All objects of `kind`, by name."""
@@ -137,7 +140,7 @@ class Runtime:
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run `work` in a task that the runtime owns: it outlives the call that started it."""
-        task = asyncio.get_running_loop().create_task(work, name=f"llmpipe:{name}")
+        task = get_running_loop().create_task(work, name=f"llmpipe:{name}")
         self.adopt(task)
         return task
 
@@ -182,7 +185,7 @@ class Runtime:
 
     def _cancel_elsewhere(self) -> set[asyncio.Task[Any]]:
         """Cancel the tasks that belong to other loops, from which they are; forget those of closed ones."""
-        here = asyncio.get_running_loop()
+        here = get_running_loop()
         others = {task for task in self._tasks if task.get_loop() is not here}
         for task in others:
             loop = task.get_loop()
@@ -215,7 +218,7 @@ async def shielded(work: Coroutine[Any, Any, None], runtime: Runtime, what: str)
     each tenth of a second, ten times at most, and then left to itself. What it raises, and that it
     was cut, is reported.
     """
-    task = asyncio.get_running_loop().create_task(work, name=f"llmpipe:{what}")
+    task = get_running_loop().create_task(work, name=f"llmpipe:{what}")
     effort, cancelled = _Effort(task, runtime.cleanup_seconds), None
     try:
         await effort.end()

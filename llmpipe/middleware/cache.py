@@ -15,7 +15,7 @@ RFC 9111.
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -40,7 +40,7 @@ from llmpipe.types.copying import recharged, replace
 from llmpipe.types.frozen import EMPTY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
 
     from llmpipe.pipeline.linker import Handler
     from llmpipe.pipeline.outcome import Outcome, Result
@@ -99,10 +99,6 @@ class _Shelf:
         self.refreshing: dict[bytes, asyncio.Task[None]] = {}
         self.faults = Faults()
         self.hits = self.misses = self.stale = self.stored = self.refreshed = self.failed = self.refused = 0
-
-
-_Answer = tuple[Reply, _Shelf | None, bytes]
-"""A reply, and where to keep it when it has ended well: None for nowhere."""
 
 
 @frozen(kw_only=True)
@@ -180,20 +176,14 @@ class Cache:
         if self.mode not in MODES:
             raise ConfigError(f"{self.name}: mode is one of {', '.join(MODES)}, not {self.mode!r}")
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """The stored reply, or else a fresh one, which is stored when it has ended well."""
         cfg = call.opt(self)
-        reply, shelf, key = await self._answer(cfg, call, call_next)
-        outcome = yield reply
-        if shelf is not None and outcome.ok:
-            cfg._keep(shelf, key, outcome.completion, call.runtime)
-
-    async def _answer(self, cfg: Cache, call: Call, call_next: Handler) -> _Answer:
         key = cfg.key(call)
         if key is None:
             if cfg.mode == "only":
                 raise _not_cached(cfg.name)
-            return await call_next(call), None, b""
+            return await call_next(call)
         shelf = self._shelf(call.runtime)
         if shelf.faults:
             _tell_again(shelf, call, key, cfg.mode)
@@ -203,11 +193,11 @@ class Cache:
             if age < cfg.ttl:
                 shelf.hits += 1
                 call.note("cache.hit", saved=entry.saved_nano, age=age)
-                return Reply.of(entry.result), None, b""
+                return Reply.of(entry.result)
             if age < cfg.ttl + cfg.stale:
                 if cfg.mode == "use" and key not in shelf.refreshing:
                     cfg._begin_refresh(call, call_next, shelf, key)
-                return _stale(shelf, call, entry, age), None, b""
+                return _stale(shelf, call, entry, age)
         if cfg.mode == "only":
             shelf.misses += 1
             raise _not_cached(cfg.name)
@@ -221,9 +211,9 @@ class Cache:
                     shelf.faults.add(key, error, call.runtime.now() + cfg.negative)
                 raise
             error.survived()
-            return _stale(shelf, call, *found, error=error.type), None, b""
+            return _stale(shelf, call, *found, error=error.type)
         shelf.misses += 1
-        return reply, shelf, key
+        return reply.when_over(partial(cfg._ended, shelf, key), call)
 
     def key(self, call: Call) -> bytes | None:
         """The key of `call`; None if it is not to be looked up here."""
@@ -257,6 +247,10 @@ class Cache:
                 f"{self.name}: {self.store.partition('://')[0]}:// has no compress and no max_tenant_share"
             )
 
+    def _ended(self, shelf: _Shelf, key: bytes, call: Call, outcome: Outcome) -> None:
+        if outcome.status == "ok":
+            self._keep(shelf, key, outcome.completion, call.runtime)
+
     def _keep(self, shelf: _Shelf, key: bytes, result: Result, runtime: Runtime) -> None:
         """Store `result` if it may be."""
         if result.finish_reason not in self.finish_reasons:
@@ -264,7 +258,7 @@ class Cache:
         charge = result.charge
         # A hit costs nothing, and the rate limits its headers told are no longer true.
         free = recharged(result, _FREE, EMPTY)
-        entry = Entry(free, None if charge is None else charge.total_nano)
+        entry = Entry(free, None if charge is None else charge.input_nano + charge.output_nano)
         later = shelf.store.put(key, entry, self.ttl + max(self.stale, self.stale_if_error))
         if later is not None:
             _ = runtime.spawn(later, f"{self.name}.put")

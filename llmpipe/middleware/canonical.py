@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -84,21 +83,6 @@ def key_of(call: Call, version: str = "", vary: Sequence[str] = ()) -> bytes | N
     return blake2b(data, digest_size=32).digest()
 
 
-_settings = attrgetter(
-    "top_p",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "frequency_penalty",
-    "presence_penalty",
-    "response_format",
-    "reasoning",
-    "metadata",
-    "extra",
-)
-_UNSET = _settings(Request())
-
-
 def _request(request: AnyRequest) -> list[Any]:
     if isinstance(request, Request):
         return [
@@ -108,8 +92,7 @@ def _request(request: AnyRequest) -> list[Any]:
             request.max_tokens,
             request.seed,
             request.stop,
-            # Most requests have none of them, which one comparison tells.
-            0 if _settings(request) == _UNSET else _set(request),
+            _set(request) if _has_settings(request) else 0,
         ]
     words = _words(request)
     if isinstance(request, EmbeddingRequest):
@@ -128,6 +111,20 @@ def _extras(request: Request) -> bool:
     """Whether a tool or an option passes something through."""
     options = (*request.tools, request.response_format, request.reasoning)
     return any(option is not None and option.extra for option in options)
+
+
+def _has_settings(request: Request) -> bool:
+    """Whether there is any of what `_set` says; most requests have none of it."""
+    return (
+        request.top_p is not None
+        or request.tool_choice is not None
+        or request.parallel_tool_calls is not None
+        or request.frequency_penalty is not None
+        or request.presence_penalty is not None
+        or request.response_format is not None
+        or request.reasoning is not None
+        or bool(request.tools or request.metadata or request.extra)
+    )
 
 
 def _set(request: Request) -> list[Any]:

@@ -19,6 +19,7 @@ __all__ = ("freeze",)
 
 V = TypeVar("V")
 _ATOMS = frozenset((str, int, float, bool, bytes, type(None)))
+_COMPLETION_BYTES = 1500  # of its own: ids, numbers and the values that hold them, about (measured)
 _ATOMIC = re.compile(r"(str|int|float|bool|bytes|None|Role|FinishReason|Literal\[[^\]]*\]|[| ])+")
 
 
@@ -58,13 +59,30 @@ def _freeze(value: Any) -> tuple[Any, int]:
 
 
 def _completion(value: Completion) -> tuple[Completion, int]:
-    """By hand, for it is on the path of every call: only mappings and parts can change, or be large."""
+    """By hand, for it is on the path of every call: most are only text, which nobody can change."""
     message, usage = value.message, value.usage
-    size = 1500  # the values themselves, their ids and numbers, about (measured)
+    if (
+        message.extra is not EMPTY
+        or value.extra is not EMPTY
+        or value.headers is not EMPTY
+        or (usage is not None and usage.extra is not EMPTY)
+    ):
+        return _rich(value)
+    size = _COMPLETION_BYTES
+    for part in message.parts:
+        if type(part) is not Text or part.extra is not EMPTY:
+            return _rich(value)
+        size += getsizeof(part.text) + 70  # not its length: most scripts take two bytes a character
+    return value, size
+
+
+def _rich(value: Completion) -> tuple[Completion, int]:
+    """Of a completion only mappings and parts can change, or be large."""
+    message, usage, size = value.message, value.usage, _COMPLETION_BYTES
     parts, same = [], message.extra is EMPTY
     for part in message.parts:
         if type(part) is Text and part.extra is EMPTY:
-            size += getsizeof(part.text) + 70  # not its length: most scripts take two bytes a character
+            size += getsizeof(part.text) + 70
             parts.append(part)
         else:
             frozen, more = _freeze(part)

@@ -1,8 +1,9 @@
-"""What Cost, Metrics, Log, Trace and Hooks have in common: they are resumed when a reply is over."""
+"""What Cost, Metrics, Log, Trace and Hooks have in common: they are told when a reply is over."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ OBSERVERS = (Cost, Metrics, Log, Trace, Hooks)
 
 
 @pytest.mark.parametrize("kind", OBSERVERS)
-def test_it_is_resumed_on_the_spot(kind: Any):
+def test_it_is_told_on_the_spot(kind: Any):
     """With an await after its yield, or two yields, each call would take a task more: 15 µs."""
-    assert settles_at_once(kind.__call__.__code__)
+    told = inspect.iscoroutinefunction(kind.__call__)  # by `Reply.when_over`, which awaits nothing
+    assert told or settles_at_once(kind.__call__.__code__)
 
 
 @pytest.mark.parametrize("stream", [False, True])

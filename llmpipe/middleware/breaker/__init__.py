@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, Literal, ParamSpec, TypeVar
@@ -86,7 +87,7 @@ class Breaker(CircuitRules):
         if self.slow is not None and self.slow <= 0:
             raise ConfigError(f"breaker slow is seconds above 0, or None, not {self.slow}")
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """The reply, if the circuit of the call's target admits it."""
         circuit = call.runtime.state("breaker", self.name, Board).circuits.get(call.target_key)
         permit: Permit | None
@@ -103,15 +104,15 @@ class Breaker(CircuitRules):
             if permit is not None:
                 _tell(call, _judged(permit, call, error))
             raise
-        if permit is not None:
-            now = call.runtime.now()
-            if slow is not None and now - begun > slow:
-                _tell(call, permit.failure(now, f"no content in {slow:g} s"))
-            elif (change := permit.success(now)) is not None:
-                _tell(call, change)
-        outcome = yield reply
-        if permit is not None and outcome.error is not None:
-            _tell(call, _judged(permit, call, outcome.error))
+        if permit is None:
+            return reply
+        now = call.runtime.now()
+        if slow is not None and now - begun > slow:
+            _tell(call, permit.failure(now, f"no content in {slow:g} s"))
+        elif (change := permit.success(now)) is not None:
+            _tell(call, change)
+        # A reply that is there whole cannot break any more.
+        return reply.when_over(partial(_ended, permit), call) if reply.streamed else reply
 
     def _enter(self, call: Call) -> Permit | None:
         """A permit, or None where nothing is to be counted. Raises CircuitOpen."""
@@ -146,6 +147,11 @@ class Breaker(CircuitRules):
     def board(self, runtime: Runtime) -> Board:
         """The circuits that breakers of this name keep on `runtime`: figures, history, manual control."""
         return runtime.state("breaker", self.name, Board)
+
+
+def _ended(permit: Permit, call: Call, outcome: Outcome) -> None:
+    if outcome.error is not None:
+        _tell(call, _judged(permit, call, outcome.error))
 
 
 def _judged(permit: Permit, call: Call, error: BaseException) -> Change | None:

@@ -31,7 +31,6 @@ It writes no notes and never fails a call: what goes wrong in a handler is count
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
 from typing import ClassVar
 
 from attrs import field, frozen
@@ -90,7 +89,7 @@ class Log:
         object.__setattr__(self, "_level", level)  # frozen: this is part of the construction
         object.__setattr__(self, "_logger", logging.getLogger(self.logger))
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """Log the call when it is over."""
         cfg = call.opt(self)
         if cfg.requests and cfg._logger.isEnabledFor(cfg._level):
@@ -100,18 +99,20 @@ class Log:
         except BaseException as error:  # logged, whatever it is; it goes on
             cfg._failed(call, error, None)
             raise
-        outcome = yield reply
-        if outcome.status == "error":
-            cfg._failed(call, outcome.error, outcome)
-        elif cfg._logger.isEnabledFor(cfg._level) and (
-            cfg.sample == 1 or call.runtime.random.random() < cfg.sample
-        ):
-            cfg._write(cfg._level, call, outcome, None)
+        return reply.when_over(cfg._ended, call)
 
     @staticmethod
     def failures(runtime: Runtime, name: str = "log") -> int:
         """How many records could not be made or handed over."""
         return runtime.state("log", name, _Failures).count
+
+    def _ended(self, call: Call, outcome: Outcome) -> None:
+        if outcome.status == "error":
+            self._failed(call, outcome.error, outcome)
+        elif self._logger.isEnabledFor(self._level) and (
+            self.sample == 1 or call.runtime.random.random() < self.sample
+        ):
+            self._write(self._level, call, outcome, None)
 
     def _failed(self, call: Call, error: BaseException | None, outcome: Outcome | None) -> None:
         if not isinstance(error, Exception):

@@ -54,7 +54,7 @@ providers beyond `max_targets` are counted as ``_other``. It writes no notes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attrs import Factory, frozen
@@ -69,7 +69,6 @@ from llmpipe.middleware.metrics.resources import Resources, check_psutil
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.linker import Handler
-from llmpipe.pipeline.outcome import Outcome
 from llmpipe.pipeline.reply import Reply
 from llmpipe.runtime import Runtime
 
@@ -114,22 +113,21 @@ class Metrics:
                 raise ConfigError(f"metrics: resources is seconds above 0, or None, not {self.resources}")
             check_psutil()
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """Count the call when it is over."""
         book = call.runtime.state("metrics", self.name, self._book)
         # In a chain inside a chain, the outer metrics see all of it.
-        counts = call.ledger not in book.active
+        active, ledger = book.active, call.ledger
+        counts = ledger not in active
         if counts:
-            book.active.add(call.ledger)
+            active.add(ledger)
         try:
             reply = await call_next(call)
         except BaseException as error:  # counted, whatever it is; it goes on
             if counts:
                 book.failed(call, error)
             raise
-        outcome = yield reply
-        if counts:
-            book.ended(call, outcome)
+        return reply.when_over(book.ended, call) if counts else reply
 
     def registry(self, runtime: Runtime) -> Registry:
         """The instruments of `runtime`, with the breakers' and retries' figures as they are now."""

@@ -12,7 +12,7 @@ from llmpipe.middleware.metrics.instruments import OTHER, Counter, Family, Histo
 from llmpipe.middleware.metrics.others import collect
 from llmpipe.middleware.metrics.ring import RESOLUTION, Ring, Sums
 from llmpipe.pipeline.call import Attempt, Call, Ledger, Note
-from llmpipe.pipeline.outcome import Outcome
+from llmpipe.pipeline.outcome import Outcome, Result
 from llmpipe.runtime import Runtime
 
 __all__ = ("Book",)
@@ -130,7 +130,7 @@ class Book:
         if now >= self.due:
             self.turn(now)
         attempts = call.ledger.attempts
-        target = self._attempts(attempts, call) if attempts else self._target(*call.target_key[::2])
+        target = self._attempts(attempts, call)[0] if attempts else self._target(*call.target_key[::2])
         self._ended(call, target, status, now)
         if status == "error":
             self._error(target, error)
@@ -144,12 +144,10 @@ class Book:
             self.turn(ended_at)
         attempts = ledger.attempts
         if attempts:
-            target = self._attempts(attempts, call)
-            last = attempts[-1].outcome or outcome  # the same end, and its events are folded already
+            target, result = self._attempts(attempts, call)  # the same end, and its events are folded already
         else:
             result = outcome.completion
             target = self._target(result.provider, result.model)
-            last = outcome
         if call.request.stream:
             target.first_content.observe(outcome.committed_at - call.started_at)
         if outcome.status != "ok":
@@ -159,7 +157,7 @@ class Book:
             return
         target.requests.value += 1
         target.duration.observe(ended_at - call.started_at)
-        reason = last.completion.finish_reason
+        reason = (outcome.completion if result is None else result).finish_reason
         try:
             target.reasons[reason].value += 1
         except KeyError:
@@ -181,10 +179,19 @@ class Book:
 
     # ------------------------------------------------------------ attempts
 
-    def _attempts(self, attempts: Sequence[Attempt], call: Call) -> _Target:
-        """Count all attempts of a call, of which there must be one; the target of the last one."""
+    def _attempts(self, attempts: Sequence[Attempt], call: Call) -> tuple[_Target, Result | None]:
+        """Count all attempts of a call, of which there must be one.
+
+        The target of the last one, and what it was answered, if it was.
+        """
         for attempt in attempts:
-            target = self._attempt(attempt)
+            outcome, result = attempt.outcome, None
+            if outcome is None:
+                target = self._target(attempt.provider, attempt.asked_model)
+                self._count_attempt(target, attempt)
+            else:
+                result = outcome.completion
+                target = self._answered(attempt, outcome, result)
             charge = attempt.charge
             if charge is not None:
                 usd = (charge.input_nano + charge.output_nano) * 1e-9
@@ -192,15 +199,11 @@ class Book:
                 target.costed.value += 1
                 if self.by_user is not None:
                     self.by_user.of(call.tenant, call.user).value += usd
-        return target
+        return target, result
 
-    def _attempt(self, attempt: Attempt) -> _Target:
-        outcome = attempt.outcome
-        if outcome is None:
-            target = self._target(attempt.provider, attempt.asked_model)
-            self._count_attempt(target, attempt)
-            return target
-        model = outcome.completion.model or attempt.asked_model
+    def _answered(self, attempt: Attempt, outcome: Outcome, result: Result) -> _Target:
+        """Count an attempt that had a reply; its target."""
+        model = result.model or attempt.asked_model
         try:
             target = self._targets[attempt.provider, model]
         except KeyError:

@@ -201,12 +201,12 @@ class _Check:
 
     def at_least_one(self, path: str, value: Any) -> None:
         """Check a count."""
-        if not _is_int(value) or value < 1:
+        if not (type(value) is int or _is_int(value)) or value < 1:
             self.problem(path, f"must be an integer of at least 1, not {_show(value)}")
 
     def messages(self, messages: Sequence[Message]) -> None:
         """Check the conversation."""
-        size = 0
+        size, found = 0, self.found
         if not messages:
             self.problem("messages", "at least one message is needed")
         for at, message in enumerate(messages):
@@ -219,15 +219,16 @@ class _Check:
             empty = True
             for position, part in enumerate(message.parts):
                 # Hot path: plain text is what most messages are.
-                if type(part) is Text and type(part.text) is str and part.text.isascii() and not part.extra:
-                    if part.text:
+                text = part.text if type(part) is Text and not part.extra else None
+                if type(text) is str and text.isascii():
+                    if text:
                         empty = False
-                        size += len(part.text)
+                        size += len(text)
                 elif self.part(f"messages[{at}].parts[{position}]", part, role):
                     empty = False
             if empty and role != "assistant":  # models do answer nothing, and the history repeats it
                 self.problem(f"messages[{at}]", "is empty")
-            if len(self.found) > _MAX_PROBLEMS:
+            if found and len(found) > _MAX_PROBLEMS:
                 break
         self.size += size
 
