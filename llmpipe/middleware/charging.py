@@ -19,7 +19,10 @@ _TIERS = frozenset(("batch", "flex", "priority"))
 
 
 def charge_for(table: PriceTable, attempt: Attempt, model: str, usage: Usage | None) -> Charge | None:
-    """What `usage` of `model` costs in `attempt`; None where the price is not known, never 0 for that."""
+    """What `usage` of `model` costs in `attempt`; None where the price is not known, never 0 for that.
+
+    Of an attempt that was made for several calls: the part that is this one's.
+    """
     if usage is None:
         return FREE
     provider, request = attempt.provider, attempt.request
@@ -27,7 +30,11 @@ def charge_for(table: PriceTable, attempt: Attempt, model: str, usage: Usage | N
     price = table.find(provider, model, tier=tier)
     if price is None:
         price = price_for(table, provider, attempt.sold_as, model, attempt.asked_model, tier=tier)
-    return cost_of(usage, price)
+    share = attempt.share
+    if share is None:
+        return cost_of(usage, price)
+    whole = cost_of(share.usage, price)
+    return None if whole is None else share.of(whole)
 
 
 def tier_of(request: AnyRequest) -> str:

@@ -13,7 +13,7 @@ failed, cancelled, abandoned and hedged attempts are in the sum. An unknown pric
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
@@ -167,7 +167,7 @@ class Cost:
         table = PriceTable(self.prices) if self.prices else packaged_prices()
         object.__setattr__(self, "_table", table)  # frozen: this is part of the construction
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """Price the attempts: of a full reply at once, of a stream when it is over."""
         cfg = call.opt(self)
         book = call.runtime.state("cost", self.name, self._book)
@@ -177,14 +177,10 @@ class Cost:
         except BaseException:  # goes on: what the attempts cost is known all the same
             cfg._settle(call, first, book, None)
             raise
-        streamed = reply.streamed
-        if streamed:
+        if reply.streamed:
             reply.amend(partial(_amended, cfg, call, first))
-        else:
-            reply.amend(partial(_charged, cfg._settle(call, first, book, reply.completion)))
-        outcome = yield reply
-        if streamed:  # only a stream that nobody attempted needs its completion: folding it takes time
-            cfg._settle(call, first, book, None if len(call.ledger.attempts) > first else outcome.completion)
+            return reply.when_over(partial(cfg._streamed, first, book), call)
+        return reply.amend(partial(recharged, charge=cfg._settle(call, first, book, reply.completion)))
 
     def _book(self) -> _Book:
         return _Book(self.max_lines)
@@ -226,6 +222,10 @@ class Cost:
             )
         }
         return {"currency": "USD", **_plain(totals.all), **sums}
+
+    def _streamed(self, first: int, book: _Book, call: Call, outcome: Outcome) -> None:
+        # Only a stream that nobody attempted needs its completion: folding it takes time.
+        self._settle(call, first, book, None if len(call.ledger.attempts) > first else outcome.completion)
 
     def _settle(self, call: Call, first: int, book: _Book, result: Result | None) -> Charge | None:
         """Price what has no price yet and write it down; what all attempts cost together.
@@ -291,12 +291,8 @@ class Cost:
 _UNKNOWN = "cost.unknown_price"
 
 
-def _charged(charge: Charge | None, result: Result) -> Result:
-    return recharged(result, charge, result.headers)
-
-
 def _amended(cfg: Cost, call: Call, first: int, completion: Result) -> Result:
-    return _charged(cfg._sum(call, first, completion), completion)
+    return recharged(completion, cfg._sum(call, first, completion))
 
 
 def _live(attempts: Sequence[Attempt]) -> Attempt | None:
@@ -307,6 +303,8 @@ def _live(attempts: Sequence[Attempt]) -> Attempt | None:
 
 def _so_far(attempt: Attempt, result: Result) -> Usage:
     """The tokens of a reply that is not over: told at its finish, or estimated of what has come."""
+    if attempt.so_far is not None:
+        return attempt.so_far()
     return Outcome("error", result=result, request=attempt.request).usage
 
 

@@ -16,6 +16,7 @@ from llmpipe.types import AnyRequest, Cost, Usage
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.outcome import Outcome
+    from llmpipe.pipeline.share import Share
     from llmpipe.pipeline.target import Target
 
 __all__ = ("Attempt", "Call", "Guard", "Ledger", "Note")
@@ -23,6 +24,7 @@ __all__ = ("Attempt", "Call", "Guard", "Ledger", "Note")
 C = TypeVar("C")
 
 _new = object.__new__
+_set = object.__setattr__  # a frozen value refuses its own
 
 
 @frozen
@@ -41,7 +43,8 @@ class Attempt:
     `sold_as` is the name that price tables know the provider by, where it says one. Times are monotonic
     loop seconds. `error` says why it failed, `outcome` how its reply ended
     (None where there was none); `charge` is set by whoever knows prices. `holds` are those of the call it
-    was made of.
+    was made of. `share` says what part of the request this is, where it was sent for several calls.
+    `so_far` gives the tokens of a reply that is being read, where the reply of the call is more than that.
     """
 
     number: int
@@ -57,6 +60,8 @@ class Attempt:
     charge: Cost | None = None
     sold_as: str = ""
     holds: tuple[str, ...] = ()
+    share: Share | None = None
+    so_far: Callable[[], Usage] | None = field(default=None, repr=False)
 
     def fail(self, error: BaseException, now: float) -> None:
         """The attempt ended without a reply."""
@@ -182,13 +187,13 @@ class Call:
 
     def evolve(self, **changes: Any) -> Call:
         """A copy with `changes`, sharing the ledger."""
-        copy = _new(Call)
-        fields = copy.__dict__
-        fields.update(self.__dict__)
+        fields = self.__dict__.copy()
         known = len(fields)
         fields.update(changes)
         if len(fields) != known:
             raise TypeError(f"a Call lacks one of the fields {', '.join(changes)}")
+        copy = _new(Call)
+        _set(copy, "__dict__", fields)
         return copy
 
     def remaining(self) -> float:

@@ -10,11 +10,14 @@ come on board. Then all inputs are sent as one, and each call gets its own vecto
 - *Errors* go to all on board, to each an error of its own.
 - *Usage and cost* are shared out by the calls' estimated tokens, and add up to the whole exactly. Each call
   has the attempts in its ledger, with its own part of them.
+- *Guards* (budgets, limits) of each call are asked for its own part. Calls that they refuse, or send to
+  another model, go on by themselves.
 
 ======================  ===============================================================================
 note                    detail
 ======================  ===============================================================================
 ``batch.sent``          ``calls`` and ``inputs`` of the request, ``leader``: id of the first call
+``batch.parted``        ``calls`` of an attempt, ``into`` how many requests they went on
 ======================  ===============================================================================
 """
 

@@ -5,27 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmpipe.errors import BadReply
+from llmpipe.pipeline.share import split
 from llmpipe.state.freeze import freeze
 from llmpipe.types import Cost, EmbeddingRequest, Embeddings, Usage
 from llmpipe.types.copying import replace
 
-__all__ = ("charges_of", "shared_out", "split")
-
-
-def split(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` in whole parts that are as their `weights`, by the largest remainder: their sum is `total`.
-
-    No part is off by as much as 1. Among equal remainders the first ones get more.
-    Args: weights are above 0.
-    Source: the method of Hamilton, also of Hare and Niemeyer.
-    """
-    whole = sum(weights)
-    parts = [total * weight // whole for weight in weights]
-    left = total - sum(parts)
-    by_remainder = sorted(range(len(weights)), key=lambda at: -(total * weights[at] % whole))
-    for at in by_remainder[:left]:
-        parts[at] += 1
-    return parts
+__all__ = ("charges_of", "shared_out")
 
 
 def shared_out(

@@ -19,11 +19,12 @@ from llmpipe.errors import (
     ServiceUnavailable,
 )
 from llmpipe.middleware.batch import Batch
-from llmpipe.middleware.batch.sharing import shared_out, split
+from llmpipe.middleware.batch.sharing import shared_out
 from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.registry import build
+from llmpipe.pipeline.share import split
 from llmpipe.providers.mock import MockProvider
 from llmpipe.runtime import Runtime
 from llmpipe.testing import run
