@@ -9,7 +9,8 @@ trait          the middleware
 ``bounds``     puts a deadline on the whole call
 ``checks``     refuses requests that must not be answered
 ``masks``      takes personal data or secrets out of requests
-``stores``     keeps replies, or shares them between calls
+``stores``     keeps replies, and gives them to later calls
+``shares``     sends one request for several calls, and goes on with it when the one that began has left
 ``routes``     sends the call to one of several targets
 ``retries``    sends the call to the same target again
 ``hedges``     sends the call to the same target twice at once
@@ -43,6 +44,7 @@ TRAITS = frozenset(
         "checks",
         "masks",
         "stores",
+        "shares",
         "routes",
         "retries",
         "hedges",
@@ -96,6 +98,13 @@ _ORDERS = (
         "breaker-outside-hedge", "warning", "hedges", "judges", "so the attempt that loses is never judged"
     ),
     _Order("ration-outside-cache", "warning", "stores", "rations", "so a hit is paid for"),
+    _Order(
+        "ration-outside-coalesce",
+        "warning",
+        "shares",
+        "rations",
+        "so what a request costs after the call that sent it has left is paid by nobody",
+    ),
     _Order(
         "commit-outside-retry", "warning", "retries", "commits", "so what breaks while held is not retried"
     ),

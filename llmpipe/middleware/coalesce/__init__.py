@@ -6,10 +6,13 @@ cancelled caller stops no other, the last one to leave ends the flight.
 - *Deadlines* are each caller's own. The flight has none, so an impatient leader cuts nobody short.
 - *Priority* is the highest of those on board: a queue further in moves the flight forward.
 - *Errors* go to all on board, and are not kept: the next caller starts afresh. So do callers who wanted
-  the whole of a stream that broke, for they have had nothing of it.
+  the whole of a stream that broke, for they have had nothing of it; and callers of another user, or with
+  other tags, than the one that was refused before anything was sent: its budget is not theirs.
 - *A stream* that is joined late is given from its beginning, then follows. A caller who wants the whole
   reply waits for its end; one who wants a stream and finds a whole reply in flight gets it when it is done.
-- *Attempts and cost* stand in the ledger of the leader. Who joined has no attempts and costs nothing.
+- *Attempts and cost* stand in the ledger of the leader. Who joined has no attempts and costs nothing. A
+  budget further in charges the leader when the flight is over, also if it has left. One further out would
+  settle when it leaves, and miss the rest: `Chain.lint` warns of that.
 
 ======================  ====================================================================
 note                    detail
@@ -66,6 +69,7 @@ class Coalesce:
     why: ClassVar[str] = (
         "inside the cache, so that one reply fills it; outside the budget, so it is paid once"
     )
+    traits: ClassVar[frozenset[str]] = frozenset({"shares"})
 
     def __attrs_post_init__(self) -> None:
         if self.when not in ("deterministic", "always"):
@@ -97,9 +101,17 @@ class Coalesce:
                 flight.raise_priority(call.priority)
             try:
                 return await flight.join(call)
-            except LLMError:
+            except LLMError as error:
                 # A stream that broke is not asked for again, because others have had its beginning. Who
                 # wants the whole has had nothing of it.
-                if request.stream or not (flight.streamed and flight.failed):
+                if flight.streamed and flight.failed and not request.stream:
+                    continue
+                if not _of_another(error, flight.call, call):
                     raise
         return await call_next(call)
+
+
+def _of_another(error: LLMError, leader: Call, call: Call) -> bool:
+    """Whether `error` may be a matter of the leader's budget or limits, which are not the call's."""
+    refused = error.phase == "admit" and not error.sent
+    return refused and (leader.user != call.user or leader.tags != call.tags)
