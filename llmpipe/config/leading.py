@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import fields
+from attrs import evolve, fields
 
 from llmpipe.config.targets import Targets, listed
 from llmpipe.errors import ConfigError
@@ -13,6 +13,7 @@ from llmpipe.pipeline.checks import nearest
 from llmpipe.pipeline.linker import Middleware
 from llmpipe.pipeline.registry import build, structured
 from llmpipe.routing.catalogue import card_of
+from llmpipe.routing.repository import StoredUseCases
 from llmpipe.routing.selector import ModelSelector, Needs
 from llmpipe.routing.use_cases import PREFERENCES, Entry, UseCases
 
@@ -50,12 +51,29 @@ def _use_cases(settings: dict[str, Any], where: str, targets: Targets) -> Middle
     if len(made) < len(_given(settings, "entries")):
         return None
     _known(settings, [a.name for a in fields(UseCases)], "use_cases")
+    built: Middleware = structured(UseCases, {**_preferring(settings), "entries": made})
+    return built
+
+
+def _stored_use_cases(settings: dict[str, Any], where: str, targets: Targets) -> Middleware | None:
+    names = [a.name for a in fields(StoredUseCases) if a.name not in ("make", "owns_vault")]
+    _known(settings, names, "stored_use_cases")
+    plain = {name: value for name, value in settings.items() if name != "vault"}
+    with_keys = settings.get("vault", False)
+    if not isinstance(with_keys, bool):
+        raise ConfigError(
+            "vault is true where the keys that rows name lie in the vault of the file's [vault]"
+        )
+    built: StoredUseCases = structured(StoredUseCases, _preferring(plain))
+    return evolve(built, vault=targets.vault.opened(), owns_vault=True) if with_keys else built
+
+
+def _preferring(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, their preferences added to the usual ones."""
     told = settings.get("preferences", {})
     if not isinstance(told, Mapping):
         raise ConfigError(f"preferences is a {type(told).__name__}; expected models by use case")
-    changed = {**settings, "entries": made, "preferences": {**PREFERENCES, **told}}
-    built: Middleware = structured(UseCases, changed)
-    return built
+    return {**settings, "preferences": {**PREFERENCES, **told}}
 
 
 def _model_selector(settings: dict[str, Any], where: str, targets: Targets) -> Middleware | None:
@@ -121,6 +139,7 @@ LEADING: Mapping[str, Callable[[dict[str, Any], str, Targets], Middleware | None
     "fallback": _several("fallback"),
     "migration": _migration,
     "model_selector": _model_selector,
+    "stored_use_cases": _stored_use_cases,
     "use_cases": _use_cases,
 }
 """By name: what makes the middleware of its settings, or None where a problem was taken down."""

@@ -58,7 +58,7 @@ class Targets:
     ) -> None:
         self.problems = problems
         self._where = where
-        self._vault = vault
+        self.vault = vault
         self._chain = chain
         self._layer = layer
         self._made: dict[str, Any] = {}
@@ -90,7 +90,7 @@ class Targets:
             if use == "router":
                 return self._router(settings, where)
             if isinstance(key := settings.get("api_key"), Mapping):
-                settings["api_key"] = self._vault.key(key)
+                settings["api_key"] = self.vault.key(key)
             return provider(use, **settings)
         except ConfigError as error:
             told = str(error)

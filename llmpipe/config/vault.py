@@ -51,15 +51,16 @@ class FileVault:
         for name, value in told.items():
             if name != "fresh" and not isinstance(value, str):
                 raise ConfigError(f"api_key: {name} is text, not a {type(value).__name__}")
-        vault = self._opened()
+        vault = self.opened()
         source = vault.source(provider, **told)
         source.owns = vault
         return source
 
-    def _opened(self) -> KeyVault:
+    def opened(self) -> KeyVault:
+        """The vault. Raises: ConfigError for what is wrong with it, or where there is none."""
         if self._vault is None:
             if not isinstance(self._table, Mapping):
-                raise ConfigError("api_key names a vault, so the file needs a table [vault] with its store")
+                raise ConfigError("keys lie in a vault, so the file needs a table [vault] with its store")
             told = {str(name): value for name, value in self._table.items()}
             _check("vault", told, _VAULT)
             store, master = told.pop("store", None), told.pop("master", None)

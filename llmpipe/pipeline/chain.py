@@ -37,6 +37,7 @@ from llmpipe.types import (
     Request,
     RerankRequest,
 )
+from llmpipe.types.copying import replace
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.explain import Explanation
@@ -116,7 +117,7 @@ class Chain:
                         f"give one of them another name"
                     )
                 names[name] = ring
-                kinds[name] = self._kinds.get(name, type(item))
+                kinds[name] = self._kinds.get(name) or _kind(item)
         for ring in _brought(self.provider, names.values()):
             names.setdefault(ring.name, ring)
             kinds.setdefault(ring.name, type(ring))
@@ -204,7 +205,8 @@ class Chain:
 
         Raises: LLMError; ConfigError for what neither a request, a call nor a middleware takes.
         """
-        reply = await self(self._call(prompt, options, stream=False))
+        call = self._call(prompt, options, stream=False)
+        reply = await self._ring(call)([], call)
         done = await reply.full()
         assert isinstance(done, Completion)
         return done
@@ -254,9 +256,9 @@ class Chain:
         if options:
             changes = {key: options.pop(key) for key in tuple(options) if key in _REQUEST_FIELDS}
         if isinstance(prompt, Request):
-            if prompt.stream is not stream:
-                changes["stream"] = stream
             request = evolve(prompt, **changes) if changes else prompt
+            if request.stream is not stream:
+                request = replace(request, stream=stream)
         else:
             changes["stream"] = stream
             try:
@@ -338,6 +340,12 @@ class Chain:
 
     def __repr__(self) -> str:
         return f"Chain({self.provider!r}, {', '.join(m.name for m in self._middleware)})"
+
+
+def _kind(item: Middleware) -> type:
+    """What options for `item` are keyed by: its class, or, of one ring alone, that which it is a ring of."""
+    config = getattr(item, "config", None)
+    return type(config) if callable(getattr(config, "rings", None)) else type(item)
 
 
 def _brought(provider: object, middleware: Iterable[Middleware]) -> Iterator[Middleware]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 from attrs import evolve
 
@@ -20,7 +20,7 @@ from llmpipe.providers.options import filled, speaking
 from llmpipe.providers.profiles import PROFILES, Profile
 from llmpipe.providers.vertex import vertex
 
-__all__ = ("GROUP", "provider", "provider_names")
+__all__ = ("BuiltIn", "GROUP", "provider", "provider_names")
 
 _OF_GOOGLE = ("vertex", "vertex-anthropic")  # their keys are tokens, which have to be fetched
 
@@ -33,8 +33,41 @@ def provider_names() -> list[str]:
     return sorted({*PROFILES, "mock", *(p.name for p in entry_points(group=GROUP))})
 
 
+# Names of `PROFILES`, for type checkers: these are asked over HTTP, and count tokens where they can.
+BuiltIn = Literal[
+    "anthropic",
+    "azure",
+    "azure-anthropic",
+    "azure-deployments",
+    "cerebras",
+    "cohere",
+    "deepseek",
+    "fireworks",
+    "gemini",
+    "groq",
+    "llama-cpp",
+    "mistral",
+    "ollama",
+    "openai",
+    "openai-compatible",
+    "openrouter",
+    "perplexity",
+    "together",
+    "vertex",
+    "vertex-anthropic",
+    "vllm",
+    "xai",
+]
+
+
+@overload
+def provider(kind: BuiltIn, /, **options: Any) -> HTTPProvider: ...
+@overload
+def provider(kind: Literal["mock"], /, **options: Any) -> MockProvider: ...
+@overload
+def provider(kind: str, /, **options: Any) -> Provider: ...
 def provider(kind: str, /, **options: Any) -> Provider:
-    """The provider of that kind.
+    """The provider of that kind: an `HTTPProvider` for those that are built in.
 
     Args:
         kind: ``"openai"``, ``"anthropic"``, ``"openai-compatible"`` (with `base_url`), ``"mock"``, another

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 from attrs import field, frozen
@@ -40,6 +39,7 @@ from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.reply import Reply
 from llmpipe.pipeline.target import Target
 from llmpipe.routing.answers import Answer
+from llmpipe.routing.circle import once_on_the_way
 from llmpipe.routing.combining import Round
 from llmpipe.routing.members import Asked, ask_all
 from llmpipe.types import Completion, Request
@@ -49,7 +49,6 @@ __all__ = ("Ensemble",)
 MAX_MEMBERS = 5
 MAX_ASKED = 30  # requests of one call, when ensembles stand in ensembles: five of five, and their judges
 _COMBINE = ("synthesis", "vote", "judge")
-_asking: ContextVar[frozenset[tuple[int, str]]] = ContextVar("llmpipe_ensemble_asking", default=frozenset())
 
 
 class _Settings(TypedDict, total=False):
@@ -156,11 +155,9 @@ class Ensemble:
                 sent=False,
                 phase="validate",
             )
-        mark = id(self), call.id  # not the ledger's, for each member has its own
-        if mark in _asking.get():
-            raise ConfigError("ensemble: a member leads back to the ensemble itself")
-        token = _asking.set(_asking.get() | {mark})
-        try:
+        with once_on_the_way(self, call.id) as once:  # not the ledger's, for each member has its own
+            if not once:
+                raise ConfigError("ensemble: a member leads back to the ensemble itself")
             asked = [Asked(_label(place, self.targets), target) for place, target in enumerate(self.targets)]
             await ask_all(asked, call, deadline=self.deadline, quorum=self.quorum, enough=self.enough)
             for one in asked:
@@ -175,8 +172,6 @@ class Ensemble:
             telling = [answer for answer in answers if answer.says] or answers
             entered = len(call.ledger.attempts)
             return await Round(self, call, request, asked, telling, entered).combined()
-        finally:
-            _asking.reset(token)
 
     def _failure(self, asked: list[Asked], answers: list[Answer]) -> LLMError:
         errors = [one.error for one in asked if isinstance(one.error, LLMError)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ from attrs import define, evolve, field, frozen
 from llmpipe.errors import LLMError
 from llmpipe.pipeline.call import Attempt, Call, Ledger, Note
 from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.outcome import Outcome
 from llmpipe.runtime import shielded
-from llmpipe.types import Completion, Cost, Request
+from llmpipe.types import Completion, Cost, Event, Request, Usage, fold
 
 if TYPE_CHECKING:
     from llmpipe.pipeline.linker import Handler
-    from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pipeline.reply import Reply
 
 __all__ = ("Asked", "LATE", "OwnLedger", "SPARED", "ask_all", "charge_of")
@@ -201,7 +202,8 @@ class _Entry:
 class OwnLedger:
     """Counts the attempts inside it by themselves, and enters them in the call's ledger.
 
-    It does so at commit, so that an open attempt is seen, and with what came later at the end.
+    It does so at commit, so that an open attempt is seen, and with what came later at the end. Of a stream
+    it notes the tokens, for further out those of the members are added to them.
     """
 
     name: str = "ensemble.ledger"
@@ -215,5 +217,31 @@ class OwnLedger:
             reply = await call_next(call.evolve(ledger=own))
         finally:
             entry.enter()
+        if reply.streamed:
+            noted = _Noted()
+            reply.pipe(noted)
+            for attempt in own.attempts:
+                if attempt.ended_at is None and attempt.so_far is None:
+                    attempt.so_far = partial(noted.usage, attempt)
         yield reply
         entry.enter()
+
+
+class _Noted:
+    """A stage that notes what passes."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def feed(self, event: Event) -> tuple[Event, ...]:
+        """`event`."""
+        self._events.append(event)
+        return (event,)
+
+    def flush(self) -> tuple[Event, ...]:
+        """Nothing is held back."""
+        return ()
+
+    def usage(self, attempt: Attempt) -> Usage:
+        """The tokens of what has passed: told, or estimated."""
+        return Outcome("error", result=fold(self._events), request=attempt.request).usage

@@ -27,6 +27,7 @@ from llmpipe.keys import KeyVault
 from llmpipe.middleware.credentials import Credentials
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
+from llmpipe.pipeline.checks import nearest
 from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.reply import Reply
 from llmpipe.providers.factory import provider
@@ -295,9 +296,11 @@ class StoredUseCases:
         vault: where the keys lie that rows name.
         preferences, use_case: as of `UseCases`.
         fresh: seconds after which all rows are read again, whatever the revision says.
-        make: makes the target of a row.
+        make: makes the target of a row; None: `target_of`.
+        owns_vault: whether the vault is closed with the chain.
 
-    Raises: StoreUnavailable while the table was never read; InvalidRequest for a use case that is not known.
+    Raises: StoreUnavailable while the table was never read; InvalidRequest for a use case that is not known;
+    ConfigError where `use_case` is not known.
     """
 
     store: str = field(default="memory://", repr=shown_url)
@@ -306,12 +309,21 @@ class StoredUseCases:
     preferences: Mapping[str, tuple[str, ...]] = field(factory=lambda: PREFERENCES)
     use_case: str = ""
     fresh: float = 300.0
-    make: Make = target_of
+    make: Make | None = None
+    owns_vault: bool = False
     name: str = "stored_use_cases"
     priority: int = bands.ROUTE - 20
 
     why: ClassVar[str] = "outside fallback, so that the target it chooses is the first that is asked"
     traits: ClassVar[frozenset[str]] = frozenset({"routes"})
+
+    def __attrs_post_init__(self) -> None:
+        if not self.fresh > 0:
+            raise ConfigError(f"{self.name}: fresh is seconds above 0, not {self.fresh}")
+        if self.use_case and self.use_case not in self.preferences:
+            known = ", ".join(self.preferences)
+            hint = nearest(self.use_case, self.preferences)
+            raise ConfigError(f"{self.name}: unknown use case {self.use_case!r}; known are {known}{hint}")
 
     @property
     def targets(self) -> tuple[Any, ...]:
@@ -330,7 +342,7 @@ class StoredUseCases:
                 table=self.table,
                 fresh=self.fresh,
                 preferences=self.preferences,
-                make=self.make,
+                make=self.make or target_of,
             ),
         )
 
@@ -339,3 +351,8 @@ class StoredUseCases:
         cfg = call.opt(self)
         cases = await self.repository(call.runtime).use_cases(cfg.use_case)
         return await (call_next(call) if cases is None else cases(call, call_next))
+
+    async def aclose(self) -> None:
+        """Close the vault, if it is the chain's own; the targets are closed with the runtime."""
+        if self.owns_vault and self.vault is not None:
+            await self.vault.aclose()

@@ -33,7 +33,6 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +43,7 @@ from llmpipe.middleware.timeout import Timeout
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.checks import called
 from llmpipe.routing.checks import Checks
+from llmpipe.routing.circle import once_on_the_way
 from llmpipe.routing.desk import Desk, Ward
 from llmpipe.routing.explained import RouterExplanation, capabilities_of, explained
 from llmpipe.routing.failover import entries, left, most_useful
@@ -66,8 +66,6 @@ if TYPE_CHECKING:
     from llmpipe.runtime import Runtime
 
 __all__ = ("Router", "default_layers")
-
-_asking: ContextVar[frozenset[tuple[int, int]]] = ContextVar("llmpipe_router_asking", default=frozenset())
 
 
 def default_layers() -> tuple[Middleware, ...]:
@@ -210,14 +208,12 @@ class Router:
 
     async def _nested(self, lane: Lane, call: Call, spare: bool) -> Reply:
         """Ask a chain or a router, and see that the call does not come back to us through it."""
-        mark = id(self), id(call.ledger)
-        if mark in _asking.get():
-            raise ConfigError(f"router {self.name!r} is reached again through its own target {lane.name!r}")
-        token = _asking.set(_asking.get() | {mark})
-        try:
+        with once_on_the_way(self, id(call.ledger)) as once:
+            if not once:
+                raise ConfigError(
+                    f"router {self.name!r} is reached again through its own target {lane.name!r}"
+                )
             return await lane.chain(lane.call(call, spare=spare))
-        finally:
-            _asking.reset(token)
 
     def _first(self, call: Call, desk: Desk, lanes: Sequence[Lane], now: float) -> tuple[Lane, bool, Call]:
         """Whom to ask first when not all are well, whether another stands ready, and the call for it."""
@@ -373,16 +369,12 @@ class Router:
 
     async def aclose(self) -> None:
         """End the checks and close the targets."""
-        mark = id(self), 0
-        if mark in _asking.get():
-            return  # a chain round this router that is one of its targets is closing already
-        token = _asking.set(_asking.get() | {mark})
-        try:
+        with once_on_the_way(self, "closing") as once:
+            if not once:
+                return  # a chain round this router that is one of its targets is closing already
             async with AsyncExitStack() as stack:  # one that fails to close keeps no other from closing
                 for chain in self.chains:
                     stack.push_async_callback(chain.aclose)
                 for desk in self._desks.values():
                     stack.push_async_callback(desk.aclose)
                 self._desks, self._desk = {}, None  # what is known stays in the runtimes
-        finally:
-            _asking.reset(token)

@@ -6,7 +6,7 @@ model is not taken for enough: a price that is not known does not fit a limit, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from math import inf
@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 
 from llmpipe.errors import ConfigError, Unsupported
 from llmpipe.pipeline import bands
+from llmpipe.pipeline.asked import asked_of
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.checks import called, nearest
@@ -26,14 +27,8 @@ from llmpipe.routing.catalogue import FEATURES, ModelCard, words
 from llmpipe.tokens import estimate_request
 from llmpipe.types import (
     AnyRequest,
-    Audio,
-    Document,
     EmbeddingRequest,
-    Image,
-    Part,
     Request,
-    RerankRequest,
-    ToolResult,
     Usage,
 )
 
@@ -41,8 +36,6 @@ __all__ = ("ModelSelector", "Needs", "RANKS", "Rank", "needs_of")
 
 _USUAL_OUTPUT = 1024  # tokens, of a request that does not bound its output
 _NOMINAL = Usage(750, 250)  # to compare prices by, where nobody says how many tokens it is about
-
-_PARTS: dict[type, str] = {Image: "vision", Document: "documents", Audio: "audio"}
 
 
 @frozen(kw_only=True)
@@ -122,30 +115,9 @@ def needs_of(request: AnyRequest, **more: Any) -> Needs:
 
 
 def _features(request: AnyRequest) -> set[str]:
-    if isinstance(request, EmbeddingRequest):
-        return {"embeddings"}
-    if isinstance(request, RerankRequest):
-        return {"rerank"}
-    found = {feature for message in request.messages for feature in _shown(message.parts)}
-    form = request.response_format
-    asked = {
-        "streaming": request.stream,
-        "tools": bool(request.tools),
-        "parallel_tools": bool(request.tools and request.parallel_tool_calls),
-        "json_mode": form is not None and form.type == "json",
-        "json_schema": form is not None and form.type == "json_schema",
-        "reasoning": request.reasoning is not None and request.reasoning.enabled is not False,
-    }
-    return found | {name for name, needed in asked.items() if needed}
-
-
-def _shown(parts: Sequence[Part]) -> set[str]:
-    found = set()
-    for part in parts:
-        if isinstance(part, ToolResult):
-            found |= _shown(part.content)
-        elif feature := _PARTS.get(type(part)):
-            found.add(feature)
+    found = {*asked_of(request)} - {"prefill"}  # which most models answer well enough without
+    if isinstance(request, Request) and request.tools and request.parallel_tool_calls:
+        found.add("parallel_tools")
     return found
 
 

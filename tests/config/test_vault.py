@@ -79,7 +79,7 @@ async def test_no_such_key_is_told_with_where_one_could_be(store):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"vault": None}, r"provider: api_key names a vault, so the file needs a table \[vault\]"),
+        ({"vault": None}, r"provider: keys lie in a vault, so the file needs a table \[vault\]"),
         ({"vault": {}}, "provider: vault: store is missing"),
         ({"vault": {"store": "memory://", "mastr": "x"}}, "vault: no setting 'mastr'; did you mean 'master'"),
         ({"vault": {"store": "memory://", "max_age_days": "x"}}, "vault: max_age_days is a number"),
