@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from llmpipe.pricing.table import Price, PriceTable, Rates, prices
 from llmpipe.tokens import estimate_request
 from llmpipe.types import Cost, EmbeddingRequest, Opaque, Request, RerankRequest, Usage
 
-__all__ = ("cost_of", "worst_case", "worst_case_cost")
+__all__ = ("answers_of", "cost_of", "counts_in", "worst_case", "worst_case_cost")
 
 _MILLION = 1_000_000
 _MORE_ANSWERS = ("n", "best_of", "candidateCount", "num_generations")
+_WITHIN = ("generationConfig", "generation_config", "inferenceConfig", "options")
 
 
 def cost_of(usage: Usage, price: Price | None) -> Cost | None:
@@ -34,7 +36,9 @@ def cost_of(usage: Usage, price: Price | None) -> Cost | None:
     nano = rates.request + total * rate
     if usage.cached_input_tokens > 0 or usage.cache_write_tokens > 0:
         nano += _cached(usage, total, rate, rates)
-    return Cost(_nano(nano), _nano(output * (rates.output or 0)), usage.source == "estimated")
+    paid = output * (rates.output or 0)
+    # `_nano`, spelled out: every call comes this way.
+    return Cost(-(-nano // _MILLION), -(-paid // _MILLION), usage.source == "estimated")
 
 
 def _cached(usage: Usage, total: int, rate: int, rates: Rates) -> int:
@@ -61,7 +65,8 @@ def worst_case(
     """What `request` costs at most: none of it cached, all written to the cache, all output used.
 
     Args: input_tokens takes the place of the estimate; default_output_tokens stands for a
-    `max_tokens` that the request does not have. Several answers (``n``) are counted.
+    `max_tokens` that the request does not have. Several answers (``n``) are counted, also where the number
+    is a text or a float.
     Returns None where the price is not known.
     """
     if price is None:
@@ -70,7 +75,7 @@ def worst_case(
     rates = price.rates_for(tokens)
     answers, output = 1, 0
     if isinstance(request, Request):
-        answers = _answers(request.extra)
+        answers = answers_of(request.extra)
         output = default_output_tokens if request.max_tokens is None else max(0, request.max_tokens)
     if rates.input is None or (rates.output is None and output):
         return None
@@ -116,7 +121,25 @@ def _asks_for_an_hour(request: Request) -> bool:
     return any(isinstance(control, Mapping) and control.get("ttl") == "1h" for control in controls)
 
 
-def _answers(extra: Mapping[str, Any]) -> int:
-    """How many answers the request asks for, under the wires' own names."""
-    told = (extra.get(name) for name in _MORE_ANSWERS)
-    return max([1, *(count for count in told if isinstance(count, int))])
+def answers_of(extra: Mapping[str, Any]) -> int:
+    """How many answers a request with this `extra` asks for, under the wires' own names; at least 1."""
+    return max([1, *counts_in(extra, _MORE_ANSWERS)])
+
+
+def counts_in(extra: Mapping[str, Any], names: tuple[str, ...]) -> list[int]:
+    """The numbers that `extra` holds under `names`, on its own or within its settings of generation.
+
+    As a provider may take them: some read 3.0 and "3" as 3. Where it is no number, 0.
+    """
+    places = (extra, *[extra.get(name) for name in _WITHIN])
+    return [_count(place.get(name)) for place in places if isinstance(place, Mapping) for name in names]
+
+
+def _count(told: Any) -> int:
+    """The number that a provider may take `told` for: some read 3.0 and "3" as 3. 0 where it is none."""
+    if isinstance(told, int):
+        return told
+    try:
+        return ceil(float(told)) if isinstance(told, float | str) else 0
+    except (ValueError, OverflowError):  # other text, NaN, infinity: no provider takes them
+        return 0

@@ -133,15 +133,14 @@ class PriceTable:
                 standard one applies.
             at: the time it is for, seconds since the epoch; now by default.
         """
-        key = (provider, model)
-        if key in self._found:
-            listing = self._found[key]
-        else:
+        try:
+            listing = self._found[provider, model]
+        except KeyError:
             if len(model) > _LONGEST_NAME:
                 return None
             if len(self._found) >= _MAX_REMEMBERED:
                 self._found.clear()
-            listing = self._found[key] = self._search(provider.lower(), model.lower())
+            listing = self._found[provider, model] = self._search(provider.lower(), model.lower())
         return None if listing is None else listing.price(tier, at)
 
     @property

@@ -130,6 +130,33 @@ def test_the_worst_case_counts_input_output_and_answers():
     assert worst.output_nano == 3 * 100 * 5000
 
 
+@pytest.mark.parametrize(
+    ("extra", "answers"),
+    [
+        ({"n": "3"}, 3),
+        ({"n": " 3 "}, 3),
+        ({"n": 3.0}, 3),
+        ({"n": "3.0"}, 3),
+        ({"n": 2.5}, 3),
+        ({"best_of": "4", "n": 2}, 4),
+        ({"generationConfig": {"candidateCount": "2"}}, 2),
+        ({"n": 10**400}, 10**400),
+        ({"n": "three"}, 1),
+        ({"n": float("nan")}, 1),
+        ({"n": float("inf")}, 1),
+        ({"n": "-inf"}, 1),
+        ({"n": -2.0}, 1),
+        ({"n": [3]}, 1),
+        ({"n": None}, 1),
+        ({"generationConfig": "3"}, 1),
+    ],
+)
+def test_answers_are_counted_however_their_number_is_written(extra: dict[str, object], answers: int):
+    worst = worst_case(Request(messages="hello", max_tokens=100, extra=extra), HAIKU)
+    assert worst is not None
+    assert worst.output_nano == answers * 100 * 5000
+
+
 def test_without_a_limit_the_worst_case_takes_the_default_one():
     worst = worst_case(Request(messages="hello"), HAIKU, default_output_tokens=1000)
     assert worst is not None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from llmpipe.middleware.budget.journal import line_of, nano_of
 from llmpipe.middleware.budget.plan import Plan, most_of
 from llmpipe.middleware.budget.refusal import refusal, unknown_price
-from llmpipe.middleware.budget.worst import answers, capped, output_cap, worst
+from llmpipe.middleware.budget.worst import capped, output_cap, worst
 from llmpipe.middleware.charging import charge_for, price_for, tier_of, usage_of
 from llmpipe.pipeline.call import Attempt, Call
+from llmpipe.pricing.estimate import answers_of
 from llmpipe.runtime import at_once
 from llmpipe.state import Draw, Shortage
 from llmpipe.state.spends import Values, spend_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from llmpipe.middleware.budget import Budget
     from llmpipe.middleware.budget.desk import Desk
     from llmpipe.middleware.budget.plan import Line
+    from llmpipe.pipeline.outcome import Outcome
     from llmpipe.pricing import Price
 
 __all__ = ("Purse",)
@@ -107,13 +109,17 @@ class Purse:
                     else call.ledger.estimated_tokens(asked)
                 )
                 nano, likely = worst(request, price, tokens, config.output_tokens)
-            made = _Pass(self._mark(), plan, request, nano, likely)
-            if made.mark is self._id and self._taken(made):
+            # The first has the call's own mark, which the call brings along anyway.
+            first = not self._marks and not self.over
+            self._marks += 1
+            mark = self._id if first else f"{self._id}+{self._marks}"
+            made = _Pass(mark, plan, request, nano, likely)
+            if first and self._taken(made):
                 return call
             short = await self._hold(made)
             if short is None:
                 made.admitted = True
-                return call if made.mark is self._id else call.evolve(holds=(*call.holds, made.mark))
+                return call if first else call.evolve(holds=(*call.holds, mark))
             line = plan.lines[short.index]
             rule = line.rule
             if rule.action != "downgrade" or rule.name in followed or not isinstance(request, Request):
@@ -132,17 +138,12 @@ class Purse:
             found = price_for(self._config.table, target.name, sold_as, model, model, tier=tier)
         return found
 
-    def _mark(self) -> str:
-        """That of the next attempt: the first has the call's own, which the call brings along anyway."""
-        self._marks += 1
-        return self._id if self._marks == 1 and not self.over else f"{self._id}+{self._marks}"
-
     def _taken(self, made: _Pass) -> bool:
         """Hold what the first attempt needs, in a store in memory that has room for it. Nearly all calls."""
         memory, nano, plan = self._desk.memory, made.nano, made.plan
         if memory is None or type(nano) is not int or not 0 <= nano <= plan.most:
             return False
-        if not memory.reserve_at_once(self._id, plan.draws(nano, made.likely)):
+        if not memory.reserve_at_once(self._id, plan.accounts, nano, made.likely):
             return False
         self._passes.append(made)
         self._may_be_held = made.admitted = True
@@ -239,7 +240,7 @@ class Purse:
             one.admitted and config.cut and one.plan.limiter is not None and isinstance(request, Request)
         ):
             return 0
-        return output_cap(request, config.output_tokens) * answers(request)
+        return output_cap(request, config.output_tokens) * answers_of(request.extra)
 
     # ------------------------------------------------------------ when the call is over
 
@@ -248,6 +249,10 @@ class Purse:
         bill = self._bill()
         if bill is not None:
             await self._pay(*bill)
+
+    def ended(self, _call: Call, _outcome: Outcome) -> None:
+        """Settle: the reply is over, in a store in memory."""
+        self.settle_at_once()
 
     def settle_at_once(self) -> None:
         """The same, in a store in memory."""
@@ -285,24 +290,22 @@ class Purse:
             return None
         self.over = True
         call, config = self._call, self._config
-        paid = [
-            (attempt, one.plan)
-            for attempt in call.ledger.attempts[self._begun :]
-            if (one := self._pass_of(attempt)) is not None
-        ]
-        if not paid and not self._may_be_held:
-            return None
-        costs, rows = [], []
-        for attempt, plan in paid:
+        costs: list[_Cost] = []
+        rows: list[Values] = []
+        for attempt in call.ledger.attempts[self._begun :]:
+            one = self._pass_of(attempt)
+            if one is None:
+                continue
             charge, usage = attempt.charge, usage_of(attempt)
             if charge is None:
                 charge = charge_for(config.table, attempt, attempt.model, usage)
-            nano = None if charge is None else nano_of(charge)
-            estimated = charge is not None and charge.estimated
-            rows.append(line_of(self._id, call, attempt, usage, nano, estimated, digests=config.digests))
-            if nano is not None:
-                costs.append((plan, nano))
-        return costs, rows
+            if charge is None:
+                rows.append(line_of(self._id, call, attempt, usage, None, False, config.digests))
+            else:
+                nano = nano_of(charge)
+                rows.append(line_of(self._id, call, attempt, usage, nano, charge.estimated, config.digests))
+                costs.append((one.plan, nano))
+        return (costs, rows) if rows or self._may_be_held else None
 
     async def _tell(self, due: Sequence[Line]) -> None:
         """Note which of these budgets have come to a share that somebody wants to hear of."""

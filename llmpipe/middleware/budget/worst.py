@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from llmpipe.pricing import Price, worst_case
+from llmpipe.pricing.estimate import counts_in
 from llmpipe.types import AnyRequest, Request
 from llmpipe.types.copying import replace
 
-__all__ = ("answers", "capped", "output_cap", "worst")
+__all__ = ("capped", "output_cap", "worst")
 
 # Wires' own words for `max_tokens`, which `extra` may hold beside it. The largest counts.
 _CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens", "num_predict")
-_NESTED = ("generationConfig", "generation_config", "inferenceConfig", "options")
-_MANY = ("n", "best_of", "candidateCount", "num_generations")
 
 
 def capped(request: Request, output_tokens: int) -> Request:
@@ -54,7 +50,6 @@ def worst(request: AnyRequest, price: Price | None, tokens: int, output_tokens: 
 def _worst(request: AnyRequest, price: Price, tokens: int, output_tokens: int) -> tuple[int, int]:
     if isinstance(request, Request) and request.extra:
         request = replace(request, max_tokens=output_cap(request, output_tokens))
-        request = replace(request, extra={**request.extra, "n": _answers(request.extra)})
     cost = worst_case(request, price, input_tokens=tokens, default_output_tokens=output_tokens)
     return (0, 0) if cost is None else (cost.input_nano + cost.output_nano, cost.input_nano)
 
@@ -62,27 +57,4 @@ def _worst(request: AnyRequest, price: Price, tokens: int, output_tokens: int) -
 def output_cap(request: Request, output_tokens: int) -> int:
     """Tokens that one answer to `request` may have, whichever of the words for it a server reads."""
     most = output_tokens if request.max_tokens is None else request.max_tokens
-    return most if not request.extra else max(most, *_told(request.extra, _CAPS), 0)
-
-
-def answers(request: Request) -> int:
-    """How many answers `request` asks for."""
-    return _answers(request.extra) if request.extra else 1
-
-
-def _answers(extra: Mapping[str, Any]) -> int:
-    return max(1, *_told(extra, _MANY), 1)
-
-
-def _told(extra: Mapping[str, Any], names: tuple[str, ...]) -> list[int]:
-    """Whole numbers that `extra` holds under these names; as a float or as digits they are the same."""
-    found = []
-    for place in (extra, *[extra.get(name) for name in _NESTED]):
-        if isinstance(place, Mapping):
-            for name in names:
-                value = place.get(name)
-                try:
-                    found.append(int(value) if isinstance(value, int | float | str) else 0)
-                except (ValueError, OverflowError):  # text, or infinity: no server takes it
-                    continue
-    return found
+    return most if not request.extra else max(most, *counts_in(request.extra, _CAPS))
