@@ -27,7 +27,7 @@ async def main() -> None:
         print(line)
 
     for state in await limits.status(chain.runtime, account="acme", user="ada"):
-        print(f"{state.key}: {state.remaining:.0f} of {state.limit:g}")
+        print(f"{state.key}: {state.remaining:.0f} of {state.burst:g} at once")
     await chain.aclose()
 
 

@@ -17,9 +17,9 @@ from orjson import OPT_SORT_KEYS, dumps
 
 from llmpipe.state.contracts.audit import Anchor, AuditRecord
 
-__all__ = ("chained", "digest", "fault")
+__all__ = ("chained", "digest", "fault", "place")
 
-_new = object.__new__
+_new, _set = object.__new__, object.__setattr__
 
 
 def digest(record: AuditRecord) -> str:
@@ -35,10 +35,11 @@ def digest(record: AuditRecord) -> str:
 
 def _hash(fields: dict[str, Any]) -> str:
     """The hash of the record with those fields, which are all but itself."""
-    if not isfinite(fields["at"]):
-        raise ValueError(f"a record's time is {fields['at']}")
+    at = fields["at"]
+    if not isfinite(at):
+        raise ValueError(f"a record's time is {at}")
     # A time in whole seconds comes back from most stores as a float, and JSON tells the two apart.
-    fields["at"] = float(fields["at"])
+    fields["at"] = float(at)
     return sha256(dumps(fields, option=OPT_SORT_KEYS)).hexdigest()
 
 
@@ -47,14 +48,27 @@ def chained(record: AuditRecord, after: AuditRecord | Anchor) -> AuditRecord:
 
     Raises: as `digest`.
     """
-    fields = {**record.__dict__, "seq": after.seq + 1, "previous": after.hash}
-    del fields["hash"]
+    placed = _new(AuditRecord)  # not by `evolve`, which takes four times as long
+    _set(placed, "__dict__", {**record.__dict__})
+    place(placed, after)
+    return placed
+
+
+def place(record: AuditRecord, after: AuditRecord | Anchor) -> None:
+    """As `chained`, of a `record` that nobody else has yet: it is given its place itself, and not copied.
+
+    Raises: as `digest`.
+    """
+    fields = record.__dict__
+    fields["seq"], fields["previous"] = after.seq + 1, after.hash
     if type(record.body) is not dict:
         fields["body"] = dict(record.body)
-    fields["hash"] = _hash(fields)
-    placed = _new(AuditRecord)  # not by `evolve`: two records of every call pass here (2 µs against 7)
-    placed.__dict__.update(fields)
-    return placed
+    del fields["hash"]
+    try:
+        fields["hash"] = _hash(fields)
+    except BaseException:  # goes on; a record without the field is none
+        fields["hash"] = ""
+        raise
 
 
 def fault(records: Iterable[AuditRecord], anchor: Anchor, *, known: Anchor | None = None) -> str | None:

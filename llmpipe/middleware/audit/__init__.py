@@ -7,7 +7,6 @@ with is found out: ``llmpipe audit verify``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -93,7 +92,7 @@ class Audit:
         if self.mode not in ("durable", "queued"):
             raise ConfigError(f"{self.name}: mode is durable or queued, not {self.mode!r}")
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """Both records."""
         cfg, scribe = call.opt(self), self._scribe(call.runtime)
         begun = scribe.enter(call.id)
@@ -110,14 +109,16 @@ class Audit:
             if not isinstance(error, GeneratorExit) or asyncio._get_running_loop() is not None:
                 cfg._end(call, scribe, begun, None, error)
             raise
-        outcome = yield reply
-        cfg._end(call, scribe, begun, outcome, outcome.error)
+        return reply.when_over(partial(cfg._over, scribe, begun), call)
 
     def _begin(self, call: Call, scribe: Scribe, begun: Begun) -> None:
         begun.identity = identity = identity_of(call)
         body = begin_body(call, identity, self.max_body_chars if self.bodies else 0)
         record = record_of(call, scribe.writer, "begin", "", body)
         begun.place = scribe.write(record) if self.mode == "durable" else scribe.offer(record)
+
+    def _over(self, scribe: Scribe, begun: Begun, call: Call, outcome: Outcome) -> None:
+        self._end(call, scribe, begun, outcome, outcome.error)
 
     def _end(
         self, call: Call, scribe: Scribe, begun: Begun, outcome: Outcome | None, error: BaseException | None

@@ -11,44 +11,52 @@ from attrs import evolve
 from llmpipe.middleware.masked_names import masked_name
 from llmpipe.pipeline.call import Call
 from llmpipe.state import Anchor, AuditRecord
-from llmpipe.state.hash_chain import chained
+from llmpipe.state.hash_chain import chained, place
 
 __all__ = ("late", "linked", "record_of", "stripped")
 
 _MOST_BITS = 63  # of an integer that every reader of JSON and every database takes
 
-_new = object.__new__
+_new, _set = object.__new__, object.__setattr__
 
 
 def record_of(call: Call, writer: str, kind: str, outcome: str, body: dict[str, Any]) -> AuditRecord:
     """What is handed to the scribe, who gives it its place."""
+    fields = {
+        "writer": writer,
+        "seq": 0,
+        "kind": kind,
+        "at": call.runtime.wall(),
+        "call": call.id,
+        "tenant": masked_name(call.tenant) if call.tenant else "",
+        "user": masked_name(call.user) if call.user else "",
+        "outcome": outcome,
+        "body": body,
+        "previous": "",
+        "hash": "",
+    }
     record = _new(AuditRecord)  # not by its `__init__`, as in `chained`: half as long
-    record.__dict__.update(
-        writer=writer,
-        seq=0,
-        kind=kind,
-        at=call.runtime.wall(),
-        call=call.id,
-        tenant=masked_name(call.tenant) if call.tenant else "",
-        user=masked_name(call.user) if call.user else "",
-        outcome=outcome,
-        body=body,
-        previous="",
-        hash="",
-    )
+    _set(record, "__dict__", fields)
     return record
 
 
 def linked(records: Iterable[AuditRecord], last: AuditRecord | Anchor) -> list[AuditRecord]:
-    """`records` as those after `last`. What JSON cannot say of one is said as near as can be."""
-    chain: list[AuditRecord] = []
+    """`records` as those after `last`; those that have no place yet are given theirs, and not copied.
+
+    What JSON cannot say of one is said as near as can be.
+    """
+    found: list[AuditRecord] = []
     for record in records:
         try:
-            last = chained(record, last)
+            if record.hash:  # it had a place before, where somebody may have seen it
+                last = chained(record, last)
+            else:
+                place(record, last)
+                last = record
         except TypeError:  # half a character, an integer of a hundred digits, a number of a foreign class
             last = chained(_plain(record), last)
-        chain.append(last)
-    return chain
+        found.append(last)
+    return found
 
 
 def late(record: AuditRecord) -> AuditRecord:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.middleware.audit.keeper import Keeper, crash_ends
@@ -17,6 +18,7 @@ from llmpipe.middleware.audit.stats import AuditStats, Begun, Settings
 from llmpipe.runtime import Runtime, at_once
 from llmpipe.secret import scrub
 from llmpipe.state import Anchor, Audit, AuditQuery, AuditRecord, shared
+from llmpipe.state.memory.audit import MemoryAudit
 
 __all__ = ("Scribe",)
 
@@ -39,9 +41,11 @@ class Scribe:
         told = settings.writer or runtime.new_id(f"{socket.gethostname()}:{os.getpid()}:")
         self.writer = told.encode("utf-8", "replace").decode()
         self._runtime = runtime
-        self._store: Audit = shared(runtime, settings.store).audit(settings.name)
-        self._quick = settings.store.startswith("memory:")  # never waits, nor can anybody else see it
-        self._keeper = Keeper(self, self._store, runtime, alone=self._quick)
+        store: Any = shared(runtime, settings.store).audit(settings.name)
+        self._store: Audit = store
+        # That never waits, nor can anybody else see it.
+        self._memory: MemoryAudit | None = store if settings.store.startswith("memory:") else None
+        self._keeper = Keeper(self, self._store, runtime, alone=self._memory is not None)
         self._waiting: deque[AuditRecord] = deque()
         self._batch: Sequence[AuditRecord] = ()  # chained, and under way to the store
         self._head: AuditRecord | Anchor | None = None  # None: not begun
@@ -93,7 +97,6 @@ class Scribe:
         if loop is None or not loop.is_running():
             loop = self._here()
         waiting.append(record)
-        stats.waiting += 1
         stats.written = place = stats.written + 1
         waits = len(waiting)
         if waits == 1:
@@ -109,7 +112,8 @@ class Scribe:
     @property
     def full(self) -> bool:
         """Whether as many wait as may."""
-        return self.stats.waiting >= self.settings.max_waiting
+        stats = self.stats
+        return stats.written - stats.kept >= self.settings.max_waiting
 
     def offer(self, record: AuditRecord) -> int:
         """As `write`, if there is room; else `record` is dropped and counted, and its place is 0."""
@@ -131,7 +135,7 @@ class Scribe:
 
         Raises: StoreUnavailable if it could not be; it is tried again all the same.
         """
-        if self._quick:
+        if self._memory is not None:
             self._go()
             return
         loop = self._here()
@@ -152,15 +156,29 @@ class Scribe:
             self._go()
 
     def _go(self) -> None:
-        if self._quick:
+        if self._memory is not None:
             while self._waiting or self._batch:
-                at_once(self._step())
+                if not self._extended(self._memory):
+                    at_once(self._step())
             return
         self._hurry.set()
         if self._writing is None or self._writing.done():
             self._writing = self._runtime.spawn(self._write(), "audit: writing")
 
     # ------------------------------------------------------------ keeping
+
+    def _extended(self, memory: MemoryAudit) -> bool:
+        """Keep all that waits behind what `memory` has of this chain: nearly always that can be done."""
+        head, waiting = self._head, self._waiting
+        if head is None or self._batch:
+            return False
+        batch = linked(waiting, head)
+        if not memory.extend(batch):
+            return False
+        waiting.clear()
+        self._batch = batch
+        self._settle()
+        return True
 
     async def _write(self) -> None:
         """Keep what waits, batch by batch, until nothing does."""
@@ -188,7 +206,7 @@ class Scribe:
 
     async def _step(self) -> None:
         """Begin, if that is not done, and keep one batch."""
-        if not self._quick:
+        if self._memory is None:
             await self._keeper.beat()  # first: else another could take for dead who has just begun a call
         if self._head is None:
             self._head = await self._begin()
@@ -221,7 +239,6 @@ class Scribe:
         kept = len(batch)
         self._head, self._batch = batch[-1], ()
         stats.kept += kept
-        stats.waiting -= kept
         stats.batches += 1
         if self._one_by_one:
             self._one_by_one = max(0, self._one_by_one - kept)

@@ -35,7 +35,7 @@ class Settings(Protocol):
 
 @define
 class AuditStats:
-    """Counts since the start: records handed in, kept, and dropped; `waiting` ones are not kept yet.
+    """Counts since the start: records handed in, those of them that are kept, and dropped, which are neither.
 
     `refused` are calls that not even a begin could be taken of; `crashed`, calls of writers that died,
     which were ended; `pruned`, records past their retention; `failures`, tries in which the store failed.
@@ -45,11 +45,15 @@ class AuditStats:
     kept: int = 0
     dropped: int = 0
     refused: int = 0
-    waiting: int = 0
     batches: int = 0
     failures: int = 0
     crashed: int = 0
     pruned: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Records that were handed in and are not kept yet."""
+        return self.written - self.kept
 
 
 @define(eq=False)

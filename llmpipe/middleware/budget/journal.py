@@ -49,7 +49,6 @@ def line_of(  # noqa: PLR0917  made for every call, and keywords cost more
     usage: Usage | None,
     nano: int | None,
     estimated: bool,
-    *,
     digests: bool,
 ) -> Values:
     """The journal's line for `attempt`, which is over, of `call`; its id is the hold's and a number.

@@ -41,11 +41,15 @@ __all__ = ("Limit", "LimitState", "Limits")
 
 @frozen(kw_only=True)
 class LimitState:
-    """How one limit stands: `remaining` of `limit` units (below 0 in debt), all again in `reset` seconds."""
+    """How one limit stands: `remaining` of the `burst` that may be had at once, all again in `reset` seconds.
+
+    Below 0 it is in debt. `limit` is how many units come in a period; of slots there are so many, in both.
+    """
 
     key: str
     unit: str
     limit: float
+    burst: float
     remaining: float
     reset: float
 
@@ -66,7 +70,7 @@ class Limits:
         limits: the sets of limits.
         output_tokens: expected of a reply; of `max_tokens` if the request says less.
         max_wait: seconds to wait for room; who would have to wait longer is refused at once.
-        headers: put ``x-ratelimit-*`` into the headers of the reply.
+        headers: put ``x-ratelimit-*`` into the headers of the reply; see `ratelimit_headers`.
         store: URL of the backend; see `llmpipe.state.open_state`.
         lease: seconds after which a slot is free again if this process dies.
         on_store_failure: ``share``, ``refuse`` or ``allow``; see `Desk`.
@@ -134,7 +138,7 @@ class Limits:
 
     def visit(self, call: Call) -> Visit:
         """What `call` takes and gives back."""
-        cfg = call.opt(self)
+        cfg = call.opt(self) if call.options else self
         return Visit(cfg, cfg.desk(call.runtime), call)
 
     def desk(self, runtime: Runtime) -> Desk | QuickDesk:
@@ -152,7 +156,14 @@ class Limits:
         plan = plan_for(self.limits, known)
         taken = await self.desk(runtime).levels(plan.asks)
         return [
-            LimitState(key=ask.key, unit=unit, limit=ask.limit, remaining=level.remaining, reset=level.reset)
+            LimitState(
+                key=ask.key,
+                unit=unit,
+                limit=ask.limit,
+                burst=ask.burst if ask.period else ask.limit,
+                remaining=level.remaining,
+                reset=level.reset,
+            )
             for unit, ask, level in zip(plan.units, plan.asks, taken.levels, strict=True)
         ]
 
@@ -174,17 +185,16 @@ class _Ring:
 
 @frozen(kw_only=True)
 class _Quick(_Ring):
-    """Of a store in memory, which never waits: so this awaits nothing after its yield, which is cheap."""
+    """Of a store in memory, which never waits: so neither does this when the reply is over."""
 
-    async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
         visit = self.config.visit(call)
         try:
             reply = await call_next(await visit.enter())
         except BaseException:  # goes on
             visit.leave_now()
             raise
-        yield visit.told(reply)
-        visit.leave_now()
+        return visit.told(reply).when_over(visit.ended, call)
 
 
 @frozen(kw_only=True)

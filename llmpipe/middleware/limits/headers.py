@@ -23,16 +23,21 @@ _NAMES = {
 
 
 def ratelimit_headers(levels: Iterable[tuple[str, Ask, Level]]) -> dict[str, str]:
-    """How the tightest limits of requests and of tokens stand, as OpenAI's headers say it."""
-    tightest: dict[str, tuple[float, Ask, Level]] = {}
+    """How the limits of requests and of tokens stand of which the least is left, as OpenAI's headers say it.
+
+    ``limit`` is what the limit allows in a period, ``remaining`` what is admitted now, and after ``reset`` as
+    much is as ever (OpenAI's guide "Rate limits"). What remains is told of the bucket, whose burst may be
+    less than a period's: who read there that 900,000 of a day's million tokens remain could be refused the
+    next thousand.
+    """
+    tightest: dict[str, tuple[Ask, Level]] = {}
     for unit, ask, level in levels:
-        share = level.remaining / ask.limit
-        if unit in _NAMES and (unit not in tightest or share < tightest[unit][0]):
-            tightest[unit] = (share, ask, level)
+        if unit in _NAMES and (unit not in tightest or level.remaining < tightest[unit][1].remaining):
+            tightest[unit] = (ask, level)
     found: dict[str, str] = {}
-    for unit, (_, ask, level) in tightest.items():
+    for unit, (ask, level) in tightest.items():
         limit, remaining, reset = _NAMES[unit]
-        found[limit] = f"{ask.limit:g}"
+        found[limit] = str(int(ask.limit))
         found[remaining] = str(max(0, int(level.remaining)))
         found[reset] = f"{ceil(level.reset * 1000)}ms"
     return found

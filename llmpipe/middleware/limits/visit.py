@@ -21,7 +21,7 @@ from llmpipe.types.copying import recharged
 
 if TYPE_CHECKING:
     from llmpipe.middleware.limits import Limits
-    from llmpipe.pipeline.outcome import Result
+    from llmpipe.pipeline.outcome import Outcome, Result
     from llmpipe.pipeline.reply import Reply
 
 __all__ = ("Visit",)
@@ -163,6 +163,10 @@ class Visit:
         for ticket in self.tickets:
             await self.desk.settle(ticket.id, ticket.used(attempts))
 
+    def ended(self, _call: Call, _outcome: Outcome) -> None:
+        """`leave_now`: the reply is over."""
+        self.leave_now()
+
     def leave_now(self) -> None:
         """`leave`, of limits in memory."""
         assert isinstance(self.desk, QuickDesk)
@@ -190,7 +194,8 @@ class Visit:
 def _refusal(call: Call, unit: str, ask: Ask, retry_after: float | None) -> LimitReached:
     call.note("limits.refused", limit=ask.key, retry_after=retry_after)
     when = "when a call ends" if retry_after is None else f"in {retry_after:.3g} s"
-    what = f"{ask.limit:g} calls at once" if unit == SLOTS else f"{ask.limit:g} {unit} in {ask.period:g} s"
+    limit = f"{ask.limit:.15g}"
+    what = f"{limit} calls at once" if unit == SLOTS else f"{limit} {unit} in {ask.period:g} s"
     error = LimitReached(
         f"limit {ask.key!r} of {what} is reached; there is room {when}",
         retry_after=retry_after,

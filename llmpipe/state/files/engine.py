@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,11 +92,21 @@ class Engine:
 
     async def append(self, trail: str, records: Sequence[AuditRecord], patience: float) -> None:
         """Keep `records`, with those of all who ask at the same time."""
-        one = Asked(trail, records)
+        loop = asyncio.get_running_loop()
+        one = Asked(trail, records, loop, loop.create_future())
         with self._lock:
             self._asked.append(one)
-        self._writing.submit(self._drain)
-        await self._wait(one.done, patience)
+            if len(self._asked) == 1:  # else the thread has been told, and has not begun
+                self._writing.submit(self._drain)
+        timer = loop.call_later(patience, self._lose_patience, one.done, patience)
+        try:
+            with _held(loop):
+                await one.done
+        except asyncio.CancelledError:
+            _heard(one.done)
+            raise
+        finally:
+            timer.cancel()
 
     async def release(self, user: object) -> None:
         """Close the file, if nobody else in this process uses it."""
@@ -129,9 +140,7 @@ class Engine:
     @staticmethod
     def _fail(asked: Sequence[Asked], error: Exception) -> None:
         for one in asked:
-            if not one.done.done():
-                own = type(error)(error.message, code=error.code) if isinstance(error, LLMError) else error
-                one.done.set_exception(own)
+            one.tell(type(error)(error.message, code=error.code) if isinstance(error, LLMError) else error)
 
     def _close(self) -> None:
         journal, self._journal = self._journal, None
@@ -141,23 +150,36 @@ class Engine:
     def _unavailable(self, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(f"{self.path}: {error.strerror or type(error).__name__}")
 
+    def _silent(self, patience: float) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.path}: the disk has not answered in {patience:g} s; it is not known whether this was done"
+        )
+
+    def _lose_patience(self, waiting: asyncio.Future[None], patience: float) -> None:
+        if not waiting.done():
+            waiting.set_exception(self._silent(patience))
+
     async def _wait(self, work: Future[T], patience: float) -> T:
         waiting = asyncio.wrap_future(work)
         try:
             async with asyncio.timeout(patience):
-                return await asyncio.shield(waiting)
+                with _held(asyncio.get_running_loop()):
+                    return await asyncio.shield(waiting)
         except TimeoutError:
             waiting.add_done_callback(_heard)
-            raise StoreUnavailable(
-                f"{self.path}: the disk has not answered in {patience:g} s; "
-                "it is not known whether this was done"
-            ) from None
+            raise self._silent(patience) from None
         except asyncio.CancelledError:
             waiting.add_done_callback(_heard)
             raise
 
 
+def _held(loop: Any) -> AbstractContextManager[None]:
+    """Of llmpipe.testing's loop: its clock stands still while a thread works."""
+    hold: Callable[[], AbstractContextManager[None]] = getattr(loop, "hold", nullcontext)
+    return hold()
+
+
 def _heard(waiting: asyncio.Future[Any]) -> None:
-    """Nobody waits any more: the error is nobody's."""
-    if not waiting.cancelled():
+    """Nobody waits any more: the error, if there is one, is nobody's."""
+    if waiting.done() and not waiting.cancelled():
         waiting.exception()

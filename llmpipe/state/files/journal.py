@@ -14,12 +14,12 @@ import logging
 import os
 import threading
 import time
+from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from llmpipe.errors import ConfigError, StoreDamaged, StoreUnavailable
 from llmpipe.state.contracts.audit import AuditRecord
@@ -35,11 +35,26 @@ log = logging.getLogger("llmpipe")
 
 @define(eq=False)
 class Asked:
-    """Records of one trail that somebody wants kept, and what has come of it."""
+    """Records of one trail that somebody in `loop` wants kept."""
 
     trail: str
     records: Sequence[AuditRecord]
-    done: Future[None] = field(factory=Future)
+    loop: AbstractEventLoop
+    done: Future[None]
+
+    def tell(self, error: Exception | None = None) -> None:
+        """From another thread: they are kept, or why they are not. What is told first holds."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            self.loop.call_soon_threadsafe(_resolve, self.done, error)
+
+
+def _resolve(done: Future[None], error: Exception | None) -> None:
+    if done.done():  # told, or cancelled, or out of patience
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 @frozen
@@ -175,7 +190,7 @@ class Journal:
                 new = self._new(one, staged)
                 lines += [record_line(one.trail, record) for record in new]
             except ValueError as error:
-                one.done.set_exception(error)
+                one.tell(error)
                 continue
             staged.update({(one.trail, each.writer, each.seq): mark(each.hash) for each in new})
             good.append((one, new))
@@ -189,7 +204,7 @@ class Journal:
             for record in new:
                 index.add(record)
         for one, _ in good:
-            one.done.set_result(None)
+            one.tell()
 
     def _put(self, data: bytes) -> None:
         """Write `data` behind all else, and see it on the disk; or leave the file as it was."""

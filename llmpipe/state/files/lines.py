@@ -21,6 +21,7 @@ from typing import Any
 
 import orjson
 
+from llmpipe.state.checks import body_json
 from llmpipe.state.contracts.audit import AuditRecord
 
 __all__ = ("HEAD", "Unreadable", "VERSION", "line_of", "read_line", "read_record", "record_line", "torn")
@@ -57,7 +58,11 @@ HEAD = line_of({"llmpipe": "audit", "version": VERSION})
 def record_line(trail: str, record: AuditRecord) -> bytes:
     """The line of a record. Raises: as `line_of`."""
     fields = {**record.__dict__, "body": dict(record.body)}
-    return line_of({"trail": trail, "record": fields})
+    try:
+        return line_of({"trail": trail, "record": fields})
+    except ValueError:
+        body_json(record)  # says so, if it is the body
+        raise
 
 
 def read_line(line: bytes) -> dict[str, Any]:

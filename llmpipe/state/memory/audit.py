@@ -54,7 +54,11 @@ class _Chain:
 
 
 class MemoryAudit:
-    """Records by writer. Nothing here survives the process, and nothing is dropped before `prune`."""
+    """Records by writer. Nothing here survives the process, and nothing is dropped before `prune`.
+
+    The methods of the contract check what they are given. `extend` is for a writer in this process, on the
+    path of every call, who has just chained what it hands in.
+    """
 
     def __init__(self, clock: Clock = loop_time) -> None:
         self._clock = clock
@@ -73,6 +77,18 @@ class MemoryAudit:
                 chain.records.extend(records)
             else:
                 self._insert(records)
+
+    def extend(self, records: Sequence[AuditRecord]) -> bool:
+        """`append` of records that are chained to one another, and to the last that is here of their writer.
+
+        False if they are not: then nothing is done.
+        """
+        first = records[0]
+        chain = self._chains.get(first.writer)
+        if chain is None or not chain.records or chain.records[-1].hash != first.previous:
+            return False
+        chain.records.extend(records)
+        return True
 
     def _insert(self, records: Sequence[AuditRecord]) -> None:
         """Keep those of any records that are not there yet."""

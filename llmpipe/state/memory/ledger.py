@@ -19,7 +19,8 @@ from llmpipe.state.spends import FIELDS, Values, spend_of, values_of
 __all__ = ("MemoryLedger",)
 
 _Key = tuple[str, int]
-
+_Even = tuple[Accounts, int, int]
+"""What `EvenDraws` are made of: accounts, nano, likely."""
 
 # Seconds for which a settlement that arrives twice is known as such, and an expired hold as expired.
 # Writers repeat within minutes.
@@ -28,9 +29,11 @@ _MAX_LINES = 100_000
 _TENANT = FIELDS.index("tenant")
 _WEEK = 7 * 86_400.0
 
+_at, _place = itemgetter(1), itemgetter(1, 0)  # of a line, which begins with its id and its time
+
 
 class _Sum:
-    """A balance, kept for `keep` seconds after it was last touched.
+    """A balance, kept for `keep` seconds after it was `touched`: infinite is later than the last look.
 
     By monotonic time, for a wall clock that jumps must not make a budget forget what is spent.
     """
@@ -69,20 +72,20 @@ class MemoryLedger:
         self._sums: dict[_Key, _Sum] = {}
         self._room = 1024  # sums there may be before those that are long over are looked for
         self._holds: dict[str, _Hold] = {}  # open and expired
-        self._lasting: dict[str, EvenDraws] = {}  # open, and taken at once
+        self._lasting: dict[str, _Even] = {}  # open, and taken at once
         self._leases = Timers()
         self._due = -inf  # when something ends or may be forgotten, at the earliest
         self._expired = 0  # holds, so far
         self._settled: OrderedDict[str, float] = OrderedDict()  # and when
-        self._journal: list[tuple[float, str, Values]] = []
-        self._lines: set[str] = set()
+        self._journal: list[Values] = []  # in order of their times, then their ids
+        self._lines: set[str] = set()  # these
 
-    def reserve_at_once(self, hold: str, draws: EvenDraws) -> bool:
-        """`reserve` of amounts that are money, for an id that is new; False if something is short.
+    def reserve_at_once(self, hold: str, accounts: Accounts, nano: int, likely: int) -> bool:
+        """`reserve` of `EvenDraws` that are money, for an id that is new; False if something is short.
 
         What has expired and is not swept yet holds no less than is likely: so nothing is swept here.
         """
-        accounts, nano, sums = draws.accounts, draws.nano, self._sums
+        sums = self._sums
         for key, limit in accounts.limited:
             sum_ = sums.get(key)
             if (nano if sum_ is None else sum_.spent + sum_.held + nano) > limit:
@@ -90,7 +93,7 @@ class MemoryLedger:
         for key, ends in accounts.kept:
             sum_ = sums.get(key) or self._new_sum(key, ends, self._clock())
             sum_.held += nano
-        self._lasting[hold] = draws
+        self._lasting[hold] = (accounts, nano, likely)
         return True
 
     def settle_at_once(self, hold: str, accounts: Accounts, nano: int, rows: Sequence[Values]) -> bool:
@@ -99,16 +102,16 @@ class MemoryLedger:
         False if it was not, or of others, or has grown; then nothing is done.
         That it was settled is not remembered: the caller does it once.
         """
-        draws = self._lasting.get(hold)
-        if draws is None or draws.accounts is not accounts:
+        even = self._lasting.get(hold)
+        if even is None or even[0] is not accounts:
             return False
         del self._lasting[hold]
-        held, sums, now = draws.nano, self._sums, self._clock()
+        held, sums = even[1], self._sums
         for key, ends in accounts.kept:
-            sum_ = sums.get(key) or self._new_sum(key, ends, now)
+            sum_ = sums.get(key) or self._new_sum(key, ends, self._clock())
             sum_.held -= held
             sum_.spent += nano
-            sum_.touched = now
+            sum_.touched = inf
         for values in rows:
             self._note(values)
         return True
@@ -212,7 +215,7 @@ class MemoryLedger:
 
     def _known(self, hold: str) -> _Hold | None:
         if hold in self._lasting:
-            self._holds[hold] = _Hold(inf, self._lasting.pop(hold).shares())
+            self._holds[hold] = _Hold(inf, EvenDraws(*self._lasting.pop(hold)).shares())
         return self._holds.get(hold)
 
     def _note(self, values: Values) -> None:
@@ -221,11 +224,10 @@ class MemoryLedger:
         if name in self._lines:
             return
         self._lines.add(name)
-        line = (values[1], name, values)
-        if journal and line < journal[-1]:
-            insort(journal, line)
-        else:  # nearly always
-            journal.append(line)
+        if not journal or values[1] > journal[-1][1]:  # nearly always
+            journal.append(values)
+        else:
+            insort(journal, values, key=_place)
         if len(journal) > _MAX_LINES + 1000:
             self._drop(len(journal) - _MAX_LINES)
 
@@ -257,6 +259,8 @@ class MemoryLedger:
         return found
 
     def _forget_sums(self, now: float) -> None:
+        for sum_ in self._sums.values():
+            sum_.touched = min(sum_.touched, now)
         over = [key for key, sum_ in self._sums.items() if not sum_.held and now - sum_.touched > sum_.keep]
         for key in over:
             del self._sums[key]
@@ -296,11 +300,11 @@ class MemoryLedger:
         """See `Ledger.spends`."""
         check_times(since=since, until=until)
         found: list[Spend] = []
-        start = bisect_left(self._journal, since, key=itemgetter(0))
+        start = bisect_left(self._journal, since, key=_at)
         if after is not None:
-            start = max(start, bisect_right(self._journal, (after.at, after.id), key=itemgetter(0, 1)))
-        for at, _, values in islice(self._journal, start, None):
-            if len(found) >= limit or at >= until:
+            start = max(start, bisect_right(self._journal, (after.at, after.id), key=_place))
+        for values in islice(self._journal, start, None):
+            if len(found) >= limit or _at(values) >= until:
                 break
             if tenant is None or values[_TENANT] == tenant:
                 found.append(spend_of(values))
@@ -309,9 +313,9 @@ class MemoryLedger:
     async def forget(self, before: float) -> int:
         """See `Ledger.forget`. A settlement is known for a day here, whatever `before` says."""
         check_times(before=before)
-        return self._drop(bisect_left(self._journal, before, key=itemgetter(0)))
+        return self._drop(bisect_left(self._journal, before, key=_at))
 
     def _drop(self, count: int) -> int:
-        self._lines.difference_update([name for _, name, _ in self._journal[:count]])
+        self._lines.difference_update([values[0] for values in self._journal[:count]])
         del self._journal[:count]
         return count

@@ -159,8 +159,13 @@ class SqliteLedger:
         ).fetchall()
         if due:
             db.must_write()
+            self._expire(db, [hold for (hold,) in due])
+        db.swept.add(("ledger", self._space))
+        return len(due)
+
+    def _expire(self, db: Session, due: Sequence[str]) -> None:
         sums: dict[_Key, _Sum] = {}
-        for (hold,) in due:
+        for hold in due:
             found = self._hold(db, hold)
             assert found is not None, "it was there a statement ago"
             for key in found.parts.keys() - sums.keys():
@@ -169,8 +174,6 @@ class SqliteLedger:
             found.state, found.at = "expired", db.now
             self._put_hold(db, hold, found)
         self._put_sums(db, sums)
-        db.swept.add(("ledger", self._space))
-        return len(due)
 
     async def spends(
         self,
@@ -231,12 +234,13 @@ class SqliteLedger:
         return _Sum(*row[3:7])
 
     def _put_sums(self, db: Session, sums: dict[_Key, _Sum]) -> None:
-        rows = [(self._space, *key, one.spent, one.held, one.keep, one.touched) for key, one in sums.items()]
-        if any(not -_MOST <= row[3] <= _MOST or row[4] > _MOST for row in rows):
-            raise ValueError("a balance would be beyond 64 bits of nano-USD")
-        db.executemany(
-            "REPLACE INTO sums VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(*row, seal(*row)) for row in rows]
-        )
+        rows = []
+        for key, one in sums.items():
+            row = (self._space, *key, one.spent, one.held, one.keep, one.touched)
+            if not -_MOST <= one.spent <= _MOST or one.held > _MOST:
+                raise ValueError("a balance would be beyond 64 bits of nano-USD")
+            rows.append((*row, seal(*row)))
+        db.executemany("REPLACE INTO sums VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _hold(self, db: Session, hold: str) -> _Hold | None:
         row = db.execute("SELECT * FROM holds WHERE space = ? AND hold = ?", (self._space, hold)).fetchone()

@@ -23,10 +23,8 @@ def real(value: float) -> float:
 
 def seal(*values: Any) -> int:
     """The checksum of a row's values, as SQLite gives them back."""
-    for value in values:
-        if type(value) not in _PLAIN:
-            values = tuple([_plain(one) for one in values])
-            break
+    if not _PLAIN.issuperset(map(type, values)):
+        values = tuple([_plain(one) for one in values])
     return crc32(repr(values).encode())
 
 

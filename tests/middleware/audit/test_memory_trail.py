@@ -10,9 +10,10 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmpipe.middleware.audit.record import linked
 from llmpipe.runtime import at_once
 from llmpipe.state import Anchor, AuditQuery, AuditRecord
-from llmpipe.state.hash_chain import chained, fault
+from llmpipe.state.hash_chain import chained, fault, place
 from llmpipe.state.memory.audit import MemoryAudit
 
 
@@ -41,6 +42,60 @@ def test_what_is_no_record_is_refused_in_a_chain_that_goes_on_too(odd: dict[str,
     with pytest.raises(ValueError, match=r"."):
         at_once(trail.append([second, third]))
     assert records_of(trail) == [first]
+
+
+def test_what_a_writer_has_chained_is_kept_at_once_and_nothing_that_does_not_go_on() -> None:
+    trail, plain = MemoryAudit(), MemoryAudit()
+    first = chained(record("begin", "a"), Anchor())
+    second = chained(record("begin", "b"), first)
+    third = chained(record("end", "a"), second)
+    other = chained(record("end", "a"), first)
+    assert not trail.extend([first])  # of a chain that is not there
+    at_once(trail.append([first]))
+    assert not trail.extend([third])
+    assert not trail.extend([chained(record(writer="v"), Anchor())])
+    assert trail.extend([second, third])
+    assert not trail.extend([other])
+    at_once(plain.append([first, second, third]))
+    assert records_of(trail) == records_of(plain) == [first, second, third]
+    assert at_once(trail.unended()) == at_once(plain.unended()) == [second]
+
+
+def test_a_chain_that_was_pruned_to_its_end_goes_on_behind_its_anchor() -> None:
+    trail = MemoryAudit()
+    first = chained(record(), Anchor())
+    second = chained(record(), first)
+    at_once(trail.append([first]))
+    assert at_once(trail.prune(2.0)) == 1
+    assert not trail.extend([second])  # the long way knows
+    at_once(trail.append([second]))
+    assert records_of(trail) == [second]
+    assert fault([second], at_once(trail.anchor("w"))) is None
+
+
+def test_a_record_that_is_chained_in_its_place_is_the_one_that_a_copy_is() -> None:
+    first = chained(record("begin", "a"), Anchor())
+    copied, placed = record("end", "a"), record("end", "a")
+    place(placed, first)
+    assert placed == chained(copied, first)
+    assert copied == record("end", "a")  # which is as it was
+    assert fault([first, placed], Anchor()) is None
+    odd = AuditRecord(writer="w", seq=0, kind="note", at=1.0, body={"n": 2**70})
+    with pytest.raises(TypeError):
+        place(odd, placed)
+    assert odd.hash == ""
+    assert repr(odd)
+
+
+def test_who_is_linked_anew_is_copied_for_a_store_may_have_it_already() -> None:
+    first, other = chained(record("begin", "a"), Anchor()), chained(record("begin", "b"), Anchor())
+    new, had = record("end", "a"), chained(record("end", "a"), first)
+    before = evolve(had)
+    again, *_ = linked([had], other)
+    assert had == before
+    assert again == chained(had, other) != had
+    assert linked([new], first) == [had]
+    assert new.hash == had.hash
 
 
 def test_the_largest_number_there_is_has_none_after_it() -> None:

@@ -59,7 +59,7 @@ def test_what_is_done_at_once_is_what_the_contract_does(life: list[Any], limits:
                 )
                 draws = EvenDraws(accounts, nano, min(nano, likely))
                 lacks = await long.reserve(hold, [*draws], 10**6)
-                assert short.reserve_at_once(hold, draws) is (lacks is None)
+                assert short.reserve_at_once(hold, accounts, draws.nano, draws.likely) is (lacks is None)
                 if lacks is None:
                     drawn.append((hold, accounts))
             elif what == "grow" and drawn:
@@ -81,6 +81,38 @@ def test_what_is_done_at_once_is_what_the_contract_does(life: list[Any], limits:
             assert await short.balances(ALL) == await long.balances(ALL)
             assert await short.holds() == await long.holds()
             assert await short.spends() == await long.spends()
+
+    asyncio.run(live())
+
+
+def test_what_is_over_for_a_week_is_forgotten_to_make_room_and_nothing_that_is_used_or_held():
+    week, hour = 7 * 86_400.0, 3600.0
+    clock = ManualClock()
+    ledger = MemoryLedger(clock)
+
+    def call(number: int, *, name: str = "", settled: bool = True) -> None:
+        account = name or f"user{number}"
+        accounts = Accounts([Draw(account=account, period=0, nano=0, limit=10**6, ends=hour)])
+        assert ledger.reserve_at_once(f"hold{number}", accounts, 5, 5)
+        if settled:
+            assert ledger.settle_at_once(f"hold{number}", accounts, 3, [])
+
+    async def spent(*names: str) -> list[tuple[int, int]]:
+        return [(one.spent, one.held) for one in await ledger.balances([(name, 0) for name in names])]
+
+    async def live() -> None:
+        call(-1, name="held", settled=False)
+        for number in range(1100):  # more than there is room for: the first look finds nothing that is over
+            call(number)
+        clock.now += week
+        for number in range(1100, 3000):  # and the next one nothing either, by an hour
+            call(number)
+        call(-2, name="user7")
+        assert await spent("user0", "user7") == [(3, 0), (6, 0)]
+        clock.now += 2 * hour
+        for number in range(3000, 6000):
+            call(number)
+        assert await spent("user0", "user7", "user2999", "held") == [(0, 0), (6, 0), (3, 0), (0, 5)]
 
     asyncio.run(live())
 

@@ -25,7 +25,7 @@ from llmpipe.runtime import Runtime
 from llmpipe.state import Ask, Taken
 from llmpipe.state.memory import MemoryState
 from llmpipe.testing import conform, run
-from llmpipe.types import Request, Usage
+from llmpipe.types import Completion, Request, Usage
 
 
 def mock(*script: Any, **settings: Any) -> MockProvider:
@@ -223,6 +223,9 @@ async def test_a_target_without_room_is_no_end_if_there_is_another():
 # ---------------------------------------------------------------- what is told
 
 
+_TOLD = ("limit", "remaining", "reset")
+
+
 async def test_every_reply_says_how_the_tightest_limits_stand():
     limits = Limits(
         limits=[
@@ -240,6 +243,78 @@ async def test_every_reply_says_how_the_tightest_limits_stand():
     with pytest.raises(LimitReached) as refused:
         await chain.complete("hi")
     assert refused.value.metadata["headers"]["x-ratelimit-remaining-requests"] == "0"
+
+
+def reading(done: Completion, unit: str) -> tuple[int, int, str]:
+    """Limit, remaining and reset of `unit`, as the headers say them."""
+    limit, remaining, reset = (done.headers[f"x-ratelimit-{what}-{unit}"] for what in _TOLD)
+    return int(limit), int(remaining), reset
+
+
+@pytest.mark.parametrize(("burst", "most"), [(None, 12), (3, 3), (120, 120)])
+async def test_of_requests_exactly_as_many_are_admitted_as_are_said_to_remain(burst: float | None, most: int):
+    limits = Limits(limits=Limit(requests_per_day=120, burst=burst))
+    chain = Chain(MockProvider(default="hi"), limits)
+    limit, remaining, reset = reading(await chain.complete("hi"), "requests")
+    assert (limit, remaining, reset) == (120, most - 1, "720000ms")
+    for left in reversed(range(remaining)):
+        assert reading(await chain.complete("hi"), "requests")[:2] == (120, left)
+    with pytest.raises(LimitReached) as refused:
+        await chain.complete("hi")
+    assert refused.value.metadata["headers"]["x-ratelimit-limit-requests"] == "120"
+    await asyncio.sleep(720 * most)  # which is when it said that all will be there again
+    assert reading(await chain.complete("hi"), "requests")[:2] == (120, most - 1)
+
+
+async def test_a_million_is_a_number_that_callers_can_read():
+    chain = Chain(MockProvider(default="hi"), Limits(limits=Limit(tokens_per_minute=3_000_000)))
+    assert reading(await chain.complete("hi"), "tokens")[0] == 3_000_000
+    with pytest.raises(LimitReached, match="of 3000000 tokens in 60 s"):
+        for _ in range(3):
+            await chain.complete("x" * 8_000_000)
+
+
+@pytest.mark.parametrize(("burst", "most"), [(None, 1000), (500, 500), (10_000, 10_000)])
+async def test_of_a_days_tokens_those_remain_that_may_be_had_now(burst: float | None, most: int):
+    limits = Limits(limits=Limit(tokens_per_day=10_000, token_burst=burst))
+    provider = MockProvider(default="hi", usage=Usage(120, 10))
+    chain = Chain(provider, limits)
+    request = Request(messages="hi", max_tokens=100)
+    limit, remaining, _ = reading(await chain.complete(request), "tokens")
+    asked = most - remaining  # by one call, before it is known what it will use
+    assert limit == 10_000
+    assert 130 < asked < 200
+    remaining += asked - 130
+    while remaining >= asked:
+        limit, left, reset = reading(await chain.complete(request), "tokens")
+        assert limit == 10_000
+        assert int(reset.removesuffix("ms")) == pytest.approx((most - left) * 8640, abs=8640)
+        remaining = left + asked - 130  # when that call was over, what it had used was known
+    with pytest.raises(LimitReached):
+        await chain.complete(request)
+
+
+async def test_of_several_limits_that_is_told_of_which_the_least_is_left():
+    limits = Limits(
+        limits=[Limit(tokens_per_minute=1000), Limit(name="day", tokens_per_day=100_000, token_burst=5000)]
+    )
+    chain = Chain(MockProvider(default="hi", usage=Usage(300, 0)), limits)
+    request = Request(messages="hi", max_tokens=100)
+    assert reading(await chain.complete(request), "tokens")[0] == 1000
+    for _ in range(18):  # the minute's is there again each time, the day's is not
+        await asyncio.sleep(60)
+        limit, remaining, _ = reading(await chain.complete(request), "tokens")
+    assert limit == 100_000
+    assert 0 < remaining < 860
+
+
+async def test_the_status_tells_what_of_each_limit_may_be_had_at_once():
+    limits = Limits(limits=Limit(requests_per_day=240, tokens_per_day=1000, token_burst=300, concurrency=7))
+    chain = Chain(MockProvider(default="hi"), limits)
+    states = await limits.status(chain.runtime)
+    assert [(one.unit, one.limit, one.burst, one.remaining) for one in states] == [
+        ("requests", 240, 24, 24), ("tokens", 1000, 300, 300), ("slots", 7, 7, 7)
+    ]  # fmt: skip
 
 
 async def test_headers_say_how_it_stood_and_are_worked_out_when_somebody_looks(

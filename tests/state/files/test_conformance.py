@@ -9,23 +9,22 @@ import pytest
 
 from llmpipe.state import State, open_state
 from llmpipe.state.files import FileState
-from llmpipe.testing.state import suites
+from llmpipe.testing.state import OpenedStates, suites
 
 pytestmark = pytest.mark.real_time
 
 globals().update(suites(FileState.offers))
 
 
-class FileHarness:
+class FileHarness(OpenedStates[FileState]):
     """A file for each `open`; another State of the same process for each `reopen`."""
 
     settings = ""
 
     def __init__(self, directory: Path) -> None:
+        super().__init__()
         self._files = (directory / f"{number}.jsonl" for number in itertools.count())
         self._url = ""
-        self._ahead = 0.0
-        self.opened: list[FileState] = []
 
     async def open(self) -> State:
         self._url = f"file://{next(self._files)}{self.settings}"
@@ -34,18 +33,7 @@ class FileHarness:
     async def reopen(self) -> State:
         state = open_state(self._url)
         assert isinstance(state, FileState)
-        state.ahead = self._ahead
-        self.opened.append(state)
-        return state
-
-    async def pass_time(self, seconds: float) -> None:
-        self._ahead += seconds
-        for state in self.opened:
-            state.ahead = self._ahead
-
-    async def aclose(self) -> None:
-        for state in self.opened:
-            await state.aclose()
+        return self.keep(state)
 
 
 class ReopeningHarness(FileHarness):

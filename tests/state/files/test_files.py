@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from llmpipe.state import Anchor, AuditQuery, AuditRecord, open_state
 from llmpipe.state.files import FileState
 from llmpipe.state.files.lines import HEAD, line_of
 from llmpipe.state.hash_chain import chained, fault
+from llmpipe.testing import run
 
 pytestmark = pytest.mark.real_time
 
@@ -272,6 +276,100 @@ async def test_those_who_append_together_share_a_sync(path, monkeypatch):
     await asyncio.gather(*[audit.append(records) for records in writers])
     assert 1 <= count <= 20
     await state.aclose()
+
+
+@pytest.fixture
+def hanging(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Said when the disk hangs, and what lets it go on."""
+    hangs, goes_on, real = threading.Event(), threading.Event(), os.fsync
+
+    def sync(descriptor: int) -> None:
+        hangs.set()
+        assert goes_on.wait(30)
+        real(descriptor)
+
+    monkeypatch.setattr("llmpipe.state.files.journal.os.fsync", sync)
+    yield hangs, goes_on
+    goes_on.set()
+
+
+async def test_nobody_waits_for_a_disk_that_hangs_and_all_is_kept_once_when_it_goes_on(path, hanging, caplog):
+    hangs, goes_on = hanging
+    state = FileState(path, timeout=0.05)
+    audit = state.audit("audit")
+    records = a_chain(3)
+    for batch in (records[:1], records[1:2]):  # the second waits behind the first
+        with pytest.raises(StoreUnavailable, match=r"has not answered in 0\.05 s; it is not known"):
+            await audit.append(batch)
+    assert hangs.is_set()
+    goes_on.set()
+    patient = FileState(path, timeout=30.0)
+    await patient.audit("audit").append(records)
+    await patient.aclose()
+    await state.aclose()
+    assert await kept(path) == records
+    assert not caplog.records  # nobody was told twice
+
+
+async def test_who_is_cancelled_leaves_what_he_asked_for_to_be_kept(path, hanging, caplog):
+    hangs, goes_on = hanging
+    state = FileState(path, timeout=30.0)
+    audit = state.audit("audit")
+    records = a_chain(2)
+    asked = asyncio.create_task(audit.append(records[:1]))
+    assert await asyncio.to_thread(hangs.wait, 30)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    goes_on.set()
+    await audit.append(records[1:])
+    await state.aclose()
+    assert await kept(path) == records
+    assert not caplog.records
+
+
+def test_whoever_asked_in_a_loop_that_is_closed_holds_up_nobody(path, hanging):
+    hangs, goes_on = hanging
+    state = FileState(path, timeout=30.0)
+    records = a_chain(3)
+
+    async def leave() -> None:
+        first = asyncio.ensure_future(state.audit("audit").append(records[:1]))
+        assert await asyncio.to_thread(hangs.wait, 30)
+        second = asyncio.ensure_future(state.audit("audit").append(records[1:2]))
+        await asyncio.sleep(0)
+        first.cancel()
+        second.cancel()
+
+    async def stay() -> None:
+        third = asyncio.ensure_future(state.audit("audit").append(records[2:]))
+        await asyncio.sleep(0)  # it is asked for, and will be in one write with the second
+        goes_on.set()
+        await third
+        await state.aclose()
+
+    asyncio.run(leave())
+    asyncio.run(stay())
+    assert asyncio.run(kept(path)) == records
+
+
+def test_in_a_test_that_says_its_own_time_no_time_passes_while_the_disk_works(path, monkeypatch):
+    real = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.05)  # so that the loop has nothing else to do meanwhile
+        real(descriptor)
+
+    monkeypatch.setattr("llmpipe.state.files.journal.os.fsync", slow)
+
+    async def main() -> float:
+        state, began = FileState(path, timeout=1.0), asyncio.get_running_loop().time()
+        await state.audit("audit").append(a_chain(1))
+        assert await state.audit("audit").prune(9.0) == 1
+        await state.aclose()
+        return asyncio.get_running_loop().time() - began
+
+    assert run(main()) < 1.0
 
 
 async def test_pruning_that_fails_leaves_the_file_as_it_was(path, monkeypatch):

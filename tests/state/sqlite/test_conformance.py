@@ -9,21 +9,20 @@ import pytest
 
 from llmpipe.state import State
 from llmpipe.state.sqlite import SqliteState, open_sqlite
-from llmpipe.testing.state import suites
+from llmpipe.testing.state import OpenedStates, suites
 
 pytestmark = pytest.mark.real_time
 
 globals().update(suites(SqliteState.offers))
 
 
-class SqliteHarness:
+class SqliteHarness(OpenedStates[SqliteState]):
     """A file for each `open`; another connection to it, as from another process, for each `reopen`."""
 
     def __init__(self, directory: Path) -> None:
+        super().__init__()
         self._files = (directory / f"{number}.db" for number in itertools.count())
         self._url = ""
-        self._ahead = 0.0
-        self.opened: list[SqliteState] = []
 
     async def open(self) -> State:
         self._url = f"sqlite:///{next(self._files)}"
@@ -32,18 +31,7 @@ class SqliteHarness:
     async def reopen(self) -> State:
         state = open_sqlite(self._url)
         assert isinstance(state, SqliteState)
-        state.ahead = self._ahead
-        self.opened.append(state)
-        return state
-
-    async def pass_time(self, seconds: float) -> None:
-        self._ahead += seconds
-        for state in self.opened:
-            state.ahead = self._ahead
-
-    async def aclose(self) -> None:
-        for state in self.opened:
-            await state.aclose()
+        return self.keep(state)
 
 
 @pytest.fixture
