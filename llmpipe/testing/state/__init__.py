@@ -4,7 +4,7 @@ A backend's tests define a fixture ``harness`` and take the suites of what it of
 
     import pytest
     from llmpipe.testing.state import suites
-    from my_backend import MyHarness, MyState
+    from my_backend import MyHarness, MyState  # MyHarness(OpenedStates[MyState])
 
     @pytest.fixture
     async def harness():
@@ -34,7 +34,7 @@ pytest.register_assert_rewrite(*(f"{__name__}.{each}" for each in _WITH_ASSERTS)
 from llmpipe.testing.state.audit import AuditSuite  # noqa: E402  see above
 from llmpipe.testing.state.breakers import BreakersSuite  # noqa: E402  see above
 from llmpipe.testing.state.cache import CacheSuite  # noqa: E402  see above
-from llmpipe.testing.state.harness import Harness, ManualClock, suite  # noqa: E402  see above
+from llmpipe.testing.state.harness import Harness, ManualClock, OpenedStates, suite  # noqa: E402  see above
 from llmpipe.testing.state.ledger import LedgerSuite  # noqa: E402  see above
 from llmpipe.testing.state.limits import LimitsSuite  # noqa: E402  see above
 from llmpipe.testing.state.opened import OpenedSuite  # noqa: E402  see above
@@ -50,6 +50,7 @@ __all__ = (
     "LedgerSuite",
     "LimitsSuite",
     "ManualClock",
+    "OpenedStates",
     "OpenedSuite",
     "ProvidersSuite",
     "QueueSuite",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from llmpipe.state import State
 
-__all__ = ("Harness", "ManualClock", "NAMES", "fill", "rises", "suite")
+__all__ = ("Harness", "ManualClock", "NAMES", "OpenedStates", "fill", "rises", "suite")
 
 T = TypeVar("T")
 
@@ -35,6 +35,45 @@ class Harness(Protocol):
     async def pass_time(self, seconds: float) -> None:
         """Let the store's time pass, for all that were opened."""
         ...
+
+
+class _Timed(Protocol):
+    """A State of a backend whose time can be moved."""
+
+    ahead: float
+
+    async def aclose(self) -> None: ...
+
+
+S = TypeVar("S", bound=_Timed)
+
+
+class OpenedStates(Generic[S]):
+    """What a harness has opened: the time of all moves together, and all are closed with it.
+
+    A harness inherits it, and passes each state that it opens through `keep`.
+    """
+
+    def __init__(self) -> None:
+        self.opened: list[S] = []
+        self.ahead = 0.0
+
+    def keep(self, state: S) -> S:
+        """`state`, at the time that it is for the others."""
+        state.ahead = self.ahead
+        self.opened.append(state)
+        return state
+
+    async def pass_time(self, seconds: float) -> None:
+        """See `Harness.pass_time`."""
+        self.ahead += seconds
+        for state in self.opened:
+            state.ahead = self.ahead
+
+    async def aclose(self) -> None:
+        """Close all of them."""
+        for state in self.opened:
+            await state.aclose()
 
 
 class ManualClock:

@@ -13,6 +13,7 @@ import asyncpg  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 
 from llmpipe.testing.servers.postgres import PostgresServer
+from llmpipe.testing.state import OpenedStates
 from llmpipe_postgres import PostgresState, open_postgres
 
 _NUMBERS = count(1)
@@ -31,15 +32,14 @@ def server() -> Iterator[PostgresServer]:
         yield made
 
 
-class PostgresHarness:
-    """Opens an empty schema; the time of all that it opened moves together."""
+class PostgresHarness(OpenedStates[PostgresState]):
+    """Opens an empty schema."""
 
     def __init__(self, server: PostgresServer, **settings: object) -> None:
+        super().__init__()
         self.server = server
         self._settings = {"timeout": 60, **settings}  # the suites have a thousand wait for one another
-        self._opened: list[PostgresState] = []
         self._schemas: list[str] = []
-        self._ahead = 0.0
         self.schema = ""
 
     def url(self, **settings: object) -> str:
@@ -71,19 +71,10 @@ class PostgresHarness:
             await connection.close()
 
     async def reopen(self, **settings: object) -> PostgresState:
-        state = open_postgres(self.url(**settings))
-        state.ahead = self._ahead
-        self._opened.append(state)
-        return state
-
-    async def pass_time(self, seconds: float) -> None:
-        self._ahead += seconds
-        for state in self._opened:
-            state.ahead = self._ahead
+        return self.keep(open_postgres(self.url(**settings)))
 
     async def aclose(self) -> None:
-        for state in self._opened:
-            await state.aclose()
+        await super().aclose()
         _FREE[self.server.port] += self._schemas
 
 

@@ -45,7 +45,7 @@ def test_of_several_hosts_the_one_is_wanted_that_can_be_written_to():
         ("postgresql://user:hunter2@host:five/db", "port"),
         ("postgresql://user:hunter2@:5432/db", "host"),
         ("postgresql://user:hunter2@::1:5432/db", "brackets"),
-        ("postgresql://user:hunter2@host/db?pools=3", "no setting 'pools'"),
+        ("postgresql://user:hunter2@host/db?pools=3", "setting that is not known; did you mean .pool."),
         ("postgresql://user:hunter2@host/db?pool=3&pool=4", "twice"),
         ("postgresql://user:hunter2@host/db?pool=0", "pool"),
         ("postgresql://user:hunter2@host/db?pool=2.5", "pool"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,64 +12,52 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from botocore.session import Session
 
+from llmpipe.testing.servers.process import ServerProcess
+from llmpipe.testing.state import OpenedStates
 from llmpipe_s3 import S3State, open_s3
 
 _NUMBERS = count(1)
 _SERVER = Path(__file__).with_name("s3_server.py")
 
 
-class Server:
-    """A store on a free port that can be frozen, killed and told to misbehave. See `s3_server`."""
+class Server(ServerProcess):
+    """A store that can be told to misbehave. See `s3_server`."""
 
-    def __init__(self, home: Path, *tls: Path) -> None:
-        self.home, self._tls = home, tls
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port: int = listener.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
+    _program: ClassVar[str] = "s3-server"
+    _patience: ClassVar[float] = 60.0  # moto takes seconds to load
+
+    def __init__(self, *tls: Path) -> None:
+        super().__init__()
+        self._tls = tls
+
+    @property
+    def home(self) -> Path:
+        """Where it keeps its data, and reads its orders."""
+        return self._home
 
     @property
     def endpoint(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def _launch(self) -> subprocess.Popen[bytes]:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with (self.home / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, str(_SERVER), str(self.home), str(self.port), *map(str, self._tls)],
-                stdout=log, stderr=log, env=environ,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, start_new_session=True,
             )  # fmt: skip
-        end = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, (self.home / "log").read_text()
-                assert time.monotonic() < end, "the store did not come up"
-                time.sleep(0.05)
 
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def pause(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on, and start it if it was killed."""
-        if self._process is None:
-            self.start()
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def order(self, **order: Any) -> None:
         """From now on requests go as that says; as they should without one."""
@@ -99,14 +86,13 @@ class Server:
         )  # fmt: skip
 
 
-class Harness:
-    """Opens states with a prefix of their own; the time of all that it opened moves together."""
+class Harness(OpenedStates[S3State]):
+    """Opens states with a prefix of their own."""
 
     def __init__(self, server: Server, **settings: object) -> None:
+        super().__init__()
         self.server = server
         self._settings = {"timeout": 60, **settings}
-        self._opened: list[S3State] = []
-        self._ahead = 0.0
         self.prefix = ""
 
     def url(self, **settings: object) -> str:
@@ -118,21 +104,10 @@ class Harness:
         return await self.reopen(**settings)
 
     async def reopen(self, **settings: object) -> S3State:
-        state = open_s3(self.url(**settings))
-        state.ahead = self._ahead
-        self._opened.append(state)
+        state = self.keep(open_s3(self.url(**settings)))
         if "profile" not in settings:  # a client takes a busy machine longer to make than some timeouts here
             await asyncio.to_thread(state._here()._made)
         return state
-
-    async def pass_time(self, seconds: float) -> None:
-        self._ahead += seconds
-        for state in self._opened:
-            state.ahead = self._ahead
-
-    async def aclose(self) -> None:
-        for state in self._opened:
-            await state.aclose()
 
 
 @pytest.fixture(autouse=True)
@@ -148,13 +123,12 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("s3"))
+def server() -> Iterator[Server]:
+    made = Server()
     (made.home / "clock").write_text(str(int(time.time())))
-    made.start()
-    made.make_bucket()
-    yield made
-    made.kill()
+    with made:
+        made.make_bucket()
+        yield made
 
 
 @pytest.fixture
@@ -165,13 +139,11 @@ async def harness(server: Server) -> AsyncIterator[Harness]:
 
 
 @pytest.fixture(scope="session")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def victim() -> Iterator[Server]:
     """Another one, to be harmed: moto takes seconds to start."""
-    made = Server(tmp_path_factory.mktemp("victim"))
-    made.start()
-    made.make_bucket()
-    yield made
-    made.kill()
+    with Server() as made:
+        made.make_bucket()
+        yield made
 
 
 @pytest.fixture
@@ -181,4 +153,5 @@ async def own(victim: Server) -> AsyncIterator[Harness]:
     yield made
     victim.order()
     victim.resume()
+    victim.start()  # if it was killed
     await made.aclose()

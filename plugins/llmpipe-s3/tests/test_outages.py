@@ -208,11 +208,7 @@ async def test_a_certificate_that_nobody_knows_is_refused_and_one_that_is_known_
     certificate.cert_chain_pems[0].write_to_path(str(cert))
     certificate.private_key_pem.write_to_path(str(key))
     authority.cert_pem.write_to_path(str(known))
-    home = tmp_path / "tls"
-    home.mkdir()
-    server = type(own.server)(home, cert, key)
-    server.start()
-    try:
+    with type(own.server)(cert, key) as server:
         state = await own.open(endpoint=server.endpoint, timeout=10)
         await refused(state.check(), "not to be trusted")
         monkeypatch.setenv("AWS_CA_BUNDLE", str(known))
@@ -220,8 +216,6 @@ async def test_a_certificate_that_nobody_knows_is_refused_and_one_that_is_known_
         state = await own.open(endpoint=server.endpoint, timeout=10)
         await state.audit("audit").append(a_chain(2))
         assert await state.audit("audit").query(AuditQuery()) == a_chain(2)
-    finally:
-        server.kill()
 
 
 # ------------------------------------------------------------ credentials

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from attrs import field, frozen
 
 from llmpipe.errors import ConfigError
+from llmpipe.state.url import flag, number, one_of, options
 
 __all__ = ("Settings", "read_url")
 
+_OF = "a database"
 _OWN = ("pgbouncer", "pool", "schema", "timeout")
 # What asyncpg (as libpq) understands in a URL beside these.
 _DRIVERS = (
@@ -27,7 +29,6 @@ _DRIVERS = (
 _SSL_MODES = ("allow", "disable", "prefer", "require", "verify-ca", "verify-full")
 _SESSIONS = ("any", "prefer-standby", "primary", "read-only", "read-write", "standby")
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @frozen(kw_only=True)
@@ -66,49 +67,41 @@ def read_url(url: str) -> Settings:
     if "#" in rest:
         raise ConfigError("a '#' in the URL of a database is written %23")
     address, _, query = rest.partition("?")
-    options = _options(query)
+    told = _options(query)
     login, _, hosts = address.rpartition("@")
     hosts, _, database = hosts.partition("/")
     user, _, password = login.partition(":")
     if not database:
         raise ConfigError("the URL names no database: postgresql://user:password@host:5432/database")
     _check_hosts(hosts)
-    if not hosts and "host" not in options:
+    if not hosts and "host" not in told:
         raise ConfigError("the URL names no host: postgresql://user:password@host:5432/database")
     if "," in hosts:
-        options.setdefault("target_session_attrs", "read-write")
-    drivers = "&".join(f"{name}={options[name]}" for name in _DRIVERS if name in options)
+        told.setdefault("target_session_attrs", "read-write")
+    drivers = "&".join(f"{name}={told[name]}" for name in _DRIVERS if name in told)
     own: dict[str, Any] = {}
-    if "schema" in options:
-        own["schema"] = _schema(options["schema"])
-    if "pool" in options:
-        own["pool"] = int(_number("pool", options["pool"], 1, 1000, whole=True))
-    if "timeout" in options:
-        own["timeout"] = _number("timeout", options["timeout"], 0.01, 600)
-    if "pgbouncer" in options:
-        own["pgbouncer"] = _one_of("pgbouncer", options["pgbouncer"], tuple(_FLAGS)) in ("true", "1")
+    if "schema" in told:
+        own["schema"] = _schema(told["schema"])
+    if "pool" in told:
+        own["pool"] = number("pool", told["pool"], 1, 1000, of=_OF)
+    if "timeout" in told:
+        own["timeout"] = number("timeout", told["timeout"], 0.01, 600, of=_OF)
+    if "pgbouncer" in told:
+        own["pgbouncer"] = flag("pgbouncer", told["pgbouncer"], of=_OF)
     return Settings(
         url=f"postgresql://{address}?{drivers}",
-        place=f"postgresql://{hosts or unquote(options['host'])}/{unquote(database)}",
+        place=f"postgresql://{hosts or unquote(told['host'])}/{unquote(database)}",
         password=unquote(password) if user else "",
         **own,
     )
 
 
 def _options(query: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in _OWN and name not in _DRIVERS:
-            known = ", ".join(sorted((*_OWN, *_DRIVERS)))
-            raise ConfigError(f"the URL of a database has no setting {name[:40]!r}; there are {known}")
-        if name in options:
-            raise ConfigError(f"the URL of the database sets {name!r} twice")
-        options[name] = value
-    if "sslmode" in options:
-        _one_of("sslmode", options["sslmode"], _SSL_MODES)
-    if "target_session_attrs" in options:
-        _one_of("target_session_attrs", options["target_session_attrs"], _SESSIONS)
-    return options
+    told = options(query, (*_OWN, *_DRIVERS), of=_OF)
+    for name, known in (("sslmode", _SSL_MODES), ("target_session_attrs", _SESSIONS)):
+        if name in told:
+            one_of(name, told[name], known, of=_OF)
+    return told
 
 
 def _check_hosts(hosts: str) -> None:
@@ -123,26 +116,9 @@ def _check_hosts(hosts: str) -> None:
             raise ConfigError("the URL of the database has a port without a host")
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ConfigError(f"{name} of a database is one of {', '.join(known)}, not {value[:40]!r}")
-    return value
-
-
 def _schema(value: str) -> str:
     if not _NAME.fullmatch(value) or value.startswith("pg_"):
         raise ConfigError(
             f"schema is a name of small letters, digits and _ that does not begin pg_, not {value[:70]!r}"
         )
     return value
-
-
-def _number(name: str, value: str, least: float, most: float, *, whole: bool = False) -> float:
-    try:
-        number = float(int(value)) if whole else float(value)
-    except ValueError:
-        number = -1.0
-    if not least <= number <= most:
-        kind = "whole number" if whole else "number"
-        raise ConfigError(f"{name} of a database is a {kind} from {least:g} to {most:g}, not {value[:40]!r}")
-    return number

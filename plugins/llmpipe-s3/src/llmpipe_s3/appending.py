@@ -12,7 +12,7 @@ from llmpipe.errors import LLMError, StoreUnavailable
 from llmpipe.state import AuditRecord
 from llmpipe_s3.batches import batch_data
 from llmpipe_s3.keys import folder
-from llmpipe_s3.trail import Trail
+from llmpipe_s3.trail import Batch, Trail
 
 __all__ = ("Appender",)
 
@@ -31,10 +31,17 @@ class _Asked:
 
 @define
 class _Plan:
-    """What is to be put, and what each is told when that is done."""
+    """What is to be put, and what each is told when that is done.
+
+    It goes by how the chains stood when it was begun: what comes between is met by the put, which fails then.
+    """
 
     new: dict[str, dict[int, AuditRecord]] = field(factory=dict)  # by folder and number
     told: list[tuple[_Asked, ValueError | None]] = field(factory=list)
+    looked: set[str] = field(factory=set)  # folders of chains that were looked at
+    read: dict[Batch, dict[int, AuditRecord]] = field(
+        factory=dict
+    )  # batches in which records were looked for
 
 
 class Appender:
@@ -130,9 +137,12 @@ class Appender:
             staged, mine = plan.new.get(name, {}), new.setdefault(name, {})
             chain = self.trail.index.chains.get(name)
             follows = chain is not None and chain.last.seq + 1 == record.seq
-            if record.seq - 1 not in mine and record.seq - 1 not in staged and not follows:
+            known = record.seq - 1 in mine or record.seq - 1 in staged or follows
+            if not known and name not in plan.looked:
                 await self.trail.refresh(name)  # it is not simply the next: look
-            found = mine.get(record.seq) or staged.get(record.seq) or await self._stored(name, record.seq)
+                plan.looked.add(name)
+            found = mine.get(record.seq) or staged.get(record.seq)
+            found = found or await self._stored(name, record.seq, plan)
             if found is not None and found.hash != record.hash:
                 raise ValueError(
                     f"record {record.seq} of writer {record.writer!r} is there, and is another one"
@@ -142,17 +152,20 @@ class Appender:
                 mine[record.seq] = record
         return {name: each for name, each in new.items() if each}
 
-    async def _stored(self, name: str, seq: int) -> AuditRecord | None:
+    async def _stored(self, name: str, seq: int, plan: _Plan) -> AuditRecord | None:
         """The record that is there, unless it was pruned."""
         chain = self.trail.index.chains.get(name)
         if chain is None or seq > chain.last.seq or seq <= chain.anchor.seq:
             return None
         first = chain.holder(seq)
+        if first is not None and (name, first) in plan.read:
+            return plan.read[name, first].get(seq)
         records = None if first is None else await self.trail.batch(name, first)
-        if records is None:
+        if first is None or records is None:
             await self.trail.refresh_anchors(name)  # it was pruned, most likely
             return None
-        return next((record for record in records if record.seq == seq), None)
+        plan.read[name, first] = {record.seq: record for record in records}
+        return plan.read[name, first].get(seq)
 
     async def _put(self, plan: _Plan) -> bool:
         """Put what is planned; False if another was first, so that the plan is to be made anew."""

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from math import inf
 
 import orjson
@@ -18,25 +19,28 @@ from llmpipe.state.memory.audit import matches
 from llmpipe_s3.appending import Appender
 from llmpipe_s3.keys import folder
 from llmpipe_s3.pruning import prune
-from llmpipe_s3.trail import Batch, Trail
+from llmpipe_s3.trail import Batch, Trail, side_by_side
 
 __all__ = ("S3Audit",)
 
 _LONGEST = 1e12
 """Seconds of a lease, at most: JSON has no infinity."""
+_FEW = 32
+"""Chains that are listed one by one; more are listed all at once, a thousand objects each time."""
 
 
 class S3Audit:
     """See `Audit`.
 
-    Args:
-        here: gives what belongs to the running event loop.
-        patience: seconds for what reads much: all of a trail, at worst. It goes on while answers come, for
-            each request ends within the store's timeout.
+    What asks for one thing (`append`, `beat`, `anchor`) ends within the store's timeout. What reads all that
+    has come since, which is all of a trail at first, goes on while answers come: each of its requests ends
+    within the timeout, and what was read is not read again.
+
+    Args: here gives what belongs to the running event loop, and ahead how far the store's time is moved.
     """
 
-    def __init__(self, here: Callable[[], Appender], ahead: Callable[[], float], patience: float) -> None:
-        self._here, self._ahead, self._patience = here, ahead, patience
+    def __init__(self, here: Callable[[], Appender], ahead: Callable[[], float]) -> None:
+        self._here, self._ahead = here, ahead
 
     @property
     def _trail(self) -> Trail:
@@ -54,8 +58,7 @@ class S3Audit:
     async def head(self, writer: str) -> AuditRecord | Anchor:
         """See `Audit.head`."""
         name, trail = folder(writer), self._trail
-        async with self._in_time():
-            await trail.refresh(name)
+        await trail.refresh(name)
         chain = trail.index.chains.get(name)
         return chain.last if chain else Anchor()
 
@@ -69,18 +72,16 @@ class S3Audit:
 
     async def writers(self) -> list[str]:
         """See `Audit.writers`."""
-        async with self._in_time():
-            await self._trail.refresh()
+        await self._trail.refresh()
         return sorted([chain.writer for chain in self._trail.index.chains.values()])
 
     async def unended(self, writer: str | None = None) -> list[AuditRecord]:
         """See `Audit.unended`. Of one writer, others' records are read only if it has open calls."""
-        async with self._in_time():
-            if writer is not None:
-                await self._trail.refresh(folder(writer))
-            unended = self._trail.index.unended
-            if writer is None or any(place[0] == writer for place in unended):
-                await self._trail.refresh()
+        if writer is not None:
+            await self._trail.refresh(folder(writer))
+        unended = self._trail.index.unended
+        if writer is None or any(place[0] == writer for place in unended):
+            await self._trail.refresh()
         return [record for place, record in sorted(unended.items()) if writer in (None, place[0])]
 
     async def beat(self, writer: str, lease: float) -> None:
@@ -95,14 +96,32 @@ class S3Audit:
                 await self._trail.store.put(key, orjson.dumps({"writer": writer, "seconds": seconds}))
 
     async def lost(self) -> list[str]:
-        """See `Audit.lost`."""
-        async with self._in_time():
-            await self._trail.refresh()
-            writers = sorted({writer for writer, _ in self._trail.index.unended})
-            return [writer for writer in writers if not await self._lives(writer)]
+        """See `Audit.lost`.
 
-    async def _lives(self, writer: str) -> bool:
-        key = self._trail.keys.alive(folder(writer))
+        Chains of writers that live are read only if one that does not has open calls: they may end elsewhere.
+        """
+        trail = self._trail
+        dead = await self._dead()
+        for name in dead if len(dead) <= _FEW else (None,):
+            await trail.refresh(name)
+        if not {folder(writer) for writer, _ in trail.index.unended} & dead:
+            return []
+        await trail.refresh()
+        return sorted([
+            writer
+            for writer in {writer for writer, _ in trail.index.unended}
+            if not await self._lives(folder(writer))
+        ])  # fmt: skip
+
+    async def _dead(self) -> set[str]:
+        """Writers (their folders) that have records, and no lease."""
+        folders = await self._trail.folders()
+        signed = {name async for name in self._trail.signs()}.intersection(folders)
+        lives = await side_by_side([partial(self._lives, name) for name in signed])
+        return {*folders} - {name for name, alive in zip(signed, lives, strict=True) if alive}
+
+    async def _lives(self, name: str) -> bool:
+        key = self._trail.keys.alive(name)
         held = await self._trail.store.get(key)
         if held is None:
             return False
@@ -125,31 +144,29 @@ class S3Audit:
             seq = trail.index.chains[batch[0]].anchor.seq
             found.add([record for record in records if record.seq > seq])
 
-        async with self._in_time():
-            await trail.refresh_anchors(name)  # first: what was pruned takes nobody's place
-            await trail.refresh_batches(name, add)
-            spans = _spanning(trail, found, seen)
-            async for batch, records in trail.read([*spans]):
-                if spans[batch] > found.until:
-                    break  # they come in order of time
-                add(batch, records)
+        await trail.refresh_anchors(name)  # first: what was pruned takes nobody's place
+        await trail.refresh_batches(name, add)
+        spans = _spanning(trail, found, seen)
+        async for batch, records in trail.read([*spans]):
+            if spans[batch] > found.until:
+                break  # they come in order of time
+            add(batch, records)
         return found.best()
 
     async def prune(self, before: float) -> int:
         """See `Audit.prune`. Deletes objects of which nothing is left."""
         check_times(before=before)
-        async with self._in_time():
-            await self._trail.refresh()
-            return await prune(self._trail, before)
+        await self._trail.refresh()
+        return await prune(self._trail, before)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
+        settings = self._trail.store.settings
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(settings.timeout):
                 yield
         except TimeoutError:
-            place = self._trail.store.settings.place
-            raise StoreUnavailable(f"{place} did not answer in {self._patience:g} s") from None
+            raise StoreUnavailable(f"{settings.place} did not answer in {settings.timeout:g} s") from None
 
 
 def _spanning(trail: Trail, found: _Found, seen: Collection[Batch]) -> dict[Batch, float]:

@@ -58,9 +58,14 @@ class Keys:
         """What the keys of all anchors begin with, of a writer or of all."""
         return f"{self.base}anchors/" + ("" if writer is None else f"{writer}/")
 
-    def alive(self, writer: str) -> str:
-        """Of a sign of life."""
-        return f"{self.base}alive/{writer}.json"
+    def alive(self, writer: str | None = None) -> str:
+        """Of a sign of life; without a writer what the keys of all begin with."""
+        return f"{self.base}alive/" + ("" if writer is None else f"{writer}.json")
+
+    def sign(self, key: str) -> str:
+        """The folder in the key of a sign of life; "" for another object."""
+        rest = key.removeprefix(self.alive())
+        return rest.removesuffix(".json") if rest.endswith(".json") and "/" not in rest else ""
 
     def read(self, key: str) -> tuple[str, int] | None:
         """The folder and the number in the key of a batch or an anchor; None for another object."""

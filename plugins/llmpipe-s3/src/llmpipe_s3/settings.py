@@ -8,9 +8,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from attrs import frozen
 
 from llmpipe.errors import ConfigError
+from llmpipe.state.url import flag, number, options
 
 __all__ = ("Settings", "read_url")
 
+_OF = "a bucket"
 _KNOWN = ("connections", "endpoint", "path_style", "profile", "region", "timeout")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9!_.*'()=-]+(/[A-Za-z0-9!_.*'()=-]+)*")
@@ -30,7 +32,7 @@ class Settings:
         endpoint: of a store that is not Amazon's; "" for Amazon's.
         region: "" for that of the environment or the profile.
         profile: of the configuration files; "" for the usual one.
-        timeout: seconds any operation may take that does not read much.
+        timeout: seconds any request may take, and any operation that does not read much.
         connections: at most, and threads that wait for them.
         path_style: whether the bucket stands in the path instead of the host's name.
     """
@@ -76,33 +78,20 @@ def read_url(url: str) -> Settings:
         )
     if any(part in (".", "..") for part in prefix.split("/")):
         raise ConfigError("a prefix has no parts . and ..")
-    options = _options(query)
-    endpoint = _endpoint(options.get("endpoint", ""))
+    if any(_SECRET.search(name) for name, _ in parse_qsl(query) if name not in _KNOWN):
+        raise ConfigError(_NO_SECRETS)
+    told = options(query, _KNOWN, of=_OF)
+    endpoint = _endpoint(told.get("endpoint", ""))
     return Settings(
         bucket=bucket,
         prefix=prefix,
         endpoint=endpoint,
-        region=options.get("region", ""),
-        profile=options.get("profile", ""),
-        timeout=_number("timeout", options.get("timeout", "5"), 0.01, 600),
-        connections=int(_number("connections", options.get("connections", "16"), 1, 256, whole=True)),
-        path_style=_flag("path_style", options.get("path_style", "true" if endpoint else "false")),
+        region=told.get("region", ""),
+        profile=told.get("profile", ""),
+        timeout=number("timeout", told.get("timeout", "5"), 0.01, 600, of=_OF),
+        connections=number("connections", told.get("connections", "16"), 1, 256, of=_OF),
+        path_style=flag("path_style", told.get("path_style", "true" if endpoint else "false"), of=_OF),
     )
-
-
-def _options(query: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in _KNOWN:
-            if _SECRET.search(name):
-                raise ConfigError(_NO_SECRETS)
-            raise ConfigError(
-                f"the URL of a bucket has no setting {name[:40]!r}; there are {', '.join(_KNOWN)}"
-            )
-        if name in options:
-            raise ConfigError(f"the URL of the bucket sets {name!r} twice")
-        options[name] = value
-    return options
 
 
 def _endpoint(value: str) -> str:
@@ -118,20 +107,3 @@ def _endpoint(value: str) -> str:
     if not fits or parts.path not in ("", "/") or parts.query:
         raise ConfigError("endpoint of a bucket is such as https://minio.example:9000")
     return value.rstrip("/")
-
-
-def _flag(name: str, value: str) -> bool:
-    if value not in ("true", "false"):
-        raise ConfigError(f"{name} of a bucket is true or false, not {value[:40]!r}")
-    return value == "true"
-
-
-def _number(name: str, value: str, least: float, most: float, *, whole: bool = False) -> float:
-    try:
-        number = float(int(value)) if whole else float(value)
-    except ValueError:
-        number = -1.0
-    if not least <= number <= most:
-        kind = "whole number" if whole else "number"
-        raise ConfigError(f"{name} of a bucket is a {kind} from {least:g} to {most:g}, not {value[:40]!r}")
-    return number

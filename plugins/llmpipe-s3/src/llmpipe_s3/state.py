@@ -14,15 +14,12 @@ from llmpipe_s3.trail import Trail
 
 __all__ = ("S3State", "open_s3")
 
-_PATIENCE = 600.0
-
 
 class S3State(Backend):
     """An audit trail in a bucket. Connects on first use.
 
     Attributes:
         ahead: seconds by which this State takes the store's clock to be later than it is; for tests.
-        patience: seconds for what reads much. Each request ends within the timeout all the same.
     """
 
     scheme: ClassVar[str] = "s3"
@@ -31,7 +28,6 @@ class S3State(Backend):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.ahead = 0.0
-        self.patience = max(settings.timeout, _PATIENCE)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._store = Store(settings)
         self._appenders: dict[str, Appender] = {}
@@ -41,7 +37,7 @@ class S3State(Backend):
 
     def audit(self, name: str) -> Audit:
         """The audit trail called `name`."""
-        return S3Audit(lambda: self._appender(name), lambda: self.ahead, self.patience)
+        return S3Audit(lambda: self._appender(name), lambda: self.ahead)
 
     def _appender(self, name: str) -> Appender:
         """What the running loop knows of that trail; what another loop knew is read anew."""

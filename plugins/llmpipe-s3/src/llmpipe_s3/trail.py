@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
+from llmpipe.errors import StoreUnavailable
 from llmpipe.state import AuditRecord
 from llmpipe_s3.batches import read_anchor, read_batch
 from llmpipe_s3.index import Chain, Index
 from llmpipe_s3.keys import Keys, folder
 from llmpipe_s3.store import Store
 
-__all__ = ("Batch", "Trail")
+__all__ = ("Batch", "Trail", "side_by_side")
 
 T = TypeVar("T")
 
 _AT_ONCE = 16
 """Objects that are read side by side, and held."""
+_LOOKS = 5
+"""How often an anchor is looked for that is listed and not there, for a newer one has taken its place."""
 
 Batch = tuple[str, int]
 """A batch by the folder of its writer, and the number of its first record."""
@@ -53,26 +57,54 @@ class Trail:
 
     async def refresh_anchors(self, writer: str | None = None) -> None:
         """Read where the chains begin now."""
+        moved = await self._moved(writer)
+        for _ in range(_LOOKS):
+            gone = [name for name, seq in moved.items() if not await self._begun(name, seq)]
+            if not gone:
+                return
+            moved = {}
+            for name in gone:
+                moved |= await self._moved(name)
+        place = self.store.settings.place
+        raise StoreUnavailable(f"{place} lists anchors of the trail {self.name!r} that are not there")
+
+    async def _moved(self, writer: str | None) -> dict[str, int]:
+        """The newest anchors that are not known yet, by the folder of their writer."""
         newest: dict[str, int] = {}
         async for key in self._listed(self.keys.anchors(writer)):
             if found := self.keys.read(key):
                 newest[found[0]] = max(found[1], newest.get(found[0], 0))
-        for name, seq in newest.items():
-            chain = self.index.chains.get(name)
-            if chain is None or chain.anchor.seq < seq:
-                key = self.keys.anchor(name, seq)
-                held = await self.store.get(key)
-                if held is None:  # a newer one has taken its place
-                    await self.refresh_anchors(name)
-                else:
-                    self.index.begin_at(name, read_anchor(key, held.data))
+        chains = self.index.chains
+        return {
+            name: seq for name, seq in newest.items() if name not in chains or chains[name].anchor.seq < seq
+        }
+
+    async def _begun(self, name: str, seq: int) -> bool:
+        """Read the anchor there; whether it is."""
+        key = self.keys.anchor(name, seq)
+        held = await self.store.get(key)
+        if held is not None:
+            self.index.begin_at(name, read_anchor(key, held.data))
+        return held is not None
+
+    async def folders(self) -> list[str]:
+        """The folders of all writers that have batches."""
+        prefix = self.keys.batches()
+        return [each.removeprefix(prefix).rstrip("/") for each in await self.store.folders(prefix)]
+
+    async def signs(self) -> AsyncIterator[str]:
+        """The folders of writers that have given a sign of life, be it an old one."""
+        async for key in self._listed(self.keys.alive()):
+            if name := self.keys.sign(key):
+                yield name
 
     async def read(self, batches: Iterable[Batch]) -> AsyncIterator[tuple[Batch, list[AuditRecord]]]:
         """The records of those batches that are there, in order; a few at once are held."""
         left = list(reversed([*batches]))
         while left:
             some = [left.pop() for _ in range(min(_AT_ONCE, len(left)))]
-            for batch, records in zip(some, await _all([self.batch(*each) for each in some]), strict=True):
+            read = await side_by_side([partial(self.batch, *each) for each in some])
+            for batch, records in zip(some, read, strict=True):
                 if records is not None:
                     yield batch, records
 
@@ -116,11 +148,14 @@ class Trail:
             more, after = page.more, page.keys[-1] if page.keys else ""
 
 
-async def _all(reads: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What they give, side by side; when one fails the others are over before that is told."""
-    tasks = [asyncio.ensure_future(each) for each in reads]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
+async def side_by_side(reads: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """What they give, a few at once; when one fails the others are over before that is told."""
+    given: list[T] = []
+    for begin in range(0, len(reads), _AT_ONCE):
+        tasks = [asyncio.ensure_future(read()) for read in reads[begin : begin + _AT_ONCE]]
+        try:
+            given += await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+    return given
