@@ -1,10 +1,10 @@
 """`python -m benchmarks.redact [--quick] [--time | --found]`: how slow redaction gets, and how good it is.
 
 The first table has a row for each pattern: milliseconds of CPU for 100,000 characters of the text that
-hurt it most, of those made from the pattern itself, and how much longer twice the text takes. Texts in
-which nothing is found stand apart from those full of findings, which cost so much each. The second has a
-row for each disguise: what it takes to read a text that is all disguise, before anything is looked for.
-The third has recall and precision by kind on the labelled set, the fourth recall by evasion.
+hurt it most, of those made from the pattern itself and of `HURTING`, and how much longer twice the text
+takes. Texts in which nothing is found stand apart from those full of findings, which cost so much each.
+The second has a row for each disguise: what it takes to read a text that is all disguise, before anything
+is looked for. The third has recall and precision by kind on the labelled set, the fourth recall by evasion.
 """
 
 from __future__ import annotations
@@ -27,11 +27,43 @@ from llmpipe.testing.evasions import EVASIONS, TRAILING
 from llmpipe.testing.hostile import DISGUISED, attacks, repeated
 from llmpipe.testing.labelled import INVALID, UNREACHABLE, VALID, Labelled, labelled, score
 
-__all__ = ("Row", "attack", "evaded", "main", "quality")
+__all__ = ("HURTING", "Row", "attack", "evaded", "main", "quality")
 
 _ALL = Scanner()
 _CHARACTERS = 100_000
 _FULL = _CHARACTERS // 1_000  # findings from which on it is they that cost
+
+HURTING: tuple[tuple[str, str], ...] = (
+    ("email", "k@h-.K"),
+    ("email", "k@h---b.K"),
+    ("email", "9-Z-9-Z-9-Z-9-Z-9-Z-9-Z-9-Z-[ @ >5-a---b.c,"),
+    ("ssn", "Social Security numbeN is 896720099+9:040092770"),
+    ("credit_card", "6."),
+    ("credit_card", "6297 2510 2734 6468 692,"),
+    ("iban", "NO12 "),
+    ("iban", "ES4142079-"),
+    ("iban", "YH09A-"),
+    ("iban", "MT67566703384916362055841718615\n"),
+    ("iban", "RU12 RU12 RU12 RU12 RU12."),
+    ("ip", ":\n0:8:,+:9:::,+:9:::,+:9::"),
+    ("ip", "a::999.9.9.9 "),
+    ("ip", "A/::A:"),
+    ("api_key", "ghp_aaaaaaaaaaaaaaaaaaaa-0 "),
+    ("api_key", "eyJZzZWW90K93aZ-"),
+    ("api_key", "Bearer  ssewi_kej=tj0-"),
+    ("api_key", "token\t ="),
+    ("api_key", "token=xxxx "),
+    ("api_key", 'token="xxxx" '),
+    ("api_key", "token:=word "),
+    ("api_key", "token='your-api_key' "),
+    ("api_key", "token=basic token "),
+    ("api_key", "'.Tredential\"] :=\t\t\t'F$X,;LboO3LDzf,HxIH7+q4}yH^5}&+meT$?\tmM"),
+    ("api_key", "7/Authorization:\t\t\tbearer    |\t$$$z0n7/"),
+    ("postal_address", ": 9o  0st road,"),
+    ("postal_address", "59200-9a 990th  H9c0A1Aa0'az0.a9d  T5''  Boulevard  SuiteAN8"),
+    ("postal_address", "9  0st Z9An  89st  highway Apt. A0A,\n"),
+)
+"""By kind the units of the texts that hurt most, of all that a search by small changes has come to."""
 
 
 @frozen
@@ -93,6 +125,7 @@ def _speed(count: int, rounds: int) -> None:
         own = [detector for detector in _ALL.detectors if detector.kind == kind]
         for number, detector in enumerate(own):
             units = attacks(detector.pattern, Random(5), count, _examples(kind))
+            units += [unit for hurt, unit in HURTING if hurt == kind]
             row = attack(f"{kind} {number + 1}", [detector], units, rounds)
             whole.append(row.unit)
             _print(row)

@@ -173,7 +173,8 @@ class Redact:
 
         None if nothing was.
         """
-        scanner, found, request = self._scanner, list[str](), call.request
+        scanner, request = self._scanner, call.request
+        found: list[str] = []
         for text, role in strings:
             if role != "json":
                 findings = scanner.scan(text, key_of(role))

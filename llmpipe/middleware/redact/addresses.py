@@ -84,8 +84,9 @@ _STREET = (
 # What `checks.street` says yes to, behind the number.
 _NAMED = (
     rf"(?:[A-Z0-9][A-Za-z0-9'.\-]{{0,24}}[ ]{{1,2}}){{1,4}}"
-    rf"(?:{_KIND.replace('[', '(?=[A-Z])[')})(?![A-Za-z0-9])"
-    r"|(?=(?:[0-9][0-9a-zA-Z]{1,5}[ ]{1,2}){0,3}[A-Za-z])"
+    rf"(?=[A-Z])(?>{_KIND})(?![A-Za-z0-9])"  # as in `_STREET`, which is done once for both
+    r"|(?=(?:[0-9][0-9a-zA-Z]{1,5}[ ]{1,2}){0,3}"
+    rf"(?!(?i:{_KINDS_OF_STREET})[^A-Za-z0-9])[A-Za-z])"
     rf"(?:(?!(?i:{'|'.join(sorted(checks.NOT_IN_NAMES))})[ ])[A-Za-z0-9'.\-]{{1,25}}[ ]{{1,2}}){{1,4}}"
     rf"(?i:{'|'.join(sorted(checks.SURE_STREETS))})"
 )
@@ -97,7 +98,7 @@ POSTAL_ADDRESS = (
         checks.street,
         1,
         probe=_STREET,
-        sieve=rf"[0-9]{{1,6}}(?:-[0-9]{{1,5}})?[A-Za-z]?[ ]{{1,2}}(?:{_NAMED})",
+        sieves=(rf"[0-9]{{1,6}}(?:-[0-9]{{1,5}})?[A-Za-z]?[ ]{{1,2}}(?:{_NAMED})",),
     ),
     Detector(  # France
         "postal_address",

@@ -44,20 +44,15 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITE = str.maketrans("\t\n\r", "   ")
 _WHITE_BYTES = bytes.maketrans(b"\t\n\r", b"   ")
 
-# Where many are decoded as one: what makes whole groups of one, by the signs it has too many, and one
-# group more; the ``=`` as zeros; and for each byte of a group what leaves all but the ``=``, and what puts
-# a separator there. No pattern goes on over a line's end with a zero in it.
-_FILL = ("====", "=======", "======", "=====")
-_SIGNS_ONLY = bytes.maketrans(b"-_=", b"+/A")
-_SEPARATED = tuple(
-    [
-        (
-            bytes(0 if code == ord("=") else 255 for code in range(256)),
-            bytes(separator if code == ord("=") else 0 for code in range(256)),
-        )
-        for separator in b"\n\0\n"
-    ]
-)
+# Many are decoded as one, with a line's end and a zero behind each: no pattern goes on over both. They are
+# written as signs, of which each puts a byte in the place of that which ends with it, or none; they make
+# whole groups of what there is, by the signs it has too many.
+_PUTS = {"=": b"\n", ".": b"\0", ",": b"\xff"}
+_NONE = _PUTS[","]  # which no ASCII has
+_FILL = ("A=.,", "=.,", "=.", "=A.,,")
+_SIGNS_ONLY = bytes.maketrans(b"-_=.,", b"+/AAA")
+_KEPT = bytes(0 if chr(code) in _PUTS else 255 for code in range(256))
+_PUT = bytes(_PUTS.get(chr(code), b"\0")[0] for code in range(256))
 
 
 def in_base64(spans: Callable[[str], Sequence[tuple[int, int, str]]]) -> tuple[Detector, ...]:
@@ -75,12 +70,12 @@ def in_base64(spans: Callable[[str], Sequence[tuple[int, int, str]]]) -> tuple[D
     def places(regex: re.Pattern[str], longest: int, text: str, place: int, limit: int) -> Iterator[int]:
         """Many are decoded and searched as one text."""
         stop = limit + longest + 1  # a match that begins before `limit` sees no end of the text there
-        pieces = [piece + _FILL[len(piece) & 3] for piece in regex.findall(text, place, stop)]
-        decoded = _all_decoded("".join(pieces).encode())
+        pieces = regex.findall(text, place, stop)
+        decoded = _all_decoded("".join([piece + _FILL[len(piece) & 3] for piece in pieces]).encode())
         hits = spans(decoded)
         if not hits:
             return
-        ends = list(accumulate([len(piece) // 4 * 3 for piece in pieces]))
+        ends = list(accumulate([len(piece) * 3 // 4 + 2 for piece in pieces]))
         starts = [match.start() for match in regex.finditer(text, place, stop)]
         done = 0
         for start, end, _ in hits:
@@ -91,31 +86,31 @@ def in_base64(spans: Callable[[str], Sequence[tuple[int, int, str]]]) -> tuple[D
                     yield starts[number]
             done = max(done, last)
 
-    def found_in(pattern: str) -> Callable[[str, int, int], Iterator[int]]:
-        return partial(places, re.compile(pattern), analyse(pattern).max_width)
+    def found_in(text: str, end: str) -> Callable[[str, int, int], Iterator[int]]:
+        return partial(places, re.compile(f"({text}){end}"), analyse(text + end).max_width)
 
     # Each group begins with a letter, so the first digit of all stands behind one.
     with_digit = rf"[0-9](?<=[A-Za-z].)(?:(?<={_ANY}{{5}}.)|(?={_ANY}{{5}}))"
-    either, padded = _text() + "={0,2}+", _text("(?![A-Za-z+/]{0,64}+[0-9])") + "={1,2}+"
-    any_text = Detector("base64", either, check, 1, probe=with_digit, places=found_in(either))
+    either, padded = (_text(), "={0,2}+"), (_text("(?![A-Za-z+/]{0,64}+[0-9])"), "={1,2}+")
+    any_text = Detector("base64", "".join(either), check, 1, probe=with_digit, places=found_in(*either))
     without_digit = Detector(
-        "base64", padded, check, hint=hints.equals, places=found_in(padded), instead=any_text
+        "base64", "".join(padded), check, hint=hints.equals, places=found_in(*padded), instead=any_text
     )
     return any_text, without_digit
 
 
 def _all_decoded(signs: bytes) -> str:
-    """What whole groups mean, with what separates in the places of their ``=``.
+    """What whole groups mean, with what separates them where it is written so.
 
     A long integer is the vector, as in `cards`: of each third byte.
     """
     decoded = bytearray(a2b_base64(signs.translate(_SIGNS_ONLY)).translate(_WHITE_BYTES))
-    for number, (keep, fill) in enumerate(_SEPARATED):
-        filled = signs[number + 1 :: 4]
-        own = int.from_bytes(decoded[number::3], "little") & int.from_bytes(filled.translate(keep), "little")
-        own |= int.from_bytes(filled.translate(fill), "little")
-        decoded[number::3] = own.to_bytes(len(filled), "little")
-    return decoded.decode("ascii")
+    for number in range(3):
+        ends = signs[number + 1 :: 4]
+        own = int.from_bytes(decoded[number::3], "little") & int.from_bytes(ends.translate(_KEPT), "little")
+        own |= int.from_bytes(ends.translate(_PUT), "little")
+        decoded[number::3] = own.to_bytes(len(ends), "little")
+    return decoded.translate(None, _NONE).decode("ascii")
 
 
 def _decoded(signs: str) -> str:

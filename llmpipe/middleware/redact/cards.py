@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import compress
 
 from llmpipe.middleware.redact.checks import Match, Span, after
+from llmpipe.middleware.redact.lanes import BLOCK, in_a_row, lanes, table, where, written
 
 __all__ = ("cards", "credit_card", "luhn")
 
@@ -61,13 +61,7 @@ def credit_card(match: Match) -> Span | None:
 # ------------------------------------------------------------ all of a text at once
 
 _LENGTHS = range(12, 20)
-_BLOCK = 32_768  # characters at once
 _LONGEST = 19 + 18 * 2  # characters of a card, with what may stand between its digits
-
-
-def _table(truth: bytes, yes: int = 255) -> bytes:
-    """A translation of the bytes of `truth` to `yes`, of all others to 0."""
-    return bytes(yes if byte in truth else 0 for byte in range(256))
 
 
 def _prefixed(begin: bytes) -> int:
@@ -85,22 +79,22 @@ def _prefixed(begin: bytes) -> int:
 _VALUES = bytes.maketrans(b"0123456789", bytes(range(10)))
 _TENFOLD = bytes.maketrans(b"0123456789", bytes(range(0, 100, 10)))
 _TWICE = bytes.maketrans(b"0123456789", bytes([0, 2, 4, 6, 8, 1, 3, 5, 7, 9]))
-_IS_DIGIT, _IS_BETWEEN, _IS_POINT = _table(b"0123456789"), _table(b" .-"), _table(b".,")
+_IS_DIGIT, _IS_BETWEEN, _IS_POINT = table(b"0123456789"), table(b" .-"), table(b".,")
 _NO_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
 _FIRST = bytes([_prefixed(b"%02d" % two) for two in range(100)]) + bytes(156)
-_ADDS_UP = {length: _table(bytes(range(0, 256, 10)), 1 << (length - 12)) for length in _LENGTHS}
+_ADDS_UP = {length: table(bytes(range(0, 256, 10)), 1 << (length - 12)) for length in _LENGTHS}
 
 
 def cards(text: str, place: int, limit: int) -> Iterator[int]:
     """Where in `text` from `place` on and before `limit` the digits of a card begin, as `credit_card` has it.
 
-    Adds up all windows of all lengths at once. A long integer is the vector here: byte i of it belongs
-    to the window that begins at digit i, and no sum reaches 256. A digit each 20 nanoseconds.
+    Adds up all windows of all lengths at once, on vectors (see `lanes`): lane i belongs to the window
+    that begins at digit i. A digit each 20 nanoseconds.
     """
-    for begin in range(place, limit, _BLOCK):
+    for begin in range(place, limit, BLOCK):
         first = max(0, begin - 2)  # a digit and a point, for a fraction is none
-        data = text[first : min(begin + _BLOCK, limit) + _LONGEST + 1].encode("ascii", "replace")
-        end = min(begin + _BLOCK, limit)
+        data = text[first : min(begin + BLOCK, limit) + _LONGEST + 1].encode("ascii", "replace")
+        end = min(begin + BLOCK, limit)
         for here in _cards(data):
             if begin <= first + here < end:
                 yield first + here
@@ -112,22 +106,23 @@ def _cards(data: bytes) -> Iterator[int]:
     if count < _LENGTHS[0]:
         return
     starts, ends, joins = _bounds(data, count)
-    first = (_vector(digits.translate(_TENFOLD)) + (_vector(digits.translate(_VALUES)) >> 8)) & _ones(count)
-    begins = starts & _vector(first.to_bytes(count, "little").translate(_FIRST))
+    first = (lanes(digits.translate(_TENFOLD)) + (lanes(digits.translate(_VALUES)) >> 8)) & _ones(count)
+    begins = starts & lanes(written(first, count).translate(_FIRST))
     if not begins:
         return
     passed, sums = 0, _sums(digits)
-    joined = _in_a_row(joins, _LENGTHS[0] - 1)
+    joined = in_a_row(joins, _LENGTHS[0] - 1)
     for length in _LENGTHS:
-        right = sums[length].to_bytes(count, "little").translate(_ADDS_UP[length])
-        passed |= _vector(right) & joined & (ends >> 8 * (length - 1))
+        right = written(sums[length], count).translate(_ADDS_UP[length])
+        passed |= lanes(right) & joined & (ends >> 8 * (length - 1))
         joined &= joins >> 8 * (length - 1)
-    lengths = (passed & begins).to_bytes(count, "little")
-    found = [
-        number for number in compress(range(count), lengths) if lengths[number] & _lengths_of(digits, number)
-    ]
+    passed &= begins
+    if not passed:
+        return
+    lengths = written(passed, count)
+    found = [number for number in where(lengths) if lengths[number] & _lengths_of(digits, number)]
     if found:
-        places = list(compress(range(len(data)), data.translate(_IS_DIGIT)))
+        places = list(where(data.translate(_IS_DIGIT)))
         for number in found:
             yield places[number]
 
@@ -139,10 +134,6 @@ def _lengths_of(digits: bytes, number: int) -> int:
 _prefixed_by = cache(_prefixed)  # of 10,000 numbers
 
 
-def _vector(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
 def _ones(count: int) -> int:
     """All bits of so many bytes."""
     return (1 << 8 * count) - 1
@@ -150,36 +141,26 @@ def _ones(count: int) -> int:
 
 def _bounds(data: bytes, count: int) -> tuple[int, int, int]:
     """For each digit 255 where a card can start, where one can end, and where it can go on: to the next."""
-    digit, between = _vector(data.translate(_IS_DIGIT)), _vector(data.translate(_IS_BETWEEN))
+    digit, between = lanes(data.translate(_IS_DIGIT)), lanes(data.translate(_IS_BETWEEN))
     behind = digit << 8
-    start = digit & ~behind & ~((_vector(data.translate(_IS_POINT)) & behind) << 8)  # no fraction either
+    start = digit & ~behind & ~((lanes(data.translate(_IS_POINT)) & behind) << 8)  # no fraction either
     end = digit & ~(digit >> 8)
     two = (between >> 8) & (digit >> 16)
     join = digit & ((digit >> 8) | two | ((between >> 8) & (two >> 8)))
-    each = _vector(b"\1" * len(data))
+    each = lanes(b"\1" * len(data))
     # A digit has a flag of its own, so that it stays where all others are deleted.
     flags = (digit & (each << 3)) | (start & each) | (end & (each << 1)) | (join & (each << 2))
-    of_digits = flags.to_bytes(len(data), "little").translate(None, b"\0")
-    return tuple([_vector(of_digits.translate(table)) for table in _FLAGS])  # type: ignore[return-value]  # three
+    of_digits = written(flags, len(data)).translate(None, b"\0")
+    return tuple([lanes(of_digits.translate(flag)) for flag in _FLAGS])  # type: ignore[return-value]  # three
 
 
-_FLAGS = [_table(bytes([flags for flags in range(16) if flags & flag])) for flag in (1, 2, 4)]
-
-
-def _in_a_row(truth: int, count: int) -> int:
-    """Where `truth` holds for so many in a row."""
-    done = 1
-    while done < count:
-        step = min(done, count - done)
-        truth &= truth >> 8 * step
-        done += step
-    return truth
+_FLAGS = [table(bytes([flags for flags in range(16) if flags & flag])) for flag in (1, 2, 4)]
 
 
 def _sums(digits: bytes) -> dict[int, int]:
     """By length, what the windows add up to: their last digit as it is, the one before doubled, and so on."""
-    one = _vector(digits.translate(_VALUES))
-    two = _vector(digits.translate(_TWICE)) + (one >> 8)
+    one = lanes(digits.translate(_VALUES))
+    two = lanes(digits.translate(_TWICE)) + (one >> 8)
     four = two + (two >> 16)
     eight = four + (four >> 32)
     sums = {12: eight + (four >> 64), 16: eight + (eight >> 64)}

@@ -7,15 +7,13 @@ looks at nothing outside the match, but for the `CONTEXT` characters before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable
 
 from llmpipe.middleware.redact import hints
 
 __all__ = (
     "CONTEXT",
     "Check",
-    "IBAN_BY_COUNTRY",
     "Match",
     "NOT_IN_NAMES",
     "NO_DATE",
@@ -25,8 +23,6 @@ __all__ = (
     "after",
     "bearer",
     "email",
-    "iban",
-    "ibans",
     "ip_v6",
     "not_a_date",
     "scrambled",
@@ -81,86 +77,6 @@ NO_DATE = f"(?!{'|'.join([_SEPARATED.format(sign) for sign in ('[.]', '/', '-')]
 def not_a_date(match: Match) -> Span | None:
     """All of it, unless it begins as a date does."""
     return None if _DATE.match(match.group()) else match.span()
-
-
-# Source: SWIFT IBAN Registry.
-_IBAN_COUNTRIES = {
-    15: "NO",
-    16: "BE",
-    18: "DK FI FK FO GL NL SD",
-    19: "MK SI",
-    20: "AT BA EE KZ LT LU MN XK",
-    21: "CH HR LI LV",
-    22: "BG BH CR DE GB GE IE ME RS VA",
-    23: "AE GI IL IQ OM SO TL",
-    24: "AD CZ ES MD PK RO SA SE SK TN VG",
-    25: "LY PT ST",
-    26: "IS TR",
-    27: "BI DJ FR GR IT MC MR SM",
-    28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
-    29: "BR EG PS QA UA",
-    30: "JO KW MU YE",
-    31: "MT SC",
-    32: "LC",
-    33: "RU",
-}
-_IBAN_LENGTHS = {code.encode(): length for length, codes in _IBAN_COUNTRIES.items() for code in codes.split()}
-IBAN_BY_COUNTRY = "|".join(
-    [
-        rf"(?i:{'|'.join(codes.split())})[0-9]{{2}}(?:[ \-]?[A-Za-z0-9]){{{length - 4}}}"
-        for length, codes in _IBAN_COUNTRIES.items()
-    ]
-)
-"""Where the country is one and the length is its."""
-_LONGEST_IBAN = 2 * max(_IBAN_COUNTRIES)  # with what may stand between its characters
-_UPPER = bytes(range(256)).upper()
-# A letter is two digits, A is 10; a digit is itself, with a space before it.
-_TENS = bytes(48 + (byte - 55) // 10 if 65 <= byte <= 90 else 32 for byte in range(256))
-_ONES = bytes(48 + (byte - 55) % 10 if 65 <= byte <= 90 else byte for byte in range(256))
-
-
-def iban(match: Match) -> Span | None:
-    """As many characters as the country's have, if they are 1 modulo 97. Source: ISO 13616-1."""
-    compact = match.group().encode().translate(_UPPER, b" -")
-    length = _IBAN_LENGTHS.get(compact[:2])
-    if length is None or len(compact) < length:
-        return None
-    if int(_in_digits(compact[4:length] + compact[:4])) % 97 != 1:
-        return None
-    return match.start(), after(match, length)
-
-
-def _in_digits(account: bytes) -> bytes:
-    """With two digits for each letter."""
-    number = bytearray(2 * len(account))
-    number[::2], number[1::2] = account.translate(_TENS), account.translate(_ONES)
-    return bytes(number.translate(None, b" "))
-
-
-class _Heads(dict[bytes, tuple[int, int]]):
-    """Of the first four characters, how long an account is and what the rest of it is modulo 97."""
-
-    def __missing__(self, head: bytes) -> tuple[int, int]:
-        rest = (1 - int(_in_digits(head))) * pow(10**6, -1, 97) % 97
-        found = self[head] = (_IBAN_LENGTHS[head[:2]], rest)  # there are 100 of each country
-        return found
-
-
-_HEADS = _Heads()
-
-
-def ibans(text: str, places: Iterable[int]) -> Iterator[int]:
-    """Of places where `IBAN_BY_COUNTRY` matches, those where the sum is right: many in one go."""
-    places, data = iter(places), text.encode("ascii", "replace").translate(_UPPER)
-    while batch := list(islice(places, 512)):  # more would not stay in the processor's cache
-        pieces = [data[place : place + _LONGEST_IBAN] for place in batch]
-        windows = b"\xff".join(pieces).translate(None, b" -").split(b"\xff")
-        heads = [_HEADS[window[:4]] for window in windows]
-        accounts = [window[4:length] for window, (length, _) in zip(windows, heads, strict=True)]
-        numbers = map(int, _in_digits(b"/".join(accounts)).split(b"/"))
-        for place, number, (_, rest) in zip(batch, numbers, heads, strict=True):
-            if number % 97 == rest:
-                yield place
 
 
 def _is_ip_v4(text: str) -> bool:

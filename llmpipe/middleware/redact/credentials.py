@@ -52,11 +52,20 @@ def _token_pattern() -> str:
     """All beginnings as one pattern, by first letter: tried at a place are those of its letter only."""
     by_letter: dict[str, list[str]] = {}
     for begin, of, least, most in _PREFIXES:
-        start = re.escape(begin)
-        by_letter.setdefault(begin[0], []).append(
-            rf"{re.escape(begin[1:])}(?<![A-Za-z0-9\-]{start})[{of}]{{{least},{most}}}+"
-        )
-    return "|".join(f"{letter}(?>{'|'.join(rest)})" for letter, rest in by_letter.items())
+        by_letter.setdefault(begin[0], []).append(rf"{re.escape(begin[1:])}[{of}]{{{least},{most}}}+")
+    ways = [rf"(?<={letter})(?>{'|'.join(rest)})" for letter, rest in by_letter.items()]
+    return rf"[{''.join(by_letter)}](?<![A-Za-z0-9\-].)(?>{'|'.join(ways)})"
+
+
+def _token_sieve() -> str:
+    """Where `checks.token` says yes: to a digit, or to a capital letter in 24 characters or more."""
+    alike: dict[str, list[str]] = {}
+    for begin, of, _, _ in _PREFIXES:
+        some, long = f"[{of}]{{0,255}}", f"(?=[{of}]{{{24 - len(begin)}}})"
+        capital = f"(?={some}[A-Z])" if begin.islower() else ""
+        random = "" if hints.digits(begin) else f"(?:(?={some}[0-9])|{capital}{long})"
+        alike.setdefault(random, []).append(re.escape(begin))
+    return "|".join([f"(?:{'|'.join(begins)}){random}" for random, begins in alike.items()])
 
 
 _VALUE = (
@@ -78,15 +87,34 @@ _PRIVATE_KEY = "(?:(?>RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?+PRIVATE KEY(?: BLOCK)
 _RANDOM = "(?=[{0}]{{0,255}}[0-9])|(?=[{0}]{{0,255}}[A-Z])(?=[{0}]{{24}})"
 _ENDS_BARE = r"\s\"'&,;<>()\[\]{}"
 _BARE = f"[^{_ENDS_BARE}]"
-_NO_VALUE = rf"(?!(?:{checks.NO_WORDS})[{_ENDS_BARE}])(?![*]{{2}}|[$]|[{{]|<|\[|%[(])"
 _OPEN = r"[ \t]{0,4}[\"']?"
-_NAMED = (  # behind the glue: in quotes, with a scheme, with a sign in it, or a plain word after `=`
-    r"[A-Za-z]{3,13}[\"'\]]{0,2}[ \t]{0,3}(?:(?:=>|:=|=|:)(?:"
-    r"""[ \t]{0,4}(?:"[^"\r\n]{4}|'[^'\r\n]{4})"""
-    rf"|{_OPEN}(?:(?i:bearer|basic|token)[ ]{{1,4}}{_BARE}{{4}}"
-    rf"|{_NO_VALUE}(?={_BARE}{{4}}){_BARE}{{0,400}}[^A-Za-z_.{_ENDS_BARE}]))"
-    rf"|={_OPEN}{_NO_VALUE}[A-Za-z_]{{4,400}}(?![A-Za-z_.]))"
+_ITS_NAME = (
+    r"(?i:(?:your|my|the|some|an|a|)(?:[ _\-]|)(?:api|access|secret|)(?:[ _\-]|)"
+    r"(?:key|token|secret|password|passwd)(?:s|))"
 )
+
+
+def _a_secret(ends: str) -> str:
+    """Looks ahead at a value up to one of `ends`: no word, name, variable or mask that stands for one."""
+    return (
+        rf"(?!(?:{checks.NO_WORDS}|{_ITS_NAME})[{ends}])(?![*]{{2}}|[$]|[{{]|<|\[|%[(])"
+        rf"(?=[*xX.\u2026\u2022]{{0,399}}[^*xX.\u2026\u2022{ends}])"
+    )
+
+
+def _named(in_double: str, in_single: str, bare: str) -> str:
+    """A name and its value: in quotes, with a scheme, with a sign in it, or a plain word after `=`."""
+    return (
+        r"[A-Za-z]{3,13}[\"'\]]{0,2}[ \t]{0,3}(?:(?:=>|:=|=|:(?!=))(?:"
+        rf"[ \t]{{0,4}}(?:\"{in_double}[^\"\r\n]{{4}}|'{in_single}[^'\r\n]{{4}})"
+        rf"|{_OPEN}(?:(?i:bearer|basic|token)[ ]{{1,4}}{bare}{_BARE}{{4}}"
+        rf"|{bare}(?={_BARE}{{4}}){_BARE}{{0,400}}[^A-Za-z_.{_ENDS_BARE}]"
+        rf"|(?=[.]{{0,399}}_)[_.]{{4,400}}(?![^{_ENDS_BARE}])))"
+        rf"|={_OPEN}{bare}[A-Za-z_]{{4,400}}(?![A-Za-z_.]))"
+    )
+
+
+_NAMED = (_named("", "", ""), _named(_a_secret('"'), _a_secret("'"), _a_secret(_ENDS_BARE)))
 
 API_KEY = (
     Detector(
@@ -95,13 +123,14 @@ API_KEY = (
         checks.token,
         hint=hints.token,
         lettered=True,
-        sieve=_RANDOM.format(r"A-Za-z0-9_.+/=\-"),
+        sieves=(_token_sieve(),),
     ),
     Detector(  # JWT
         "api_key",
         r"eyJ(?<![A-Za-z0-9]eyJ)[A-Za-z0-9_\-]{8,1024}+\.[A-Za-z0-9_\-]{4,6144}+(?:\.[A-Za-z0-9_\-]{0,1024}+)?+",
         hint=hints.jwt,
         lettered=True,
+        runs_on=True,
     ),
     Detector(
         "api_key",
@@ -114,7 +143,7 @@ API_KEY = (
         checks.bearer,
         hint=hints.bearer,
         lettered=True,
-        sieve=r"[Bb]earer[ \t]{1,4}(?:" + _RANDOM.format(r"A-Za-z0-9._~+/=\-") + ")",
+        sieves=(r"[Bb]earer[ \t]{1,4}(?:" + _RANDOM.format(r"A-Za-z0-9._~+/\-") + ")",),
     ),
     # A key that is no key of a keyboard or a mapping.
     Detector(
@@ -122,7 +151,7 @@ API_KEY = (
         rf"[Kk](?i:ey(?>{_KEY_OF})){_GLUE}{_VALUE}",
         checks.secret,
         hint=hints.named,
-        sieve=_NAMED,
+        sieves=_NAMED,
     ),
     Detector(
         "api_key",
@@ -130,7 +159,7 @@ API_KEY = (
         rf"|(?<=[Aa])(?i:uthorization)|(?<=[Cc])(?i:redentials?)){_GLUE}{_VALUE}",
         checks.secret,
         hint=hints.named,
-        sieve=_NAMED,
+        sieves=_NAMED,
     ),
     # A long random word, whatever it opens. Not in base64, where it would be one of many.
     Detector(
@@ -139,6 +168,6 @@ API_KEY = (
         checks.scrambled,
         3,
         probe="[0-9](?<=[A-Za-z0-9]{8}.)",
-        sieve="(?=(?:[A-Za-z]{0,127}[0-9]){3})(?=(?:[a-z0-9]{0,127}[A-Z]){3})",
+        sieves=("(?=(?:[A-Za-z]{0,127}[0-9]){3})(?=(?:[a-z0-9]{0,127}[A-Z]){3})",),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
 from attrs import field, frozen
@@ -18,6 +18,7 @@ __all__ = ("Detector", "custom")
 
 _MAX_STEPS = 20_000  # at one place of a text; about 0.2 ms there at the worst
 _MAX_WIDTH = 10_000
+_FEW = 256  # characters to a match: to ask the check about all of them takes less than a sieve does
 # Always true, and has looked at the next character: at the end of a chunk a match is not decided yet.
 _LOOKS_ON = r"(?>(?=[\s\S])|(?![\s\S]))"
 
@@ -31,11 +32,12 @@ class Detector:
     with a digit; and unless it is `lettered` it has a character that is not `hints.DULL`. All of
     that is cheap to ask before.
 
-    For texts made to be slow: a `sieve` is a pattern that matches wherever a match is a finding, and
-    hardly anywhere else; `inner` is how the pattern ends, which `re` is asked about once for all the
-    beginnings before it; `sift` gives of places in a text those where there may be a finding; and
-    `places` all of them, from one place of a text up to another. A detector is not asked where the one is
-    that is named as `instead`, which finds all that it finds.
+    For texts made to be slow: each of `sieves` is a pattern that matches wherever a match is a finding,
+    and hardly anywhere else, the finer behind the coarser; `inner` is how the pattern ends, which `re` is
+    asked about once for all the beginnings before it; and `places` gives all places where there may be a
+    finding, from one place of a text up to another. Where matches may begin within another that comes to
+    nothing, it `runs_on`. A detector is not asked where the one is that is named as `instead`, which finds
+    all that it finds.
     """
 
     kind: str
@@ -45,10 +47,10 @@ class Detector:
     hint: Callable[[str], bool] | None = field(default=None, repr=False)
     probe: str | None = field(default=None, repr=False)
     lettered: bool = False
-    sieve: str | None = field(default=None, repr=False)
+    sieves: tuple[str, ...] = field(default=(), repr=False)
     inner: str | None = field(default=None, repr=False)
-    sift: Callable[[str, Iterable[int]], Iterable[int]] | None = field(default=None, repr=False)
     places: Callable[[str, int, int], Iterator[int]] | None = field(default=None, repr=False)
+    runs_on: bool = False
     instead: Detector | None = field(default=None, repr=False)
 
     @cached_property
@@ -62,14 +64,17 @@ class Detector:
         back = way(self.pattern)
         if self.inner is not None:
             back = _through(self.pattern, self.inner)
-        if back is None or self.sieve is None:
+        if back is None or not self.sieves:
             return back
-        first, then = way(self.sieve), back
-        assert first is not None, "built in ones are short"
+        pattern, sieves = back, [sieve for text in self.sieves if (sieve := way(text)) is not None]
 
         def both(planes: Planes, ends: int) -> int:
-            found = first(planes, ends)
-            return found and found & then(planes, ends)
+            found = pattern(planes, ends)
+            for sieve in sieves:
+                if found.bit_count() * _FEW <= planes.length:
+                    break
+                found &= sieve(planes, ends)
+            return found
 
         return both
 

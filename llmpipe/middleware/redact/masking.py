@@ -86,7 +86,7 @@ class _Track:
     Places are counted in the original text from its beginning on, of which the view has the end only.
     """
 
-    __slots__ = ("base", "resume", "scanned", "view")
+    __slots__ = ("base", "resume", "scanned", "until", "view")
 
     def __init__(
         self, view: View, base: int = 0, scanned: int = 0, resume: dict[Detector, int] | None = None
@@ -94,19 +94,28 @@ class _Track:
         self.view = view
         self.base = base  # where in the text `view.raw` begins
         self.scanned = scanned  # in the view: all before this is judged
+        self.until = scanned  # and all before this can be
         self.resume = resume or {}
 
-    def judge(self, scanner: Scanner, until: int) -> list[_Raw]:
+    def feed(self, piece: str, scanner: Scanner) -> None:
+        """Add `piece`, and find out how far all can be judged now."""
+        self.view.feed(piece)
+        self.until = scanner.unsure(self.view.text, self.scanned)
+
+    def judge(self, scanner: Scanner) -> list[_Raw]:
         """What is found in the view up to `until`, in places of the text."""
+        if self.until <= self.scanned:  # as long as a piece after the other may belong to the same
+            return []
         view, base = self.view, self.base
         return [
             (base + view.start(start), -base - view.end(end), kind, view.text[end : end + 1])
-            for start, end, kind in scanner.spans(view.text, self.scanned, until, self.resume)
+            for start, end, kind in scanner.spans(view.text, self.scanned, self.until, self.resume)
         ]
 
-    def place(self, until: int) -> int:
-        """Where in the text the character at `until` of the view starts."""
-        return self.base + self.view.start(until)
+    @property
+    def stop(self) -> int:
+        """Where in the text the character at `until` starts."""
+        return self.base + self.view.start(self.until)
 
     def forget(self, scanned: int) -> None:
         """All before `scanned` is judged for good; drop what nothing depends on any more."""
@@ -134,12 +143,12 @@ class Masking:
         "_calm",
         "_dull",
         "_found",
+        "_json",
         "_last",
         "_let_out",
         "_meant",
         "_raw",
         "_scanner",
-        "_signs",
         "_track",
         "_width",
         "_writer",
@@ -150,7 +159,7 @@ class Masking:
         self._scanner = scanner
         self._track = _Track(JSONView() if json else View())
         self._meant: _Track | None = None  # the same text, escapes in it read, where it has some
-        self._signs = "%&" if json else "%&\\"
+        self._json = json
         self._writer = _JSONWriter(label) if json else _Writer(label)
         self._found: list[_Raw] = []  # behind what every track has judged
         self._raw = ""  # of the text what is not out
@@ -174,25 +183,28 @@ class Masking:
             if not spelled(seen):
                 return self._pass(self._dull, seen)
         self._calm = False
-        escaped = any([sign in piece for sign in self._signs])  # noqa: C419  a list is faster
+        escaped = self._may_be_escaped(piece)
         if escaped and self._meant is None:
             view = EncodedJSONView() if isinstance(track.view, JSONView) else EncodedView()
             view.feed(track.view.raw)
             self._meant = _Track(view, track.base, track.scanned, dict(track.resume))
         self._raw += piece
-        tracks = self._tracks()
-        untils = []
-        for each in tracks:
-            each.view.feed(piece)
-            untils.append(self._scanner.unsure(each.view.text, each.scanned))
-        out = self._judge(untils, min([t.place(until) for t, until in zip(tracks, untils, strict=True)]))
-        for each, until in zip(tracks, untils, strict=True):
-            each.forget(until)
-        if self._meant is not None and not escaped:
-            raw = self._meant.view.raw
-            if not any([sign in raw for sign in self._signs]):  # noqa: C419  the same
+        track.feed(piece, self._scanner)
+        stop, meant = track.stop, self._meant
+        if meant is not None:
+            meant.feed(piece, self._scanner)
+            stop = min(stop, meant.stop)
+        out = self._judge(stop)
+        track.forget(track.until)
+        if meant is not None:
+            meant.forget(meant.until)
+            if not escaped and not self._may_be_escaped(meant.view.raw):
                 self._meant = None
         return out
+
+    def _may_be_escaped(self, text: str) -> bool:
+        """Whether a track that reads escapes may see something else in `text`."""
+        return "%" in text or "&" in text or ("\\" in text and not self._json)
 
     def _tracks(self) -> list[_Track]:
         return [self._track] if self._meant is None else [self._track, self._meant]
@@ -245,23 +257,22 @@ class Masking:
         if last:
             for track in tracks:
                 track.view.finish()
-        ends = [len(track.view.text) for track in tracks]
-        sure = [
-            end if last else self._scanner.unsure(track.view.text, track.scanned)
-            for track, end in zip(tracks, ends, strict=True)
-        ]
-        out = self._judge(ends, self._track.place(ends[0]))
+        sure: list[int] = []
+        for track in tracks:
+            track.until = len(track.view.text)
+            sure.append(track.until if last else self._scanner.unsure(track.view.text, track.scanned))
+        out = self._judge(self._track.stop)
         for track, until in zip(tracks, sure, strict=True):
             track.resume.clear()
             track.forget(until)
         return out
 
-    def _judge(self, untils: list[int], stop: int) -> str:
+    def _judge(self, stop: int) -> str:
         """Let the text out up to `stop`, masked; beyond it where a finding reaches over it."""
         found, writer, raw, base = self._found, self._writer, self._raw, self._let_out
-        for track, until in zip(self._tracks(), untils, strict=True):
-            found += track.judge(self._scanner, until)
-        if len(untils) > 1:
+        found += self._track.judge(self._scanner)
+        if self._meant is not None:
+            found += self._meant.judge(self._scanner)
             found.sort()
         out: list[str] = []
         done, later = base, 0

@@ -14,7 +14,7 @@ which `linear.analyse` and its tests hold them to:
 
 from __future__ import annotations
 
-from llmpipe.middleware.redact import cards, checks, hints
+from llmpipe.middleware.redact import accounts, cards, checks, hints
 from llmpipe.middleware.redact.addresses import POSTAL_ADDRESS
 from llmpipe.middleware.redact.credentials import API_KEY
 from llmpipe.middleware.redact.detector import Detector
@@ -23,7 +23,7 @@ __all__ = ("BUILT_IN",)
 
 # ------------------------------------------------------------ email
 
-_LABEL = r"[A-Za-z0-9](?:-{0,2}+[A-Za-z0-9]){0,62}+"
+_LABEL = r"[A-Za-z0-9](?:-{0,2}+[A-Za-z0-9]){0,62}+(?<!-)"  # which is always so; `planes` knows by it
 _LOCAL = r"[A-Za-z0-9](?<![A-Za-z0-9].)[A-Za-z0-9._+'\-]{0,63}+"
 _AT = r"[ \t]{0,2}+[\[({<][ \t]{0,2}+(?>[Aa][Tt]|@)[ \t]{0,2}+[\])}>][ \t]{0,2}+"
 _DOT = r"[ \t]{0,2}+[\[({<][ \t]{0,2}+(?>[Dd][Oo][Tt]|\.)[ \t]{0,2}+[\])}>][ \t]{0,2}+"
@@ -31,6 +31,7 @@ _DOT = r"[ \t]{0,2}+[\[({<][ \t]{0,2}+(?>[Dd][Oo][Tt]|\.)[ \t]{0,2}+[\])}>][ \t]
 _TOP = r"\.[A-Za-z]-{0,2}+[A-Za-z0-9]"
 _TO_ITS_TOP = rf"{_LABEL}(?:(?!{_TOP})\.{_LABEL}){{0,6}}+{_TOP}"
 _AT_DOMAIN = rf"(?>@|%40|&#64;)(?={_TO_ITS_TOP})(?P<domain>{_LABEL}(?:\.{_LABEL}){{1,7}}+)"
+_BRACKETED = rf"{_AT}{_LABEL}(?:(?>\.|{_DOT}){_LABEL}){{1,7}}+"
 
 _EMAIL = (
     # Also as it stands in a URL (%40) and in HTML (&#64;).
@@ -41,7 +42,7 @@ _EMAIL = (
         hint=hints.at,
         inner=_AT_DOMAIN,
     ),
-    Detector("email", rf"{_LOCAL}{_AT}{_LABEL}(?:(?>\.|{_DOT}){_LABEL}){{1,7}}+", hint=hints.bracketed_at),
+    Detector("email", _LOCAL + _BRACKETED, hint=hints.bracketed_at, inner=_BRACKETED),
 )
 
 
@@ -96,7 +97,7 @@ _PHONES = (
     (rf"[0-9](?<![0-9].)(?<=[ :\x22].){_CUES}(?:[ .\-/()]{{0,2}}+[0-9]){{6,14}}(?![0-9])", 7),
 )
 _PHONE = tuple(
-    Detector("phone", pattern, checks.not_a_date, digits, hints.dense_digits, sieve=checks.NO_DATE)
+    Detector("phone", pattern, checks.not_a_date, digits, hints.dense_digits, sieves=(checks.NO_DATE,))
     for pattern, digits in _PHONES
 )
 
@@ -144,11 +145,10 @@ _IBAN = (
     Detector(
         "iban",
         rf"[A-Za-z]{_NOT_AFTER_WORD}[A-Za-z][0-9]{{2}}(?:[ \-]?+[A-Za-z0-9]){{11,30}}+",
-        checks.iban,
+        accounts.iban,
         6,
         probe="[0-9](?<=[A-Za-z]{2}.)[0-9]",
-        sieve=checks.IBAN_BY_COUNTRY,
-        sift=checks.ibans,
+        places=accounts.ibans,
     ),
 )
 
@@ -156,21 +156,25 @@ _IBAN = (
 _OCTET = "(?<=1)[0-9]{0,2}+|(?<=2)(?>[0-4][0-9]?+|5[0-5]?+|[6-9])?+|(?<=[3-9])[0-9]?+|"
 # Of an address without digits three groups at least: `a::b` stands in source code.
 _SURE = (
-    "(?>(?<=[0-9])|(?=[A-Fa-f:.]{0,44}+[0-9])|(?=[A-Fa-f]{0,3}+:{1,2}+[A-Fa-f]{1,4}+:{1,2}+[A-Fa-f])"
+    "(?>(?<=[0-9])|(?=[A-Fa-f:.]{0,44}+[0-9])"
+    "|(?<=[A-Fa-f])(?=[A-Fa-f]{0,3}+:{1,2}+[A-Fa-f]{1,4}+:{1,2}+[A-Fa-f])"
     "|(?=:[A-Fa-f]{1,4}+:[A-Fa-f]{1,4}+:[A-Fa-f]))"
 )
 
-_GROUP, _FOUR = "[0-9A-Fa-f]{1,4}", r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
-_END = r":?\.{0,38}(?![0-9A-Za-z:.])"
-_IP_V6 = (
-    rf"(?:{_GROUP}:){{6}}(?:{_GROUP}:{_GROUP}|{_FOUR}){_END}|"
-    + "|".join(
-        [
-            rf"(?:{_GROUP}:){{{before}}}:(?:(?:{_GROUP}:){{0,{6 - before}}}(?:{_GROUP}|{_FOUR}))?{_END}"
-            for before in range(1, 7)
-        ]
-    )
-    + rf"|(?:{_GROUP}:){{7}}:{_END}|::(?:{_GROUP}:){{0,6}}(?:{_GROUP}|{_FOUR}){_END}"
+_GROUP, _BYTE = "[0-9A-Fa-f]{1,4}", "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_FOUR, _END = rf"{_BYTE}(?:\.{_BYTE}){{3}}", r"\.{0,38}(?![0-9A-Za-z:.])"
+_SHORT_V6 = [  # `::` after so many groups; four bytes count for two
+    rf"(?:{_GROUP}:){{{before}}}:(?:(?:{_GROUP}:){{0,{6 - before}}}{_GROUP}:?)?{_END}"
+    + (rf"|(?:{_GROUP}:){{{before}}}:(?:{_GROUP}:){{0,{5 - before}}}{_FOUR}:?{_END}" if before < 6 else "")
+    for before in range(1, 7)
+]
+_IP_V6 = "|".join(
+    [
+        rf"(?:{_GROUP}:){{6}}(?:{_GROUP}:{_GROUP}|{_FOUR}):?{_END}",
+        *_SHORT_V6,
+        rf"(?:{_GROUP}:){{7}}:{_END}",
+        rf"::(?:{_GROUP}:){{0,6}}{_GROUP}:?{_END}|::(?:{_GROUP}:){{0,5}}{_FOUR}:?{_END}",
+    ]
 )
 """Where `checks.ip_v6` says yes, but for the digit it wants of a short one."""
 
@@ -185,14 +189,14 @@ _IP = (
         rf"[0-9A-Fa-f](?<![0-9A-Za-z.].)(?<![0-9A-Fa-f:]:.){_SURE}[0-9A-Fa-f]{{0,3}}+:[0-9A-Fa-f]{{0,4}}+:[0-9A-Fa-f:.]{{0,38}}+(?![0-9A-Za-z:])",
         checks.ip_v6,
         hint=hints.colons,
-        sieve=_IP_V6,
+        sieves=(_IP_V6,),
     ),
     Detector(
         "ip",
         rf":(?<![0-9A-Za-z:.].){_SURE}:[0-9A-Fa-f]{{1,4}}+[0-9A-Fa-f:.]{{0,38}}+(?![0-9A-Za-z:])",
         checks.ip_v6,
         hint=hints.colons,
-        sieve=_IP_V6,
+        sieves=(_IP_V6,),
     ),
 )
 

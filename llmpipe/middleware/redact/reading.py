@@ -1,36 +1,26 @@
-"""A whole text as a reader sees it: what the views say of a text that comes in pieces, said at once.
+"""What a reader sees in a text: the form that detectors match on, with the way back to the original.
 
-A view keeps for each character where it came from, for more may come. Here nothing does, so the text is
-cut and put together by a few calls of C, and the way back is made when somebody asks for it: of hostile
-texts few have a finding. A tenth of the time for escapes, a fifth for invisible characters.
+The text is cut and put together by a few calls of C, whatever is in it. The way back is made when
+somebody asks for it: of texts that are made to be slow few have a finding.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from functools import cached_property
 from itertools import accumulate
+from typing import ClassVar
 
-from llmpipe.middleware.redact.escapes import TOKENS, meaning
-from llmpipe.middleware.redact.view import CUT, MARKED, MAX_RUN, UNSEEN, View
+from llmpipe.middleware.redact.characters import UNSEEN, looks
+from llmpipe.middleware.redact.tokens import Escapes
 
-__all__ = ("Reading",)
+__all__ = ("CUT", "Kind", "MAX_RUN", "Reading")
 
+MAX_RUN = 16
+"""Invisible characters in a row that are passed over. A longer run separates, like a control
+character: nobody writes one, and to wait for its end would be to wait for ever."""
+CUT = "\x00"
 _LONG_RUN = re.compile(f"({UNSEEN}{{{MAX_RUN + 1},}}+)")
-
-
-class _Meanings(dict[str, str]):
-    """What escapes stand for; those in use, for there are a million."""
-
-    def __missing__(self, token: str) -> str:
-        found = meaning(token)
-        if len(self) < 8192:
-            self[token] = found
-        return found
-
-
-_MEANINGS = _Meanings()
 
 
 class _Cuts(dict[str, str]):
@@ -41,30 +31,59 @@ class _Cuts(dict[str, str]):
         return found
 
 
+class Kind:
+    """A kind of text, by what may be escaped in it."""
+
+    __slots__ = ()
+
+    escapes: ClassVar[Escapes | None] = None
+
+
 class Reading:
-    """What is seen of `raw`, as a view of `kind` has it that was fed with it and finished.
+    """What is seen of `raw`, which is a text of `kind`.
+
+    Args:
+        before: characters in a row right before `raw` that are not seen.
+        marked: what `raw` looks like, where that is known and nothing in it is escaped.
 
     Attributes:
         text: what is seen. The same object as `raw` where that is seen as it stands.
+        run: characters in a row at the end that are not seen, or `MAX_RUN` + 1 if there are more.
+        is_even: whether each character of `raw` is seen as one.
     """
 
-    def __init__(self, raw: str, kind: type[View]) -> None:
-        tokens = TOKENS.get(kind)
-        # Text and escapes by turns; and what they mean, character by character.
-        self._parts = [raw] if tokens is None else tokens.split(raw)
-        meant = raw
-        if len(self._parts) > 1:
-            parts = self._parts.copy()
-            parts[1::2] = map(_MEANINGS.__getitem__, parts[1::2])
-            meant = "".join(parts)
-        self._marked = meant if meant.isascii() else meant.translate(MARKED)
-        self.text = self._marked
-        if UNSEEN in self._marked:
-            runs = _LONG_RUN.split(self._marked)
-            if len(runs) > 1:
-                runs[1::2] = map(_Cuts().__getitem__, runs[1::2])
-                self._marked = "".join(runs)
-            self.text = self._marked.replace(UNSEEN, "")
+    __slots__ = ("_ends", "_escapes", "_marked", "_raw", "_seen", "is_even", "run", "text")
+
+    def __init__(self, raw: str, kind: type[Kind], before: int = 0, marked: str | None = None) -> None:
+        self._raw = raw
+        self._seen: list[int] | None = None
+        self._ends: tuple[list[int], list[int]] | None = None
+        self._escapes: Escapes | None = None
+        self.run = 0 if raw else before
+        if marked is None:
+            escapes, meant = kind.escapes, raw
+            if escapes is not None and escapes.may_be_in(raw):
+                meant = escapes.read(raw)
+                if len(meant) < len(raw):
+                    self._escapes = escapes
+                else:
+                    meant = raw
+            marked = looks(meant)
+        self.text = self._marked = marked
+        self.is_even = self._escapes is None
+        if UNSEEN in marked:
+            self._hide(before)
+
+    def _hide(self, before: int) -> None:
+        marked = UNSEEN * before + self._marked
+        self.run = min(len(marked) - len(marked.rstrip(UNSEEN)), MAX_RUN + 1)
+        if UNSEEN * (MAX_RUN + 1) in marked:
+            runs = _LONG_RUN.split(marked)
+            runs[1::2] = map(_Cuts().__getitem__, runs[1::2])
+            marked = "".join(runs)
+        self._marked = marked[before:]
+        self.text = self._marked.replace(UNSEEN, "")
+        self.is_even = False
 
     def start(self, place: int) -> int:
         """Where in `raw` the character at `place` starts."""
@@ -75,26 +94,21 @@ class Reading:
         return self._place(place - 1)[1]
 
     def _place(self, place: int) -> tuple[int, int]:
+        """Where in `raw` the character at `place` starts and ends."""
         if self.text is not self._marked:
+            if self._seen is None:  # where each run ends of characters that are seen
+                self._seen = list(accumulate(map(len, self._marked.split(UNSEEN))))
             place += bisect_right(self._seen, place)  # there is one that is not seen after each run
-        if len(self._parts) == 1:
+        if self._escapes is None:
             return place, place + 1
+        if self._ends is None:  # where text and escapes end by turns, in what is meant and in `raw`
+            raw = list(map(len, self._escapes.split(self._raw)))
+            meant = raw.copy()
+            meant[1::2] = [1] * (len(raw) // 2)
+            self._ends = list(accumulate(meant)), list(accumulate(raw))
         meant, raw = self._ends
         number = bisect_right(meant, place)
         if number % 2:
             return raw[number - 1], raw[number]
         start = raw[number] - (meant[number] - place)
         return start, start + 1
-
-    @cached_property
-    def _seen(self) -> list[int]:
-        """Where in `text` each run ends of characters that are seen."""
-        return list(accumulate(map(len, self._marked.split(UNSEEN))))
-
-    @cached_property
-    def _ends(self) -> tuple[list[int], list[int]]:
-        """Where each part ends in what is meant, and where in `raw`."""
-        raw = list(map(len, self._parts))
-        meant = raw.copy()
-        meant[1::2] = [1] * (len(raw) // 2)
-        return list(accumulate(meant)), list(accumulate(raw))

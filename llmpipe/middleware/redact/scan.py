@@ -245,7 +245,7 @@ class Scanner:
             is_slow = is_nowhere = False
             if beginnings is not None:
                 count = beginnings.count(detector)
-                is_slow, is_nowhere = beginnings.dense(count), not count
+                is_slow, is_nowhere = beginnings.dense(detector, count), not count
             while not (is_slow or is_nowhere) and (match := search(seen, place)) is not None:
                 here = match.start()
                 if here >= limit:

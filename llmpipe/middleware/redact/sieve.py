@@ -17,6 +17,7 @@ from llmpipe.middleware.redact.planes import Planes
 __all__ = ("Beginnings", "sieved")
 
 _BLOCK = 131_072  # characters at once
+_FAR = 64  # times as dear as others is a beginning from which a match runs on for a thousand characters
 
 
 class Beginnings:
@@ -37,9 +38,9 @@ class Beginnings:
             self._counts[begin] = len(self._data) - len(self._data.translate(None, begin))
         return self._counts[begin]
 
-    def dense(self, count: int) -> bool:
-        """Whether to search with `re` what begins at so many places takes long."""
-        return is_dense(count, len(self._data))
+    def dense(self, detector: Detector, count: int) -> bool:
+        """Whether to search with `re` for what begins at so many places takes long."""
+        return is_dense(count * (_FAR if detector.runs_on else 1), len(self._data))
 
 
 def sieved(
@@ -65,6 +66,5 @@ def sieved(
             if detector.back is not None:
                 planes = planes or Planes(piece)
                 found = planes.places(detector.back(planes, planes.every))
-            if detector.sift is not None:
-                found = detector.sift(piece, found)
-            yield detector, [place for here in found if max(start, begin) <= (place := first + here) < end]
+            low, high = max(start, begin) - first, end - first
+            yield detector, [first + here for here in found if low <= here < high]

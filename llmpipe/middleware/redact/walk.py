@@ -83,7 +83,7 @@ def _is_plain(request: Request, strings: list[tuple[str, Role]]) -> bool:
         or request.extra
         or request.response_format is not None
         or request.reasoning is not None
-        or type(request.tool_choice) is NamedTool
+        or (request.tool_choice is not None and type(request.tool_choice) is NamedTool)
     ):
         return False
     for message in request.messages:

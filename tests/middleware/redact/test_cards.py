@@ -76,7 +76,7 @@ def test_of_digits_that_are_no_card_none_is_tried(unit):
 
 
 def test_a_card_at_any_place_of_a_long_run_is_found(monkeypatch):
-    monkeypatch.setattr("llmpipe.middleware.redact.cards._BLOCK", 100)
+    monkeypatch.setattr("llmpipe.middleware.redact.cards.BLOCK", 100)
     for at in (1, 30, 44, 45, 46, 47, 48, 49, 50, 51, 99, 107, 110, 300):
         text = "9 " * at + "4111 1111 1111 1111 " + "9 " * 200
         assert 2 * at in all_at_once(text)

@@ -10,8 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmpipe.middleware.redact import Scanner
+from llmpipe.middleware.redact.escapes import EncodedJSONView, JSONView
 from llmpipe.middleware.redact.masking import Masking, mask_json
+from llmpipe.testing.hostile import DISGUISED, repeated
 from tests.middleware.redact.samples import EXAMPLES, LOOK_ALIKES
+from tests.middleware.redact.test_view import steps_of
 
 OWN = (("badge", r"EMP-\d{3,6}"), ("pair", r"ab(?:cd){0,3}"), ("angle", r"<.{1,5}>"), ("fixed", r"\d{9}"))
 SCANNER = Scanner(patterns=OWN)
@@ -246,3 +249,45 @@ def test_random_streams_agree_with_the_whole():
             masking = Masking(SCANNER, json=json_)
             whole = mask_json(SCANNER, text) if json_ else SCANNER.mask(text)
             assert in_pieces(masking, text, sizes) == whole, (text, sizes)
+
+
+@pytest.mark.parametrize(("name", "kind", "unit"), DISGUISED)
+def test_a_stream_that_is_all_disguise_is_masked_as_the_whole(name, kind, unit):
+    for middle in ("jo@example.com", " 4111%201111 1111&#49;111 ", 'jo\\u0040example.com", "'):
+        text = repeated(unit, 90) + middle + repeated(unit, 90)
+        for json_ in (False, True):
+            whole = mask_json(SCANNER, text) if json_ else SCANNER.mask(text)
+            for size in (1, 4, 7, 50):
+                assert in_pieces(Masking(SCANNER, json=json_), text, [size]) == whole, (text, size)
+
+
+def test_what_is_held_as_a_whole_is_not_judged_with_each_piece():
+    """One word of thousands of characters, of which none is let out, is looked through once, at its end."""
+    judged: list[int] = []
+
+    class Counting(Scanner):
+        def suspects(self, seen):
+            judged.append(len(seen))
+            return super().suspects(seen)
+
+    masking = Masking(Counting())
+    for _ in range(500):
+        masking.feed("\\x41%41")
+    assert masking.held == 3_500
+    assert len(judged) <= 500 + 10  # of the text as it stands, which is let out but for these
+    masking.flush()
+
+
+@pytest.mark.parametrize(("name", "kind", "unit"), DISGUISED)
+def test_a_hostile_stream_is_masked_in_steps_by_the_piece_not_by_the_character(name, kind, unit):
+    """Neither how long a piece is makes a difference, nor how many came before it."""
+    scanner, json_ = Scanner(), kind in (JSONView, EncodedJSONView)
+
+    def each(pieces: int, size: int) -> float:
+        sizes = [size]
+        text = repeated(unit, pieces * size)
+        in_pieces(Masking(scanner, json=json_), text, sizes)  # what each escape means is known now
+        return steps_of(lambda: in_pieces(Masking(scanner, json=json_), text, sizes)) / pieces
+
+    assert each(15, 600) <= 1.5 * each(15, 60) + 500
+    assert each(300, 4) <= 1.5 * each(150, 4) + 100

@@ -54,6 +54,47 @@ MORE = [
         "::1.2.3.4",
         "1::2::3",
     ),
+    *(
+        "token=_._.",
+        "token:=word",
+        "pwd: _.x._",
+        'pwd="xxxx"',
+        "pwd='xxxxy'",
+        "secret='your api key'",
+        "secret = my-tokens1",
+        "token=basic token",
+        "token=basic xx.x1",
+        "passwd:....",
+        "key=x*x*x",
+        "api key=your_api_key;",
+        'secret:"the.key"',
+    ),
+    *(
+        "1 1st road road",
+        "2 0st st Oak lane",
+        "3 9o  0st road,",
+        "4 1st Road",
+        "5 21st roadside street",
+        "hf_Aaaaaaaaaaaaaaaaaaaa",
+        "hf_Aaaaaaaaaaaaaaaaaaaaa",
+        "ghp_aaaaaaaaaaaaaaaaaaaa-0",
+        "SG.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "Bearer abcdefgh=0",
+        "Bearer abcdefgh0=",
+        "k@h-.K",
+        "k@h--a.b---c.de",
+    ),
+    *(
+        "::a:b/",
+        "::a:b:c/",
+        "a::b:c/",
+        "9:::",
+        "a::999.9.9.9",
+        "1::2:3:4:5:6:1.2.3.4",
+        "1:2:3:4:5:6:7:8:",
+        "a::255.01.2.3",
+        "::1:1.2.3.40:",
+    ),
     *("é", "号", "?", "\u200b", "\x00", " ", ", ", "\n", "-", "4", "a", "=", ":", '"', "(", "@"),
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(POOL + MORE), st.text(max_size=3)), max_size=9).map("".join)
@@ -131,7 +172,7 @@ def test_over_the_end_of_a_block_a_finding_is_whole(monkeypatch):
     from llmpipe.middleware.redact import sieve
 
     monkeypatch.setattr(sieve, "_BLOCK", 50)
-    monkeypatch.setattr("llmpipe.middleware.redact.cards._BLOCK", 50)
+    monkeypatch.setattr("llmpipe.middleware.redact.cards.BLOCK", 50)
     random = Random(2)
     for _ in range(60):
         text = " ".join([random.choice(POOL + MORE) for _ in range(30)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 import unicodedata
 from time import process_time
@@ -9,11 +11,13 @@ from time import process_time
 import pytest
 from hypothesis import example, given
 
-from llmpipe.middleware.redact import Scanner
+from llmpipe.middleware.redact import Scanner, characters, tokens
+from llmpipe.middleware.redact.characters import UNSEEN, _all_looks, _look
 from llmpipe.middleware.redact.escapes import EncodedJSONView, EncodedView, JSONView
 from llmpipe.middleware.redact.masking import mask_json
 from llmpipe.middleware.redact.reading import Reading
-from llmpipe.middleware.redact.view import UNSEEN, View
+from llmpipe.middleware.redact.tokens import Escapes
+from llmpipe.middleware.redact.view import View
 from llmpipe.testing.hostile import DISGUISED, repeated
 from tests.middleware.redact.test_view import TEXTS, mapped, view_of
 
@@ -25,14 +29,105 @@ def read(text: str, kind: type[View]) -> list[tuple[str, int, int]]:
     return [(char, reading.start(i), reading.end(i + 1)) for i, char in enumerate(reading.text)]
 
 
+def plainly(text: str, kind: type[View]) -> list[tuple[str, int, int]]:
+    """The same, character by character."""
+    meant: list[tuple[str, int, int]] = []
+    place = 0
+    while place < len(text):
+        char, end = escaped(text, place, kind)
+        if meant and "\ud800" <= meant[-1][0] <= "\udbff" and "\udc00" <= char <= "\udfff":
+            before = meant[-1][1]
+            if place - before == end - place == 6:  # both are escaped
+                pair = text[before + 2 : place], text[place + 2 : end]
+                char = bytes.fromhex("".join(pair)).decode("utf-16-be")
+                meant[-1] = (char, before, end)
+                place = end
+                continue
+        meant.append((char, place, end))
+        place = end
+    seen, run = [], 0
+    for char, start, end in meant:
+        looks = char if char.isascii() else chr(_look(ord(char)))
+        run = run + 1 if looks == UNSEEN else 0
+        if run == 17:
+            looks = "\x00"
+        if looks != UNSEEN:
+            seen.append((looks, start, end))
+    return seen
+
+
+def escaped(text: str, place: int, kind: type[View]) -> tuple[str, int]:
+    """What stands at a place, and where it ends."""
+    rest = text[place:]
+    is_json = kind in (JSONView, EncodedJSONView)
+    if kind is View or rest[0] not in ("\\" if kind is JSONView else "%&\\"):
+        return rest[0], place + 1
+    if match := re.match(r"\\u([0-9A-Fa-f]{4})", rest):
+        return chr(int(match[1], 16)), place + 6
+    if not is_json and (match := re.match(r"\\x([0-9A-Fa-f]{2})", rest)):
+        return chr(int(match[1], 16)), place + 4
+    if is_json and rest[0] == "\\" and len(rest) > 1:
+        return {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}.get(rest[1], rest[1]), place + 2
+    if rest[0] == "%":
+        for count in (4, 3, 2, 1):
+            if match := re.match(f"(?:%[0-9A-Fa-f]{{2}}){{{count}}}", rest):
+                octets = bytes.fromhex(match[0].replace("%", ""))
+                leads = {4: 0xF0, 3: 0xE0, 2: 0xC0, 1: 0}[count]
+                if octets[0] >= leads and all(octet & 0xC0 == 0x80 for octet in octets[1:]):
+                    if count > 1 and octets[0] >= {4: 0x100, 3: 0xF0, 2: 0xE0}[count]:
+                        continue
+                    char = octets.decode("utf-8", "replace")
+                    return char if len(char) == 1 else "\ufffd", place + 3 * count
+    if rest[0] == "&" and (match := re.match(r"&(?:#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6})|[a-z]{3,6});", rest)):
+        char = html.unescape(match[0])
+        if match[0][1] == "#" or match[0][1:-1] in NAMES:
+            return char if len(char) == 1 else "\ufffd", place + len(match[0])
+    return rest[0], place + 1
+
+
+NAMES = {
+    *("commat", "period", "plus", "lpar", "rpar", "nbsp", "hyphen", "dash", "colon", "comma"),
+    *("sol", "lowbar", "num", "equals", "quot", "apos", "amp", "ensp", "emsp"),
+}
+
+
 @KINDS
 @example(text="\\ud83d\\ude00 \\ud83d\\ud83d\\ude00\\ude00 \\ud83d x")
 @example(text="%F0%9F%98%80%E2%82%C3%A9%%41 \\%41 \\\\x41 &#64;&#xD83D;&#9999999;")
 @example(text="\u200b" * 40 + "a" + "\u0301" * 16 + "b" + "\\u200b" * 17 + "c" + "%E2%80%8B" * 20)
 @example(text=f"a{UNSEEN}b")
 @given(text=TEXTS)
-def test_it_is_what_a_view_of_the_whole_says(kind, text):
-    assert read(text, kind) == mapped(view_of(text, kind=kind))
+def test_it_is_what_is_read_character_by_character(kind, text):
+    assert read(text, kind) == mapped(view_of(text, kind=kind)) == plainly(text, kind)
+
+
+@KINDS
+@given(text=TEXTS)
+def test_of_a_long_text_block_after_block_is_read(kind, text):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tokens, "_BLOCK", 12)  # the shortest in which no escape fills all of it
+        assert read(text * 3, kind) == plainly(text * 3, kind)
+
+
+@KINDS
+def test_a_backslash_that_is_meant_says_nothing_of_what_comes_behind_it(kind):
+    for text in (
+        *("\\\\n", "\\\\\\n", "\\\\u0041", "\\u005cn", "\\u005Cu0041", "%5Cn", "&#92;u0041", "\\x5cx41"),
+        *(
+            "\\%41",
+            "\\\\%41",
+            "\\&#64;",
+            "\\\\&#64;",
+            "%\\41",
+            "%4\\1",
+            "\\u00\\u0041",
+            "a\\",
+            "a\\\\\\",
+            "\\a\\/",
+        ),
+        *(f"{UNSEEN}\\\\", "\\ufdd0\\\\", "%EF%B7%90", "&#xFDD0;", "\\\udc00", "\\ud83d\\\udc00"),
+    ):
+        assert read(text, kind) == plainly(text, kind) == mapped(view_of(*text, kind=kind)), text
 
 
 @given(text=TEXTS)
@@ -60,6 +155,67 @@ class Calls:
         self.count += event == "call"
 
 
+def test_what_all_characters_look_like_is_known_where_many_are_in_use():
+    everything = _all_looks()
+    assert len(everything) == sys.maxunicode + 1
+    for code in range(sys.maxunicode + 1):
+        char = chr(code)
+        plain = unicodedata.category(char) in ("Lo", "Cn", "Co", "Cs") and not unicodedata.decomposition(char)
+        if not plain or char == UNSEEN or everything[code] != code:
+            assert everything[code] == _look(code), hex(code)
+
+
+def test_a_text_of_very_many_characters_is_read_in_a_fixed_number_of_steps(monkeypatch):
+    """They are not kept one by one, and none is asked about again and again."""
+    monkeypatch.setattr(characters, "_MOST", 2_000)
+    monkeypatch.setattr(characters, "_LOOKS", characters._Looks())
+    texts = ["".join(map(chr, range(start, start + 25_000))) for start in (0x80, 0x10000, 0xE0000)]
+    for text in texts:
+        assert Reading(text, View).text
+    assert len(characters._LOOKS) == 2_000
+    for text in texts:
+        assert calls_of(text, View) < 20
+        assert read(text[::50], View) == plainly(text[::50], View)
+
+
+@pytest.mark.parametrize("kind", [JSONView, EncodedView, EncodedJSONView])
+def test_after_a_text_of_very_many_escapes_the_usual_ones_are_known_again(kind):
+    Reading("".join([f"\\u{code:04x}" for code in range(0x3000, 0x3000 + 20_000)]), kind)
+    usual = "".join([f"\\u{code:04x}" for code in range(0x20, 0x7F)]) * 20
+    Reading(usual, kind)
+    assert calls_of(usual, kind) < 30
+
+
+@pytest.mark.parametrize("kind", [JSONView, EncodedJSONView])
+@pytest.mark.parametrize("unit", ["\\n", "\\a", "\\\\", '\\"', "\\n\\t", "x\\b", "\\\\n"])
+def test_escapes_of_two_characters_are_not_looked_at_one_by_one(kind, unit, monkeypatch):
+    parts: list[int] = []
+    exchanged = Escapes._exchanged
+
+    def counting(self, text, token):
+        parts.append(len(token.split(text)))
+        return exchanged(self, text, token)
+
+    monkeypatch.setattr(Escapes, "_exchanged", counting)
+    for text in (repeated(unit, 3_000), repeated(f"{unit}%41", 3_000)):
+        Reading(text, kind)
+        assert parts.pop() <= 2 * text.count("%") + 1
+
+
+def test_half_an_escape_of_a_url_leaves_a_text_nothing_to_look_up():
+    """U+FFFD stands for it, which looks like itself."""
+
+    class Table(dict[int, int]):
+        def __getitem__(self, code):
+            raise AssertionError(f"{code} was looked up")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(characters, "_LOOKS", Table())
+        assert Reading("%E2%82" * 10, EncodedView).text == "\ufffd" * 20
+        with pytest.raises(AssertionError, match="looked up"):
+            Reading("%E2%82é", EncodedView)
+
+
 def calls_of(text: str, kind: type[View]) -> int:
     """To read a text, and to look up one place in it."""
     calls = Calls()
@@ -72,11 +228,18 @@ def calls_of(text: str, kind: type[View]) -> int:
     return calls.count
 
 
+def blocks_of(length: int) -> int:
+    """Into how many blocks so many characters are cut, with a part of an escape left over of each."""
+    return -(-length // (tokens._BLOCK - 11))
+
+
 @pytest.mark.parametrize(("name", "kind", "unit"), DISGUISED)
-def test_a_text_of_any_length_is_read_in_a_fixed_number_of_steps(name, kind, unit):
+def test_a_text_of_any_length_is_read_in_a_few_steps_for_each_block_of_it(name, kind, unit):
     """What is done for each character is done in C, whose time the benchmark measures."""
     calls_of(repeated(unit, 60), kind)  # what each escape means is known now
-    assert calls_of(repeated(unit, 60_000), kind) == calls_of(repeated(unit, 6_000), kind) < 20
+    once = calls_of(repeated(unit, 6_000), kind)
+    assert once < 20
+    assert calls_of(repeated(unit, 60_000), kind) <= once + 4 * blocks_of(60_000)
 
 
 @pytest.mark.slow

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from llmpipe.middleware.redact.characters import _LOOK_ALIKES
 from llmpipe.middleware.redact.escapes import EncodedJSONView, EncodedView, JSONView, unescape
-from llmpipe.middleware.redact.view import _LOOK_ALIKES, View
+from llmpipe.middleware.redact.view import View
+from llmpipe.testing.hostile import DISGUISED, repeated
 
 TEXTS = st.lists(
     st.one_of(
@@ -128,6 +132,14 @@ def test_half_an_escape_waits_for_the_rest():
     assert view.text == "a@b\\"
 
 
+@pytest.mark.parametrize("kind", [JSONView, EncodedView, EncodedJSONView])
+def test_a_row_of_backslashes_of_any_length_is_read_from_its_beginning(kind):
+    for count in range(1, 30):
+        for begun, rest in (("u00", "41"), ("", "n"), ("u", "0041"), ("%4", "1")):
+            text = "\\" * count + begun
+            assert mapped(view_of(text, rest, kind=kind)) == mapped(view_of(text + rest, kind=kind)), text
+
+
 def test_half_a_pair_waits_for_the_other():
     bold_a = json.dumps("\U0001d41a")[1:-1]
     for cut in range(1, len(bold_a)):
@@ -139,10 +151,70 @@ def test_half_a_pair_waits_for_the_other():
         assert view.text == "a"
 
 
-def test_the_table_of_characters_has_an_end():
-    view = View()
-    view.feed("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))
-    from llmpipe.middleware.redact.view import _TABLE
+def test_a_piece_is_read_by_itself_and_what_all_is_seen_as_it_stands_is_not_kept_apart():
+    """So that the effort for a piece does not depend on what came before it."""
+    view = JSONView()
+    for _ in range(50):
+        view.feed("plain")
+    assert view._readings == []
+    view.feed("a\\n")
+    for _ in range(50):
+        view.feed("plain")
+    assert [reading and reading.text for reading in view._readings] == [None, "a\n", None]
+    view.drop(len(view.text) - 3)
+    assert view._readings == []
+    assert view.text is view.raw
 
-    assert len(_TABLE) <= 8192
-    assert re.fullmatch("[\u4e00-\u9fff]{20000}", view.text)
+
+def steps_of(work: Callable[[], object]) -> int:
+    """How many instructions of Python are run."""
+    count = 0
+
+    def trace(frame, event, arg):
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def streamed(kind: type[View], text: str, size: int) -> None:
+    """As `Masking` does it: how far the end is asked for, and all but so much is dropped."""
+    view = kind()
+    for place in range(0, len(text), size):
+        view.feed(text[place : place + size])
+        view.start(max(0, len(view.text) - 1))
+        if len(view.text) > 64:
+            view.drop(len(view.text) - 32)
+    view.finish()
+
+
+@pytest.mark.parametrize(("name", "kind", "unit"), DISGUISED)
+def test_a_hostile_stream_takes_steps_by_the_piece_not_by_the_character(name, kind, unit):
+    """How long a piece is makes no difference, nor how many came before it."""
+    streamed(kind, repeated(unit, 100), 4)  # what each escape means is known now
+
+    def each(pieces: int, size: int) -> float:
+        text = repeated(unit, pieces * size)
+        return steps_of(lambda: streamed(kind, text, size)) / pieces
+
+    assert each(20, 1_000) <= 1.5 * each(20, 40) + 50
+    assert each(400, 4) <= 1.1 * each(100, 4) + 10
+    assert each(100, 4) <= 750
+
+
+def test_of_a_long_hostile_stream_only_the_end_is_kept():
+    view = EncodedView()
+    for _ in range(2_000):
+        view.feed("%41%")
+        if len(view.text) > 64:
+            view.drop(len(view.text) - 32)
+        assert len(view._readings) <= 64
+        assert len(view._ends) == len(view._raw_ends) == len(view._readings) + 1
