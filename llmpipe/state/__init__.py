@@ -86,7 +86,9 @@ _PACKAGES = {
     "postgres": "llmpipe-postgres",
     "postgresql": "llmpipe-postgres",
     "redis": "llmpipe-redis",
+    "redis+sentinel": "llmpipe-redis",
     "rediss": "llmpipe-redis",
+    "rediss+sentinel": "llmpipe-redis",
     "s3": "llmpipe-s3",
 }
 

@@ -20,7 +20,7 @@ from llmpipe.middleware.budget import Budget, Rule
 from llmpipe.middleware.cache import Cache
 from llmpipe.middleware.limits import Limit, Limits
 from llmpipe.providers.mock import MockProvider, Wait
-from llmpipe.state import shared
+from llmpipe.state import Ask, shared
 from llmpipe.types import Request
 from tests.fleet import shop
 from tests.fleet.pool import say
@@ -90,6 +90,24 @@ async def rush(stores: list[str], concern: str, room: int, calls: int, home: str
         provider.gate.set()
     await chain.aclose()
     say(json.dumps({"reached": len(provider.requests), "refused": dict(refused)}))
+
+
+# ------------------------------------------------------------ another time on the wall
+
+CLOCK_LEASE = 60.0
+
+
+async def clock(stores: list[str], skew: float, ahead: float, ticket: str) -> None:
+    """Ask for one of 100 units a day and for the only slot, in a process whose wall clock is `skew` s off."""
+    right, right_ns = time.time, time.time_ns
+    time.time = lambda: right() + skew  # nobody else is in this process
+    time.time_ns = lambda: right_ns() + int(skew * 1e9)
+    runtime = shop.runtime(Stores(*stores), ahead)
+    limits = shared(runtime, stores[0]).limits("clocks")
+    asks = [Ask("units", 1.0, 100.0, 86_400.0, 100.0), Ask("slot", 1.0, 1.0)]
+    taken = await limits.take(ticket, asks, CLOCK_LEASE)
+    await runtime.aclose()
+    say(json.dumps({"refused": taken.refused, "left": taken.levels[0].remaining}))
 
 
 # ------------------------------------------------------------ until somebody kills it
@@ -223,30 +241,38 @@ SLACK = 50 * COST
 """Nano-USD that each process may lend ``paid`` while the ledger is away."""
 
 
-async def load(stores: list[str], seed: int, home: str, callers: int = 25) -> None:
-    """Callers in a loop until the file ``stop`` is in `home`; then once more. Says what they met, as JSON."""
+async def load(
+    stores: list[str], seed: int, home: str, callers: int = 25, most: int = MOST_NANO, slack: int = SLACK
+) -> None:
+    """Callers in a loop until the file ``stop`` is in `home`; then once more. Says what they met, as JSON.
+
+    Says ``billed <tenant>`` whenever the provider answers. Leaves a file ``busy-…`` there when it has begun.
+    """
     where = Stores(*stores)
     runtime = shop.runtime(where, 0.0)
     bill: Counter[str] = Counter()
     met: Counter[str] = Counter()
-    slowest = 0.0
+    slowest, lent = 0.0, 0
 
     def answer(request: Any) -> Any:
         bill[request.metadata["tenant"]] += COST
+        say(f"billed {request.metadata['tenant']}")
+        if bill["paid"] == 5 * COST:
+            Path(home, f"busy-{os.getpid()}").touch()
         return [Wait(0.02), "it"]
 
     all_ = Rule(name="all", usd=1000, period="total", action="alert")
-    paid = Rule(name="paid", usd=Decimal(MOST_NANO).scaleb(-9), period="total", when={"account": "paid"})
-    budget = Budget(rules=(all_, paid), store=where.main, prices=shop.PRICES, slack_usd=SLACK / 1e9)
+    paid = Rule(name="paid", usd=Decimal(most).scaleb(-9), period="total", when={"account": "paid"})
+    budget = Budget(rules=(all_, paid), store=where.main, prices=shop.PRICES, slack_usd=slack / 1e9)
     limit = Limit(when={"account": "limited"}, requests_per_hour=MOST_CALLS, burst=MOST_CALLS)
     chain = shop.chain(
         MockProvider(default=answer, usage=shop.USED), where, runtime, budget,
         Limits(limits=(limit,), store=where.main, on_store_failure="share", nodes=NODES),
-        Cache(store=where.main), flush=0.1,
+        Cache(store=where.main if where.main.startswith("redis:") else "memory://"), flush=0.1,
     )  # fmt: skip
 
     async def one(tenant: str, prompt: str) -> None:
-        nonlocal slowest
+        nonlocal slowest, lent
         began = time.monotonic()
         request = Request(messages=prompt, max_tokens=100, metadata={"tenant": tenant})
         try:
@@ -256,7 +282,9 @@ async def load(stores: list[str], seed: int, home: str, callers: int = 25) -> No
             await asyncio.sleep(0.02)
         else:
             met[f"{tenant} ok"] += 1
-        slowest = max(slowest, time.monotonic() - began)
+            if tenant == "cached":
+                await asyncio.sleep(0.005)  # hits in memory would leave nobody else a turn
+        slowest, lent = max(slowest, time.monotonic() - began), max(lent, desk.lent)
 
     async def caller(number: int) -> None:
         tenant = ("paid", "limited", "cached", "paid", "limited")[number % 5]
@@ -265,13 +293,22 @@ async def load(stores: list[str], seed: int, home: str, callers: int = 25) -> No
             count += 1
             await one(tenant, f"prompt {number % 3}" if tenant == "cached" else f"{seed} {number} {count}")
 
+    async def answers() -> bool:
+        try:
+            await desk.ledger.holds()
+        except StoreUnavailable:
+            return False
+        return True
+
+    desk = budget.desk(runtime)
     async with asyncio.TaskGroup() as group:
         for number in range(callers):
             group.create_task(caller(number))
-    desk, stopped = budget.desk(runtime), time.monotonic()
-    while desk.owed and time.monotonic() < stopped + 40:
+    stopped = time.monotonic()
+    while (desk.owed or not await answers()) and time.monotonic() < stopped + 40:
         await asyncio.sleep(0.05)
-    found = {"met": dict(met), "slowest": slowest, "owed": desk.owed, "owing": time.monotonic() - stopped}
+    owing = time.monotonic() - stopped
+    found = {"met": dict(met), "slowest": slowest, "lent": lent, "owed": desk.owed, "owing": owing}
     met.clear()
     for tenant in ("paid", "limited", "cached"):
         await one(tenant, f"after {seed}")

@@ -36,14 +36,19 @@ class Pool:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip
 
-    def run(self, job: str, *, kill_after: float | None = None, **args: Any) -> list[str]:
+    def run(
+        self, job: str, *, kill_after: float | None = None, kill_when: Path | None = None, **args: Any
+    ) -> list[str]:
         """The lines that the job has written until its end, or until it was killed.
+
+        That is after `kill_after` seconds, or when the file `kill_when` is there.
 
         Raises: RuntimeError, with what it wrote, if it ended badly by itself.
         """
         self._count += 1
         out = self._home / f"{os.getpid()}-{id(self)}-{self._count}"
         order = {"job": job, "args": args, "out": str(out), "kill_after": kill_after}
+        order["kill_when"] = None if kill_when is None else str(kill_when)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -102,12 +107,15 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             _child(order)
-        if order["kill_after"] is not None:
-            time.sleep(order["kill_after"])
+        after, when = order["kill_after"], order["kill_when"]
+        while when is not None and not Path(when).exists():
+            time.sleep(0.005)
+        if after is not None or when is not None:
+            time.sleep(after or 0.0)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        sys.stdout.write(f"{'killed' if killed and order['kill_after'] is not None else status}\n")
+        sys.stdout.write(f"{'killed' if killed and (after, when) != (None, None) else status}\n")
         sys.stdout.flush()
 
 

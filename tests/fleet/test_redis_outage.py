@@ -45,6 +45,8 @@ async def test_fifty_callers_of_a_redis_that_stops(pools: list[Pool], tmp_path: 
 
         with ThreadPoolExecutor(NODES) as threads:
             running = [threads.submit(process, number) for number in range(NODES)]
+            while len(list(tmp_path.glob("busy-*"))) < NODES and not any(one.done() for one in running):
+                await asyncio.sleep(0.01)
             await asyncio.sleep(2.0)  # in which what there is for `paid` and `limited` is used up
             server.pause()
             await asyncio.sleep(SECONDS)

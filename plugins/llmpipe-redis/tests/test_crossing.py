@@ -54,23 +54,28 @@ async def storm(state: RedisState, ask: Any, seed: int) -> tuple[int, int]:
     """Cancel `CANCELS` commands at random moments; how many were cancelled, and how many answered."""
     random = Random(seed)
     cancelled = answered = 0
+    longest = 0.04  # seconds until a command is cancelled: on a busy machine more, or none were answered
 
     async def worker(number: int) -> None:
-        nonlocal cancelled, answered
+        nonlocal cancelled, answered, longest
         turn = 0
         while cancelled < CANCELS:
             turn += 1
             tag = b"%d-%d" % (number, turn)
             task = asyncio.create_task(ask(tag))
-            await asyncio.sleep(random.random() * 0.04)
+            await asyncio.sleep(random.random() * longest)
             task.cancel()
             try:
                 answer = await task
             except asyncio.CancelledError:
                 cancelled += 1
+                if answered < cancelled // 8:
+                    longest = min(longest * 1.02, 0.4)
             else:
                 assert answer == tag
                 answered += 1
+                if answered > cancelled:
+                    longest = max(longest / 1.02, 0.04)
 
     await asyncio.gather(*[worker(number) for number in range(8)])
     return cancelled, answered

@@ -28,15 +28,59 @@ def test_a_url_says_where_and_how() -> None:
     assert Settings.of("rediss://h").tls
 
 
-def test_both_schemes_are_registered_with_what_opens_them() -> None:
+def test_a_url_of_sentinels_says_where_they_are_and_what_they_call_the_master() -> None:
+    found = Settings.of(
+        "redis+sentinel://us:p%2C%40ss@one:7001,two,[::1]:7003/my%20master/3?timeout=1&sentinel_username=s"
+        "&sentinel_password=secret-word"
+    )
+    assert found == Settings(
+        sentinels=(("one", 7001), ("two", 26379), ("::1", 7003)),
+        master="my master",
+        db=3,
+        username="us",
+        password="p,@ss",
+        timeout=1.0,
+        sentinel_username="s",
+        sentinel_password="secret-word",
+    )
+    assert found.place == "my master@one:7001,two:26379,::1:7003"
+    assert "secret-word" not in repr(found)
+    assert "p,@ss" not in repr(found)
+    assert Settings.of("redis+sentinel://h/m") == Settings(sentinels=(("h", 26379),), master="m")
+    assert Settings.of("rediss+sentinel://h/m").tls
+
+
+@pytest.mark.parametrize(
+    ("url", "match"),
+    [
+        ("redis+sentinel://h1,h2", "master's name"),
+        ("redis+sentinel://h1,h2/", "master's name"),
+        ("redis+sentinel:///m", "no host"),
+        ("redis+sentinel://h1,/m", "no host"),
+        ("redis+sentinel://h1:1,h2:x/m", "port"),
+        ("redis+sentinel://u:hush@h1/m/one", "number of a database"),
+        ("redis+other://h", "begins with"),
+        ("redis://h1,h2", "one host"),
+        ("redis://h?sentinel_password=hush", r"needs redis\+sentinel"),
+        ("redis+sentinel://h/m?cert=/etc/hosts", "needs rediss"),
+    ],
+)
+def test_a_wrong_url_of_sentinels_is_refused(url: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match) as caught:
+        open_redis(url)
+    assert "hush" not in f"{caught.value}{caught.value!r}"
+
+
+def test_all_schemes_are_registered_with_what_opens_them() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     points = project["project"]["entry-points"]["llmpipe.state"]
-    assert set(points) == {"redis", "rediss"}
+    assert set(points) == {"redis", "rediss", "redis+sentinel", "rediss+sentinel"}
     for scheme, point in points.items():
         module, _, name = point.partition(":")
-        state = getattr(import_module(module), name)(f"{scheme}://localhost")
+        state = getattr(import_module(module), name)(f"{scheme}://localhost/{'m' * ('+' in scheme)}")
         assert isinstance(state, RedisState)
-        assert state.settings.tls == (scheme == "rediss")
+        assert state.settings.tls == scheme.startswith("rediss")
+        assert bool(state.settings.sentinels) == ("+" in scheme)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from random import randrange
 
 from llmpipe.state import Ask, Level, Taken
 from llmpipe.state.checks import check_asks, check_times, check_used
@@ -12,7 +13,7 @@ from llmpipe_postgres.text import escape
 
 __all__ = ("PostgresLimits",)
 
-_SWEEP_EACH = 256  # takes, of this process
+_SWEEP_EACH = 256  # asks, of this process: each may leave a row, and a sweep drops four times as many
 _AT_ONCE = 1000
 
 
@@ -31,14 +32,16 @@ class PostgresLimits:
         self._read = f"SELECT * FROM {schema}.levels($1,$2,$3,$4)"  # noqa: S608  a checked name
         self._reset = f"SELECT {schema}.reset_limits($1,$2)"
         self._sweep = f"SELECT {schema}.sweep_limits($1,$2,$3)"
-        self._takes = 0
+        # Processes that ask for less than that in all their life sweep too, now and then one of them.
+        self._unswept = randrange(_SWEEP_EACH)  # noqa: S311  no secret
 
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
         """See `Limits.take`."""
         check_asks(asks)
         check_times(lease=lease)
-        self._takes += 1
-        if self._takes % _SWEEP_EACH == 0:
+        self._unswept += len(asks)
+        if self._unswept >= _SWEEP_EACH:
+            self._unswept = 0
             await self.sweep()
         ((refused, now, tats, helds),) = await self._link.fetch(
             self._take,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmpipe.errors import BadReply, StoreUnavailable
 from llmpipe.state import Entry
 from llmpipe.state.codec import CorruptEntry, decode_entry, encode_entry
 from llmpipe.state.freeze import freeze
-
-if TYPE_CHECKING:
-    from llmpipe_redis.state import RedisState
+from llmpipe_redis.access import Access
 
 __all__ = ("RedisCache",)
 
@@ -27,8 +25,8 @@ class RedisCache:
     once for each outage. Bounds are its own: ``maxmemory`` with a policy such as ``volatile-lru``.
     """
 
-    def __init__(self, state: RedisState, base: str) -> None:
-        self._state = state
+    def __init__(self, access: Access, base: str) -> None:
+        self._access = access
         self._base = base.encode()
         self._out = False  # of reach, which has been said
 
@@ -67,7 +65,7 @@ class RedisCache:
 
         Raises: StoreUnavailable, for whoever clears has to know whether it was done.
         """
-        link = self._state.link()
+        link = self._access.link()
         pattern = b"".join(b"\\%c" % byte if byte in _SPECIAL else b"%c" % byte for byte in self._base) + b"*"
         cursor = b"0"
         while True:
@@ -82,7 +80,7 @@ class RedisCache:
 
     async def _run(self, name: str, *args: bytes) -> Any:
         try:
-            found = await self._state.run(name, self._base, args)
+            found = await self._access.run(name, self._base, args)
         except StoreUnavailable as error:
             if not self._out:
                 _log.warning("the cache misses until its store is back: %s", error)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from llmpipe.errors import StoreDamaged
 from llmpipe.state import Balance, Draw, Shortage, Spend
 from llmpipe.state.checks import check_balances, check_draws, check_spends, check_times
+from llmpipe_redis.access import Access
 from llmpipe_redis.text import exact, packed, unpacked
-
-if TYPE_CHECKING:
-    from llmpipe_redis.state import RedisState
 
 __all__ = ("RedisLedger",)
 
@@ -32,10 +30,10 @@ class RedisLedger:
     holds and settled ones are known for the setting `remember`.
     """
 
-    def __init__(self, state: RedisState, base: str) -> None:
-        self._state = state
+    def __init__(self, access: Access, base: str) -> None:
+        self._access = access
         self._base = base.encode()
-        self._remember = b"%d" % (state.settings.remember * 1000)
+        self._remember = b"%d" % (access.settings.remember * 1000)
 
     async def reserve(self, hold: str, draws: Sequence[Draw], lease: float) -> Shortage | None:
         """See `Ledger.reserve`. Also raises ValueError for more than 2**53 nano-USD."""
@@ -46,7 +44,7 @@ class RedisLedger:
             limit = b"" if draw.limit is None else exact(draw.limit, "a draw's limit")
             args += (_balance(draw.account, draw.period), exact(draw.nano, "a draw"), limit)
             args += (exact(draw.likely, "a draw's likely charge"), _keep(draw, lease))
-        found = await self._state.run_whole("reserve", self._base, args)
+        found = await self._access.run_whole("reserve", self._base, args)
         if found is None:
             return None
         if found == b"settled":
@@ -58,7 +56,7 @@ class RedisLedger:
         """See `Ledger.settle`. Also raises ValueError for more than 2**53 nano-USD."""
         check_draws(charges, once=False)
         check_spends(rows)
-        args = [self._remember, packed(hold), b"%d" % self._state.settings.lines, b"%d" % len(charges)]
+        args = [self._remember, packed(hold), b"%d" % self._access.settings.lines, b"%d" % len(charges)]
         for draw in charges:
             args += (_balance(draw.account, draw.period), exact(draw.nano, "a charge"), _keep(draw, 0.0))
         for row in rows:
@@ -117,13 +115,13 @@ class RedisLedger:
         return total
 
     async def _run(self, name: str, args: Sequence[bytes]) -> Any:
-        return await self._state.run(name, self._base, args)
+        return await self._access.run(name, self._base, args)
 
     def _read(self, line: bytes | None) -> Spend:
         try:
             return Spend(**json.loads(line or b""))
         except (TypeError, ValueError):
-            place = self._state.settings.place
+            place = self._access.settings.place
             raise StoreDamaged(f"Redis at {place} has a line in a journal that cannot be read") from None
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from llmpipe.state import Ask, Level, Taken
 from llmpipe.state.checks import check_asks, check_times, check_used
+from llmpipe_redis.access import Access
 from llmpipe_redis.text import packed
-
-if TYPE_CHECKING:
-    from llmpipe_redis.state import RedisState
 
 __all__ = ("RedisLimits",)
 
@@ -21,8 +18,8 @@ class RedisLimits:
     A bucket that is full again has no key; nor has a ticket whose lease is over.
     """
 
-    def __init__(self, state: RedisState, base: str) -> None:
-        self._state = state
+    def __init__(self, access: Access, base: str) -> None:
+        self._access = access
         self._base = base.encode()
 
     async def take(self, ticket: str, asks: Sequence[Ask], lease: float) -> Taken:
@@ -30,7 +27,7 @@ class RedisLimits:
         check_asks(asks)
         check_times(lease=lease)
         args = [packed(ticket), b"%r" % float(lease)]
-        found = await self._state.run_whole("take", self._base, args + _written(asks))
+        found = await self._access.run_whole("take", self._base, args + _written(asks))
         refused, after, *levels = found.split()
         return Taken(
             _levels(levels),
@@ -44,16 +41,16 @@ class RedisLimits:
         args = [packed(ticket)]
         for key, units in used.items():
             args += (packed(key), b"%r" % float(units))
-        return bool(await self._state.run("give_back", self._base, args))
+        return bool(await self._access.run("give_back", self._base, args))
 
     async def levels(self, asks: Sequence[Ask]) -> tuple[Level, ...]:
         """See `Limits.levels`."""
         check_asks(asks)
-        return _levels((await self._state.run_whole("levels", self._base, _written(asks))).split())
+        return _levels((await self._access.run_whole("levels", self._base, _written(asks))).split())
 
     async def reset(self, keys: Sequence[str]) -> None:
         """See `Limits.reset`."""
-        await self._state.run("reset", self._base, [packed(key) for key in keys])
+        await self._access.run("reset", self._base, [packed(key) for key in keys])
 
 
 def _written(asks: Sequence[Ask]) -> list[bytes]:

@@ -14,6 +14,7 @@ from llmpipe.errors import StoreUnavailable
 from llmpipe.runtime import Alarm
 from llmpipe_redis.faults import Fault, fault
 from llmpipe_redis.lua import Script
+from llmpipe_redis.sentinels import Sentinels
 from llmpipe_redis.settings import Settings
 from llmpipe_redis.wire import Wire, dial
 
@@ -30,12 +31,14 @@ class Link:
 
     After a failure that would meet others too it refuses at once, and lets one command through now
     and then to see whether the store is back. A connection whose command was cancelled, or not
-    answered in time, is cut: the answer would be read by whoever had it next.
+    answered in time, is cut: the answer would be read by whoever had it next. So are all others then: after a
+    failover they lead to a server that was the master once, and does not always know yet that it is no more.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._timeout = settings.timeout
+        self._sentinels = Sentinels(settings) if settings.sentinels else None
         self._room = asyncio.Semaphore(settings.connections)
         self._idle: list[Wire] = []  # the one used last is at the end, and is used next
         self._closed = False
@@ -78,6 +81,7 @@ class Link:
         return answer
 
     async def _exchange(self, command: tuple[bytes, ...], fallback: tuple[bytes, ...] | None) -> Any:
+        outage = self._outage
         wire = await self._wire()
         try:
             try:
@@ -86,22 +90,24 @@ class Link:
                 if fallback is None:
                     raise
                 answer = await wire.ask(fallback)
-        except ResponseError as error:
-            # An answer, read to its end. A replica that was a master gets no second command: the
-            # host's name may lead to the new master.
-            if self._closed or fault(error, self._settings.place).trips:
+        except ResponseError as error:  # an answer, read to its end
+            if fault(error, self._settings.place).trips:
                 wire.cut()
             else:
-                self._idle.append(wire)
+                self._keep(wire, outage)
             raise
         except BaseException:  # a cancellation above all: its answer is still to come
             wire.cut()
             raise
-        if self._closed:
+        self._keep(wire, outage)
+        return answer
+
+    def _keep(self, wire: Wire, outage: int) -> None:
+        """For the next, unless the store has failed since it was taken: then it may lead to the wrong one."""
+        if self._closed or outage != self._outage:
             wire.cut()
         else:
             self._idle.append(wire)
-        return answer
 
     async def _wire(self) -> Wire:
         while self._idle:
@@ -109,6 +115,8 @@ class Link:
             if wire.usable:
                 return wire
             wire.cut()
+        if self._sentinels is not None:
+            return await self._sentinels.connect()
         wire = dial(self._settings)
         try:
             await wire.open()
@@ -139,6 +147,8 @@ class Link:
         if not self._interval:
             _log.warning("%s; it is left alone, and tried again every now and then", found.error)
         self._outage += 1
+        while self._idle:
+            self._idle.pop().cut()
         self._interval = min(_LONGEST, self._interval * 2 or _FIRST)
         wait = self._interval * self._random.uniform(0.75, 1.0)
         self._refuse_until = asyncio.get_running_loop().time() + wait

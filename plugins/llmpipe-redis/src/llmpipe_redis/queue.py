@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from llmpipe.state import Item, ItemStatus, Leased, QueueConflict, QueueCounts, QueueFull, QueueState
 from llmpipe.state.checks import at_most, check_item, check_times
+from llmpipe_redis.access import Access
 from llmpipe_redis.text import exact, packed, unpacked
-
-if TYPE_CHECKING:
-    from llmpipe_redis.state import RedisState
 
 __all__ = ("RedisQueue",)
 
@@ -21,8 +19,8 @@ class RedisQueue:
     survives any crash, with ``everysec`` all but the last second.
     """
 
-    def __init__(self, state: RedisState, base: str) -> None:
-        self._state = state
+    def __init__(self, access: Access, base: str) -> None:
+        self._access = access
         self._base = base.encode()
         self._max_items = self._max_bytes = 0
 
@@ -120,4 +118,4 @@ class RedisQueue:
         return total
 
     async def _run(self, name: str, *args: bytes) -> Any:
-        return await self._state.run_whole(name, self._base, args)
+        return await self._access.run_whole(name, self._base, args)

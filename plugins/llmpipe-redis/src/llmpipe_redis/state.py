@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast
-from weakref import WeakKeyDictionary
 
-from llmpipe.errors import StoreDamaged
+from llmpipe.errors import ConfigError, StoreDamaged, StoreUnavailable
 from llmpipe.state import Backend
+from llmpipe_redis.access import Access
 from llmpipe_redis.breakers import RedisBreakers
 from llmpipe_redis.cache import RedisCache
 from llmpipe_redis.ledger import RedisLedger
 from llmpipe_redis.limits import RedisLimits
 from llmpipe_redis.link import Link
-from llmpipe_redis.lua import script
 from llmpipe_redis.queue import RedisQueue
 from llmpipe_redis.settings import Settings
 
@@ -28,21 +26,14 @@ _log = logging.getLogger("llmpipe.state.redis")
 T = TypeVar("T")
 
 
-class RedisState(Backend):
-    """What many processes share in one Redis. Connects on first use, for each event loop by itself.
-
-    Attributes:
-        ahead: seconds added to the server's clock in every operation, for tests.
-    """
+class RedisState(Access, Backend):
+    """What many processes share in one Redis. See `Access` for how it gets there."""
 
     scheme: ClassVar[str] = "redis"
     offers: ClassVar[frozenset[str]] = frozenset({"breakers", "cache", "ledger", "limits", "queue"})
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.ahead = 0.0
-        # A connection belongs to the loop that opened it; a loop that is gone takes its own along.
-        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Link] = WeakKeyDictionary()
+        super().__init__(settings)
         self._things: dict[tuple[str, str], Any] = {}
 
     def __repr__(self) -> str:
@@ -70,41 +61,23 @@ class RedisState(Backend):
         queue.resize(max_items, max_bytes)
         return queue
 
-    def _thing(self, kind: str, name: str, make: Callable[[RedisState, str], T]) -> T:
+    def _thing(self, kind: str, name: str, make: Callable[[Access, str], T]) -> T:
         found = self._things.get((kind, name))
         if found is None:
             found = self._things[kind, name] = make(self, self.settings.base(kind, name))
         return cast("T", found)
-
-    def link(self) -> Link:
-        """The way to Redis from the running event loop."""
-        loop = asyncio.get_running_loop()
-        link = self._links.get(loop)
-        if link is None:
-            link = self._links[loop] = Link(self.settings)
-        return link
-
-    async def run(self, name: str, base: bytes, args: Sequence[bytes]) -> Any:
-        """The answer of the script `name`. Its first argument is how far time is ahead, in seconds."""
-        return await self.link().run(script(name), base, (b"%r" % self.ahead, *args))
-
-    async def run_whole(self, name: str, base: bytes, args: Sequence[bytes]) -> Any:
-        """As `run`, of a script that first ends what is over, in parts, and says ``more`` until it has.
-
-        So no script holds up the others for long, and none answers before all that is over has ended.
-        """
-        while True:
-            answer = await self.run(name, base, args)
-            if not (isinstance(answer, bytes) and answer == b"more"):
-                return answer
 
     async def check(self) -> None:
         """Connect, and see that the keys have the form that is written here.
 
         Says in the log if Redis may throw away keys when its memory is full: balances and queued
         items would be among them.
+
+        Raises: ConfigError for a node of a cluster that keeps only some of the keys; and as `State.check`.
         """
         link = self.link()
+        if b"cluster_enabled:1" in await link.ask((b"INFO", b"cluster")):
+            await self._check_slots(link)
         key = self.settings.format_key.encode()
         await link.ask((b"SET", key, b"%d" % FORMAT, b"NX"))
         found = await link.ask((b"GET", key))
@@ -123,19 +96,26 @@ class RedisState(Backend):
                 policy,
             )
 
-    async def aclose(self) -> None:
-        """Close the connections of this event loop when their commands are over, and those of others."""
-        own = asyncio.get_running_loop()
-        links, self._links = self._links, WeakKeyDictionary()
-        for loop, link in list(links.items()):
-            if loop is own:
-                await link.aclose()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(link.drop)
+    async def _check_slots(self, link: Link) -> None:
+        # Of 64 keys some lie on another node, wherever there is one. To ask for the slots themselves would
+        # need one more right than all else.
+        for number in range(64):
+            try:
+                await link.ask((b"GET", self.settings.base("slot", f"{number}").encode()))
+            except StoreUnavailable as error:
+                if error.code not in {"MOVED", "ASK"}:
+                    raise
+                raise ConfigError(
+                    f"Redis at {self.settings.place} is one of several nodes of a cluster, and llmpipe "
+                    "speaks to one address: name a Redis that is no cluster, its sentinels "
+                    "(redis+sentinel://), or a proxy that knows where each key lies"
+                ) from None
 
 
 def open_redis(url: str) -> RedisState:
     """The backend of ``redis://user:password@host:6379/0?prefix=llmpipe``; ``rediss://`` is encrypted.
+
+    ``redis+sentinel://host1:26379,host2:26379/mymaster/0`` asks sentinels where the server is.
 
     Raises: ConfigError.
     """

@@ -3,10 +3,10 @@
 --   slots          a hash: how many slots of a key are held
 --   leases         a sorted set: tickets that hold slots, by the end of their lease
 --   ticket:<id>    a hash: at, ends; rate:<key> to 'units, microseconds a unit'; slot:<key> to how many
---   resets         a hash: when a key was reset last; what was taken before is not given back
+--   reset:<key>    when it was reset last; what was taken before is not given back
 -- A bucket is llmpipe/state/gcra.py once more, in microseconds.
 
-local leases, slots, resets = base .. 'leases', base .. 'slots', base .. 'resets'
+local leases, slots = base .. 'leases', base .. 'slots'
 local DAY = 86400000 -- milliseconds
 local MONTH = 30 * DAY -- for which a ticket whose lease has ended waits for somebody who sweeps
 local SOME = 250
@@ -46,7 +46,7 @@ end
 
 -- Whether the key has been reset since the ticket took from it.
 local function stale(key, ticket)
-  return tonumber(redis.call('HGET', resets, key) or -math.huge) >= ticket.at
+  return tonumber(redis.call('GET', base .. 'reset:' .. key) or -math.huge) >= ticket.at
 end
 
 local function free(id, ticket)

@@ -4,10 +4,10 @@
 
 local now = clock()
 expire(now)
+local life = whole(math.max(DAY, redis.call('PTTL', leases)) + DAY)
 for at = 2, #ARGV do
   redis.call('DEL', base .. 'rate:' .. ARGV[at])
   redis.call('HDEL', slots, ARGV[at])
-  redis.call('HSET', resets, ARGV[at], text(now))
+  redis.call('SET', base .. 'reset:' .. ARGV[at], text(now), 'PX', life)
 end
-keep(resets, math.max(DAY, redis.call('PTTL', leases)) + DAY)
 return 0
