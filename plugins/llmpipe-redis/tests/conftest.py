@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from llmpipe.testing.servers.redis import RedisServer
+from llmpipe.testing.state import OpenedStates
 from llmpipe_redis import RedisState, open_redis
 
 _numbers = itertools.count()
@@ -21,14 +22,13 @@ def server() -> Iterator[RedisServer]:
         yield running
 
 
-class Harness:
+class Harness(OpenedStates[RedisState]):
     """Opens states with keys of their own in the one Redis."""
 
     def __init__(self, server: RedisServer) -> None:
+        super().__init__()
         self.server = server
         self.url = server.url
-        self.opened: list[RedisState] = []
-        self._ahead = 0.0
 
     async def open(self) -> RedisState:
         # Long enough for a machine that has other things to do too.
@@ -36,19 +36,7 @@ class Harness:
         return await self.reopen()
 
     async def reopen(self) -> RedisState:
-        state = open_redis(self.url)
-        state.ahead = self._ahead
-        self.opened.append(state)
-        return state
-
-    async def pass_time(self, seconds: float) -> None:
-        self._ahead += seconds
-        for state in self.opened:
-            state.ahead = self._ahead
-
-    async def aclose(self) -> None:
-        for state in self.opened:
-            await state.aclose()
+        return self.keep(open_redis(self.url))
 
 
 @pytest.fixture
