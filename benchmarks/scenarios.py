@@ -41,10 +41,10 @@ from llmpipe.middleware.limits import Limit
 __all__ = ("SCENARIOS",)
 
 _PROMPT = "Summarise the minutes of the meeting in three sentences, and name who does what until when. " * 4
-_REQUEST = Request("gpt-4o-mini", _PROMPT, max_tokens=200)
-_IN_TURN = cycle([Request("gpt-4o-mini", f"{n}. {_PROMPT}", max_tokens=200) for n in range(200)])
+_REQUEST = Request("gpt-4o-mini", _PROMPT, max_tokens=1000)
+_IN_TURN = cycle([Request("gpt-4o-mini", f"{n}. {_PROMPT}", max_tokens=1000) for n in range(200)])
 """Requests that differ, so that a cache of one entry looks, misses and stores every time."""
-_BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 200}
+_BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": _PROMPT}], "max_tokens": 1000}
 
 
 class _Instant:
@@ -106,13 +106,14 @@ async def full_call(base_url: str, rounds: int) -> list[Figure]:
 
 
 async def governed_call(base_url: str, rounds: int) -> list[Figure]:
-    """The same with budget, limits and audit on, their state in memory and in SQLite."""
+    """Calls and streamed chunks with budget, limits and audit on, their state in memory and in SQLite."""
     figures = []
     with tempfile.TemporaryDirectory() as home:
         for store, url in (("memory", "memory://"), ("SQLite", f"sqlite:///{home}/state.db")):
             async with _uncached(base_url, **_governed(url)) as chain:
                 name = f"with budget, limits, audit in {store}"
                 figures += await _against_bare(name, chain, base_url, rounds)
+                figures.append(await _burst(name, chain, base_url, rounds))
     return figures
 
 
@@ -147,9 +148,15 @@ async def _against_bare(name: str, chain: Chain, base_url: str, rounds: int) -> 
 
 async def streamed_chunk(base_url: str, rounds: int) -> list[Figure]:
     """A burst of chunks through the full chain, against aiohttp, split and orjson."""
+    async with _uncached(base_url) as chain:
+        return [await _burst("streamed chunk through the chain", chain, base_url, rounds)]
+
+
+async def _burst(name: str, chain: Chain, base_url: str, rounds: int) -> Figure:
+    """CPU of a chunk of a burst through `chain`, as a multiple of one that is split and parsed by hand."""
     url = base_url + "/chat/completions"
     body = orjson.dumps({**_BODY, "stream": True, "stream_options": {"include_usage": True}})
-    async with _bare() as session, _uncached(base_url) as chain:
+    async with _bare() as session:
 
         async def ours() -> None:
             seen = 0
@@ -169,16 +176,14 @@ async def streamed_chunk(base_url: str, rounds: int) -> list[Figure]:
                             seen += bool(choices and choices[0]["delta"].get("content"))
             assert seen == CHUNKS
 
-        return [
-            await compare(
-                f"streamed chunk through the chain, burst of {CHUNKS}",
-                _spread(ours, 1),
-                _spread(bare, 1),
-                times=40,
-                rounds=rounds,
-                target=2.0,
-            )
-        ]
+        return await compare(
+            f"{name}, burst of {CHUNKS}",
+            _spread(ours, 1),
+            _spread(bare, 1),
+            times=40,
+            rounds=rounds,
+            target=2.0,
+        )
 
 
 async def in_process(base_url: str, rounds: int) -> list[Figure]:
@@ -256,19 +261,12 @@ async def in_process(base_url: str, rounds: int) -> list[Figure]:
 async def footprint(base_url: str, rounds: int) -> list[Figure]:
     """Import time, and memory after a thousand calls, each in fresh processes."""
     figures = [_import_time(rounds)]
-    ours, bare = (_memory(code, base_url) for code in (_OUR_CALLS, _BARE_CALLS))
-    ratio = ours / bare
-    figures.append(
-        Figure(
-            "memory after 1,000 calls",
-            ratio,
-            "x",
-            1.25,
-            ratio,
-            ratio,
-            f"{ours:.0f} MiB against {bare:.0f} MiB",
-        )
-    )
+    bare = _memory(_BARE_CALLS, base_url)
+    for name, parts in (("", ""), (", budget, limits and audit on", _GOVERNED)):
+        ours = _memory(_OUR_CALLS.replace("PARTS", parts), base_url)
+        told = f"{ours:.0f} MiB against {bare:.0f} MiB"
+        ratio = ours / bare
+        figures.append(Figure(f"memory after 1,000 calls{name}", ratio, "x", 1.25, ratio, ratio, told))
     return figures
 
 
@@ -294,12 +292,13 @@ import asyncio, sys, resource
 from llmpipe import Chain, presets, provider
 async def main():
     core = provider("openai", api_key="sk-bench", base_url=sys.argv[1], model="gpt-4o-mini")
-    async with Chain(core, *presets.production()) as chain:
+    async with Chain(core, *presets.production(PARTS)) as chain:
         for n in range(1000):
             await chain.complete(f"question {n}")
 asyncio.run(main())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
+_GOVERNED = "**__import__('benchmarks.scenarios').scenarios._governed('memory://')"
 
 
 def _memory(code: str, base_url: str) -> float:
