@@ -23,7 +23,8 @@ _DRAIN_SECONDS = 1.0  # for the usage that follows the last content of an OpenAI
 class Stage(Protocol):
     """One transform of a reply, the same for whole and chunked text.
 
-    A stage that holds text back gives it out before it passes `Finish` on, and from `flush`.
+    A stage that holds text back gives it out before it passes `Finish` on, and from `flush`. One that changes
+    nothing may have ``see(events)`` too: in a stream it is shown there what came together, in one go.
     """
 
     def feed(self, event: Event) -> Iterable[Event]:
@@ -132,6 +133,11 @@ class Pump:
         """What has passed at `mark` so far, folded."""
         depth, amends = mark
         tape = self._tapes[depth]
+        while depth and hasattr(self.stages[depth - 1], "see"):
+            below = self._tapes.get(depth - 1, ())
+            if len(below) != len(tape):  # it raised, so that not all has passed it
+                break
+            depth -= 1  # what passed it is what passed below, and may be folded already
         length, completion = self._folded.get(depth, _NOTHING)
         if length != len(tape):  # several will ask at the end, and it is the same for all of one depth
             completion = fold(tape)
@@ -196,8 +202,7 @@ class Pump:
         """A batch through the stages, noting at each depth where somebody will ask what passed."""
         tapes = self._tapes
         for depth, stage in enumerate(self.stages, 1):
-            feed = stage.feed
-            batch = [later for event in batch for later in feed(event)]
+            batch = _fed(stage, batch)
             if depth in tapes:
                 tapes[depth].extend(batch)
         return batch
@@ -206,10 +211,9 @@ class Pump:
         """What the stages still hold, at the end. Raises StreamBroken if the source never finished."""
         if not any(type(event) is Finish for event in reversed(self._tapes[0])):
             raise StreamBroken("the stream ended without a finish", phase="stream")
-        batch: list[Event] = []
+        batch: Sequence[Event] = ()
         for depth, stage in enumerate(self.stages, 1):
-            batch = [later for event in batch for later in stage.feed(event)]
-            batch.extend(stage.flush())
+            batch = [*_fed(stage, batch), *stage.flush()]
             if depth in self._tapes:
                 self._tapes[depth].extend(batch)
         return batch
@@ -242,6 +246,17 @@ class Pump:
             self._flush()
         except (LLMError, TimeoutError):
             pass  # all content was delivered: the usage is estimated, the call stays a success
+
+
+def _fed(stage: Stage, batch: Sequence[Event]) -> Sequence[Event]:
+    """What `stage` makes of `batch`."""
+    see = getattr(stage, "see", None)
+    if see is not None:
+        if batch:
+            see(batch)
+        return batch
+    feed = stage.feed
+    return [later for event in batch for later in feed(event)]
 
 
 class Iterated:

@@ -13,7 +13,7 @@ from llmpipe.errors import IdleTimeout, ReplyClosed, StreamBroken
 from llmpipe.pipeline.pump import Iterated, Pump, through
 from llmpipe.testing.loop import run
 from llmpipe.types import Completion, Cost, Finish, Message, Start, TextDelta, Usage, fold
-from tests.pipeline.kit import STOP, Feed
+from tests.pipeline.kit import STOP, Boom, Feed
 
 
 class Both:
@@ -48,6 +48,63 @@ async def test_a_batch_is_one_pass_and_events_keep_their_order():
     assert not pump.exhausted
     await everything(pump)
     assert pump.exhausted
+
+
+class Looks:
+    """A stage that changes nothing, and is shown what came together; it may have seen enough."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self.most = most
+
+    def see(self, events):
+        self.seen.append(tuple(events))
+        if sum(map(len, self.seen)) > self.most:
+            raise Boom("enough")
+
+    def feed(self, event):
+        raise AssertionError("not in a stream")
+
+    def flush(self):
+        return ()
+
+
+async def test_a_stage_that_only_looks_is_shown_batches_and_what_passed_it_is_folded_once(monkeypatch):
+    folds = []
+    monkeypatch.setattr("llmpipe.pipeline.pump.fold", lambda events: folds.append(1) or fold(events))
+    looks = Looks()
+    pump = Pump(Feed((TextDelta("b"), TextDelta("c")), STOP), (Start("s"), TextDelta("a")))
+    below = pump.mark()
+    pump.add(looks)
+    above = pump.mark()
+    pump.add(Both())
+    doubled = pump.mark()
+    await everything(pump)
+    assert [*map(len, looks.seen)] == [2, 2, 1]
+    assert pump.completion(below) is pump.completion(above)
+    assert pump.completion(above).text == "abc"
+    assert pump.completion(doubled).text == "aabbcc(5)"
+    assert len(folds) == 2
+
+
+async def test_what_a_stage_that_looks_has_refused_passed_below_it_and_not_above():
+    pump = Pump(Feed((TextDelta("b"), TextDelta("c")), STOP), (Start("s"), TextDelta("a")))
+    below = pump.mark()
+    pump.add(Looks(most=3))
+    above = pump.mark()
+    with pytest.raises(Boom):
+        await everything(pump)
+    assert pump.completion(below).text == "abc"
+    assert pump.completion(above).text == "a"
+
+
+async def test_what_a_stage_that_looks_gets_from_the_flush_of_one_below_is_shown_too():
+    looks = Looks()
+    pump = Pump(Feed(STOP), (TextDelta("a"),))
+    pump.add(Both())
+    pump.add(looks)
+    await everything(pump)
+    assert looks.seen[-1] == (TextDelta("(2)"),)
 
 
 async def test_what_a_stage_flushes_goes_through_the_stages_above_it():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from llmpipe.errors import BudgetExceeded
 from llmpipe.tokens import estimate_tokens
@@ -35,31 +35,36 @@ class Meter:
         self._chars = self._estimate = self._told = 0
         self._look_at = SLACK
 
+    def see(self, events: Sequence[Event]) -> None:
+        """Count them. Raises: BudgetExceeded."""
+        texts = [event.text for event in events if type(event) is TextDelta]
+        if len(texts) != len(events):
+            texts = [self._text(event) for event in events]
+        self._chars += sum(map(len, texts))
+        self._pieces += texts
+        if self._chars > self._look_at or self._told > self._look_at:
+            self._look()
+
     def feed(self, event: Event) -> Iterable[Event]:
         """The event itself. Raises: BudgetExceeded."""
-        kind = type(event)
-        if kind is TextDelta or kind is ReasoningDelta or kind is RefusalDelta:
-            text = event.text  # type: ignore[union-attr]  # each of the three has one
-        elif kind is ToolDelta:
-            text = event.arguments  # type: ignore[union-attr]  # as its kind says
-        else:
-            if kind is UsageUpdate:
-                self._told = event.usage.output_tokens  # type: ignore[union-attr]  # as its kind says
-                if self._told > self._look_at:
-                    self._look()
-            return (event,)
-        self._chars += len(text)
-        self._pieces.append(text)
-        if self._chars > self._look_at:
-            self._look()
+        self.see((event,))
         return (event,)
 
     def flush(self) -> Iterable[Event]:
         """Nothing is held back."""
         return ()
 
+    def _text(self, event: Event) -> str:
+        if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
+            return event.text
+        if isinstance(event, ToolDelta):
+            return event.arguments
+        if isinstance(event, UsageUpdate):
+            self._told = event.usage.output_tokens
+        return ""
+
     def _look(self) -> None:
-        """Count; and say when to count again: not before it could be too much, so that it stays cheap."""
+        """Count; and say at how many characters to look again: not before it could be too much."""
         self._estimate += estimate_tokens("".join(self._pieces))
         self._pieces.clear()
         most = int(FACTOR * self._allowed()) + SLACK

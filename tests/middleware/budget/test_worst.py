@@ -18,8 +18,11 @@ from llmpipe.pipeline.chain import Chain
 from llmpipe.pricing import Price, Rates, worst_case
 from llmpipe.tokens import estimate_request, estimate_tokens
 from llmpipe.types import (
+    Event,
     Finish,
+    ReasoningDelta,
     ReasoningOptions,
+    RefusalDelta,
     Request,
     Start,
     TextDelta,
@@ -264,3 +267,15 @@ def test_what_the_provider_tells_goes_before_the_estimate():
         assert [*meter.feed(event)] == [event]
     with pytest.raises(BudgetExceeded):
         Meter(lambda: 100).feed(UsageUpdate(Usage(5, 1000)))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [TextDelta("word " * 30), ReasoningDelta("word " * 30), RefusalDelta("word " * 30),
+     ToolDelta(arguments="word " * 30), UsageUpdate(Usage(5, 1000))],
+)  # fmt: skip
+def test_all_that_comes_together_is_counted_whatever_its_kind(piece: Event):
+    meter = Meter(lambda: 100)
+    meter.see([Start(), TextDelta("a"), Finish("stop")])
+    with pytest.raises(BudgetExceeded):
+        meter.see([TextDelta("a"), *[piece] * 20, Finish("stop")])
