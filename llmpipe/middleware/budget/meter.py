@@ -39,7 +39,7 @@ class Meter:
         """Count them. Raises: BudgetExceeded."""
         texts = [event.text for event in events if type(event) is TextDelta]
         if len(texts) != len(events):
-            texts = [self._text(event) for event in events]
+            texts += [self._text(event) for event in events if type(event) is not TextDelta]
         self._chars += sum(map(len, texts))
         self._pieces += texts
         if self._chars > self._look_at or self._told > self._look_at:
@@ -55,7 +55,7 @@ class Meter:
         return ()
 
     def _text(self, event: Event) -> str:
-        if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
+        if isinstance(event, ReasoningDelta | RefusalDelta):
             return event.text
         if isinstance(event, ToolDelta):
             return event.arguments
