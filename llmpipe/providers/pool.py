@@ -16,6 +16,7 @@ from io import BytesIO
 from math import inf
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 import aiohttp  # noqa: TID253  this module is imported where aiohttp is
 import aiohttp.client  # noqa: TID253  the same
@@ -65,8 +66,8 @@ class Pool:
     """
 
     __slots__ = (
-        "_connector", "_genuine", "_host", "_limits", "_lines", "_loop", "_request", "_session", "closed",
-        "slots",
+        "__weakref__", "_connector", "_genuine", "_host", "_limits", "_lines", "_loop", "_request",
+        "_session", "closed", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,9 @@ class Pool:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._lines = Lines(keepalive, self._loop)
+        # Where this is dropped, the connector closes them, and warns of it once and not for each. A `__del__`
+        # might be called after those of the connections, if a garbage collection finds them all.
+        finalize(self, self._lines.close).atexit = False
         self.slots = Slots(max_connections)
         self._connector = aiohttp.TCPConnector(
             limit=0, keepalive_timeout=keepalive, ttl_dns_cache=60, ssl=ssl
@@ -210,9 +214,6 @@ class Pool:
         if self.closed:
             problem = shut(sent=problem.sent)
         raise problem  # as above
-
-    def __del__(self) -> None:
-        self._lines.close()  # the connector closes them, and warns of it once and not for each
 
     async def aclose(self) -> None:
         """Close all connections. What is under way over them fails."""
