@@ -7,7 +7,7 @@ from binascii import Error, a2b_base64
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, compress
 
 from llmpipe.middleware.redact import hints
 from llmpipe.middleware.redact.checks import Match, Span
@@ -48,6 +48,7 @@ _WHITE_BYTES = bytes.maketrans(b"\t\n\r", b"   ")
 # written as signs, of which each puts a byte in the place of that which ends with it, or none; they make
 # whole groups of what there is, by the signs it has too many.
 _PUTS = {"=": b"\n", ".": b"\0", ",": b"\xff"}
+_APART = "\n\0"
 _NONE = _PUTS[","]  # which no ASCII has
 _FILL = ("A=.,", "=.,", "=.", "=A.,,")
 _SIGNS_ONLY = bytes.maketrans(b"-_=.,", b"+/AAA")
@@ -72,17 +73,22 @@ def in_base64(spans: Callable[[str], Sequence[tuple[int, int, str]]]) -> tuple[D
         stop = limit + longest + 1  # a match that begins before `limit` sees no end of the text there
         pieces = regex.findall(text, place, stop)
         decoded = _all_decoded("".join([piece + _FILL[len(piece) & 3] for piece in pieces]).encode())
+        texts = decoded.split(_APART)[:-1]
+        # What is no text has no finding, and there can be much of it.
+        is_text = [meant.isprintable() for meant in texts]
+        if not all(is_text):
+            texts = list(compress(texts, is_text))
+            decoded = "".join([meant + _APART for meant in texts])
         hits = spans(decoded)
         if not hits:
             return
-        ends = list(accumulate([len(piece) * 3 // 4 + 2 for piece in pieces]))
-        starts = [match.start() for match in regex.finditer(text, place, stop)]
+        ends = list(accumulate([len(meant) + len(_APART) for meant in texts]))
+        starts = [match.start() for match in compress(regex.finditer(text, place, stop), is_text)]
         done = 0
         for start, end, _ in hits:
             last = bisect_right(ends, end - 1) + 1
             for number in range(max(done, bisect_right(ends, start)), last):
-                begin = ends[number - 1] if number else 0
-                if starts[number] < limit and decoded[begin : ends[number]].rstrip("\n\0").isprintable():
+                if starts[number] < limit:
                     yield starts[number]
             done = max(done, last)
 

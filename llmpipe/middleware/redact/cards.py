@@ -106,12 +106,15 @@ def _cards(data: bytes) -> Iterator[int]:
     if count < _LENGTHS[0]:
         return
     starts, ends, joins = _bounds(data, count)
+    joined = in_a_row(joins, _LENGTHS[0] - 1)
+    starts &= joined
+    if not starts:
+        return
     first = (lanes(digits.translate(_TENFOLD)) + (lanes(digits.translate(_VALUES)) >> 8)) & _ones(count)
     begins = starts & lanes(written(first, count).translate(_FIRST))
     if not begins:
         return
     passed, sums = 0, _sums(digits)
-    joined = in_a_row(joins, _LENGTHS[0] - 1)
     for length in _LENGTHS:
         right = written(sums[length], count).translate(_ADDS_UP[length])
         passed |= lanes(right) & joined & (ends >> 8 * (length - 1))

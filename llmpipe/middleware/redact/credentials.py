@@ -102,19 +102,16 @@ def _a_secret(ends: str) -> str:
     )
 
 
-def _named(in_double: str, in_single: str, bare: str) -> str:
-    """A name and its value: in quotes, with a scheme, with a sign in it, or a plain word after `=`."""
-    return (
-        r"[A-Za-z]{3,13}[\"'\]]{0,2}[ \t]{0,3}(?:(?:=>|:=|=|:(?!=))(?:"
-        rf"[ \t]{{0,4}}(?:\"{in_double}[^\"\r\n]{{4}}|'{in_single}[^'\r\n]{{4}})"
-        rf"|{_OPEN}(?:(?i:bearer|basic|token)[ ]{{1,4}}{bare}{_BARE}{{4}}"
-        rf"|{bare}(?={_BARE}{{4}}){_BARE}{{0,400}}[^A-Za-z_.{_ENDS_BARE}]"
-        rf"|(?=[.]{{0,399}}_)[_.]{{4,400}}(?![^{_ENDS_BARE}])))"
-        rf"|={_OPEN}{bare}[A-Za-z_]{{4,400}}(?![A-Za-z_.]))"
-    )
-
-
-_NAMED = (_named("", "", ""), _named(_a_secret('"'), _a_secret("'"), _a_secret(_ENDS_BARE)))
+_IN_DOUBLE, _IN_SINGLE, _IN_BARE = [_a_secret(ends) for ends in ('"', "'", _ENDS_BARE)]
+# A name and its value: in quotes, with a scheme, with a sign in it, or a plain word after `=`.
+_NAMED = (
+    r"[A-Za-z]{3,13}[\"'\]]{0,2}[ \t]{0,3}(?:(?:=>|:=|=|:(?!=))(?:"
+    rf"[ \t]{{0,4}}(?:\"{_IN_DOUBLE}[^\"\r\n]{{4}}|'{_IN_SINGLE}[^'\r\n]{{4}})"
+    rf"|{_OPEN}(?:(?i:bearer|basic|token)[ ]{{1,4}}{_IN_BARE}{_BARE}{{4}}"
+    rf"|{_IN_BARE}(?={_BARE}{{4}}){_BARE}{{0,400}}[^A-Za-z_.{_ENDS_BARE}]"
+    rf"|(?=[.]{{0,399}}_)[_.]{{4,400}}(?![^{_ENDS_BARE}])))"
+    rf"|={_OPEN}{_IN_BARE}[A-Za-z_]{{4,400}}(?![A-Za-z_.]))"
+)
 
 API_KEY = (
     Detector(
@@ -151,7 +148,7 @@ API_KEY = (
         rf"[Kk](?i:ey(?>{_KEY_OF})){_GLUE}{_VALUE}",
         checks.secret,
         hint=hints.named,
-        sieves=_NAMED,
+        sieves=(_NAMED,),
     ),
     Detector(
         "api_key",
@@ -159,7 +156,7 @@ API_KEY = (
         rf"|(?<=[Aa])(?i:uthorization)|(?<=[Cc])(?i:redentials?)){_GLUE}{_VALUE}",
         checks.secret,
         hint=hints.named,
-        sieves=_NAMED,
+        sieves=(_NAMED,),
     ),
     # A long random word, whatever it opens. Not in base64, where it would be one of many.
     Detector(

@@ -94,13 +94,13 @@ class _Track:
         self.view = view
         self.base = base  # where in the text `view.raw` begins
         self.scanned = scanned  # in the view: all before this is judged
-        self.until = scanned  # and all before this can be
+        self.until = scanned  # and all before this can be, of what was there when that was asked last
         self.resume = resume or {}
 
-    def feed(self, piece: str, scanner: Scanner) -> None:
-        """Add `piece`, and find out how far all can be judged now."""
-        self.view.feed(piece)
-        self.until = scanner.unsure(self.view.text, self.scanned)
+    def ask(self, scanner: Scanner) -> int:
+        """Find out how far all can be judged now, and where in the text that is."""
+        self.until = scanner.unsure(self.view.text, self.until)
+        return self.stop
 
     def judge(self, scanner: Scanner) -> list[_Raw]:
         """What is found in the view up to `until`, in places of the text."""
@@ -117,16 +117,21 @@ class _Track:
         """Where in the text the character at `until` starts."""
         return self.base + self.view.start(self.until)
 
+    @property
+    def ahead(self) -> dict[Detector, int]:
+        """Where in the text those detectors go on that do so behind what is judged."""
+        return {detector: self.base + self.view.start(place) for detector, place in self.resume.items()}
+
     def forget(self, scanned: int) -> None:
         """All before `scanned` is judged for good; drop what nothing depends on any more."""
         self.scanned = scanned
         keep = min([scanned, *self.resume.values()]) - CONTEXT
         if keep > 0:
-            self.base += self.view.start(keep)
-            self.view.drop(keep)
+            self.base += self.view.drop(keep)
             self.scanned -= keep
             for detector in self.resume:
                 self.resume[detector] -= keep
+        self.until = self.scanned
 
 
 class Masking:
@@ -149,6 +154,7 @@ class Masking:
         "_meant",
         "_raw",
         "_scanner",
+        "_stop",
         "_track",
         "_width",
         "_writer",
@@ -163,6 +169,7 @@ class Masking:
         self._writer = _JSONWriter(label) if json else _Writer(label)
         self._found: list[_Raw] = []  # behind what every track has judged
         self._raw = ""  # of the text what is not out
+        self._stop = -1  # up to where in the text all tracks have judged it
         self._let_out = 0  # where in the text that begins; a finding can take it beyond what is judged
         self._last = ""  # the kind of the finding that was let out last, if nothing came after it
         self.found: Counter[str] = Counter()
@@ -182,25 +189,43 @@ class Masking:
             seen = track.view.text + piece
             if not spelled(seen):
                 return self._pass(self._dull, seen)
-        self._calm = False
+        if self._calm:
+            self._calm = False
+            track.until = track.scanned
         escaped = self._may_be_escaped(piece)
         if escaped and self._meant is None:
             view = EncodedJSONView() if isinstance(track.view, JSONView) else EncodedView()
             view.feed(track.view.raw)
             self._meant = _Track(view, track.base, track.scanned, dict(track.resume))
         self._raw += piece
-        track.feed(piece, self._scanner)
-        stop, meant = track.stop, self._meant
+        meant = self._meant
+        track.view.feed(piece)
         if meant is not None:
-            meant.feed(piece, self._scanner)
-            stop = min(stop, meant.stop)
+            meant.view.feed(piece)
+        stop = self._sure()
+        if stop <= self._stop:
+            return ""  # and nothing was found before it that was not found then
+        self._stop = stop
         out = self._judge(stop)
         track.forget(track.until)
         if meant is not None:
             meant.forget(meant.until)
-            if not escaped and not self._may_be_escaped(meant.view.raw):
+            if not escaped and not self._may_be_escaped(meant.view.raw) and meant.ahead == track.ahead:
                 self._meant = None
         return out
+
+    def _sure(self) -> int:
+        """How far all tracks can judge the text; `_stop` where one of them can as far as before.
+
+        No other is asked then. That one is most often the one in which escapes are read.
+        """
+        stop, meant = -1, self._meant
+        if meant is not None:
+            stop = meant.ask(self._scanner)
+            if stop <= self._stop:
+                return stop
+        own = self._track.ask(self._scanner)
+        return own if meant is None else min(stop, own)
 
     def _may_be_escaped(self, text: str) -> bool:
         """Whether a track that reads escapes may see something else in `text`."""
@@ -261,6 +286,7 @@ class Masking:
         for track in tracks:
             track.until = len(track.view.text)
             sure.append(track.until if last else self._scanner.unsure(track.view.text, track.scanned))
+        self._stop = -1
         out = self._judge(self._track.stop)
         for track, until in zip(tracks, sure, strict=True):
             track.resume.clear()

@@ -7,8 +7,8 @@ it: half a microsecond for 16,000 places (measured). So the whole text is matche
 last node of a pattern to its first, in an effort that its length alone decides.
 
 What comes out is a superset of the places where the pattern matches, and mostly just these: what is
-possessive gives ground here, of a long loop over a group only its characters count, and word
-boundaries are passed over. `re` has the last word.
+possessive gives ground here, of a long loop over a group only its characters count and what may
+follow each, and word boundaries are passed over. `re` has the last word.
 
 Source: Cameron et al., "Bitwise Data Parallelism in Regular Expression Matching", PACT 2014. It goes
 forwards and has loops without bounds; here they have some, and double their steps.
@@ -16,12 +16,12 @@ forwards and has loops without bounds; here they have some, and double their ste
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import compress
 from typing import Any
 
+from llmpipe.middleware.redact.classes import CHARACTERS, LOOPS, Class, Tree, classes, folds, union
 from llmpipe.middleware.redact.linear import written
 
 __all__ = ("Planes", "Way", "way")
@@ -29,26 +29,11 @@ __all__ = ("Planes", "Way", "way")
 _parser: Any = import_module("re._parser")  # see `linear`
 
 _MOST = 6_000  # operations a pattern may take, of which those on empty sets are left out
-_EXACT = 24  # rounds of a loop that are matched one by one; of more, only what they consist of
-_CATEGORIES = {
-    "CATEGORY_DIGIT": re.compile(r"\d"),
-    "CATEGORY_NOT_DIGIT": re.compile(r"\D"),
-    "CATEGORY_SPACE": re.compile(r"\s"),
-    "CATEGORY_NOT_SPACE": re.compile(r"\S"),
-    "CATEGORY_WORD": re.compile(r"\w"),
-    "CATEGORY_NOT_WORD": re.compile(r"\W"),
-}
-_LOOPS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
-_CHARACTERS = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
+_EXACT = 24  # rounds of a loop that are matched one by one; of more, only what they consist of: see `_inside`
 _FREQUENT = 16  # to go through all places is cheaper than to look for those that are so near each other
 _TRUTH = bytes.maketrans(b"01", b"\0\1")
-_ELSE = ord("?")  # what stands for all that is not ASCII
 
-Tree = list[tuple[Any, Any]]
-Class = int
-"""A class of characters: a bit for each of the 128 of ASCII."""
 _FULL = [(1 << (1 << bits)) - 1 for bits in range(8)]  # of as many characters as so many bits tell apart
-_BITS = [bytes(49 if code >> bit & 1 else 48 for code in range(256)) for bit in range(7)]
 
 
 class Planes:
@@ -65,7 +50,7 @@ class Planes:
         self.length = len(text)
         self.every = (2 << len(text)) - 1
         # The seven bits of each character; of them all classes are made, at a twentieth of the effort.
-        self._bits = [int(data.translate(bit) or b"0", 2) << 1 for bit in _BITS]
+        self._bits = [plane << 1 for plane in _transposed(data)]
         self._sets: dict[tuple[int, Class], int] = {}
         self._done: dict[tuple[str, int], tuple[int, int]] = {}
 
@@ -109,6 +94,8 @@ class Planes:
 
     def places(self, found: int) -> Iterator[int]:
         """The places of a set, in order."""
+        if not found:
+            return
         bits = format(found, f"0{self.length + 1}b")
         if found.bit_count() * _FREQUENT > self.length:
             yield from compress(range(self.length + 1), bits.encode().translate(_TRUTH))
@@ -117,6 +104,24 @@ class Planes:
         while place >= 0:
             yield place
             place = bits.find("1", place + 1)
+
+
+def _transposed(data: bytes) -> list[int]:
+    """Of each byte bit 0, of each bit 1, …: the last byte's is the lowest.
+
+    Eight bytes are a square of bits, whose quarters are exchanged, then those of the quarters, and so on:
+    in all such squares at once. Source: Warren, "Hacker's Delight", 2nd edition, 7-3.
+    """
+    data = bytes(-len(data) % 8) + data
+    rows = [int.from_bytes(data[number::8]) for number in range(8)]
+    for half, mask in ((4, 0x0F), (2, 0x33), (1, 0x55)):
+        low = int.from_bytes(bytes([mask]) * (len(data) // 8))
+        for one in [number for number in range(8) if not number & half]:
+            other = one + half
+            moved = (rows[one] ^ (rows[other] >> half)) & low
+            rows[one] ^= moved
+            rows[other] ^= moved << half
+    return rows[::-1]
 
 
 Way = Callable[[Planes, int], int]
@@ -138,7 +143,7 @@ def _effort(nodes: Tree) -> int:
     effort = 0
     for op, value in nodes:
         name = str(op)
-        if name in _LOOPS:
+        if name in LOOPS:
             least, most, body = value
             effort += (min(most - least, _EXACT) + least) * (_effort(list(body)) + 1)
         elif name in ("SUBPATTERN", "ATOMIC_GROUP"):
@@ -146,7 +151,7 @@ def _effort(nodes: Tree) -> int:
         elif name == "BRANCH":
             effort += sum([_effort(list(tree)) + 1 for tree in value[1]])
         else:
-            effort += 2 if name in _CHARACTERS else _effort(list(value[1])) + 1 if name != "AT" else 0
+            effort += 2 if name in CHARACTERS else _effort(list(value[1])) + 1 if name != "AT" else 0
     return effort
 
 
@@ -169,14 +174,14 @@ def _back(nodes: Tree, *, fold: bool) -> Way:
 
 def _node(name: str, value: Any, fold: bool) -> Way | None:
     """The way back over one node; None for one that is passed over."""
-    if name in _CHARACTERS:
-        may, _ = _classes(name, value, fold)
+    if name in CHARACTERS:
+        may, _ = classes(name, value, fold)
         return lambda planes, ends: planes.of(may) & (ends << 1)
-    if name in _LOOPS:
+    if name in LOOPS:
         least, most, body = value
         return _loop(least, most, list(body), fold)
     if name == "SUBPATTERN":
-        return _back(list(value[3]), fold=_folds(value, fold))
+        return _back(list(value[3]), fold=folds(value, fold))
     if name == "ATOMIC_GROUP":
         return _back(list(value), fold=fold)
     if name == "BRANCH":
@@ -213,16 +218,16 @@ def _look(name: str, value: Any, fold: bool) -> Way | None:
 
 
 def _loop(least: int, most: int, body: Tree, fold: bool) -> Way:
-    one, members = _back(body, fold=fold), _union(body, fold)
+    one, members, inside = _back(body, fold=fold), union(body, fold), _inside(body, fold)
     widths = [_width(op, value) for op, value in body]
     longest = sum([longest for _, longest in widths])
-    single = len(body) == 1 and str(body[0][0]) in _CHARACTERS
+    single = len(body) == 1 and str(body[0][0]) in CHARACTERS
 
     def loop(planes: Planes, ends: int) -> int:
         if ends is planes.every:
             found = ends
         elif single or most - least > _EXACT:
-            found = _over(planes.of(members), (most - least) * longest, ends)
+            found = _over(inside(planes, planes.every), (most - least) * longest, ends)
         else:
             found = ends
             for _ in range(most - least):
@@ -239,6 +244,28 @@ def _loop(least: int, most: int, body: Tree, fold: bool) -> Way:
     return loop
 
 
+def _inside(body: Tree, fold: bool) -> Way:
+    """Where a character stands that can be one of the body's, and be followed by the others.
+
+    So a loop over ``-{0,2}[a-z]`` does not go on over three hyphens.
+    """
+    members, ways = union(body, fold), []
+    for number, (op, value) in enumerate(body):
+        if not _is_simple(str(op), value):
+            return lambda planes, _: planes.of(members)
+        ways.append(_back(body[number:], fold=fold))
+    rest = _any_of(ways)
+    return lambda planes, ends: planes.of(members) & rest(planes, ends)
+
+
+def _is_simple(name: str, value: Any) -> bool:
+    """Whether it takes a character, or some of a class, of which each can be the first."""
+    if name in LOOPS:
+        least, _, body = value
+        return least < 2 and len(body) == 1 and str(body[0][0]) in CHARACTERS
+    return name in CHARACTERS
+
+
 def _width(op: Any, value: Any) -> tuple[int, int]:
     """How many characters a node takes, at least and at most."""
     least, most = _parser.SubPattern(_parser.State(), [(op, value)]).getwidth()
@@ -247,6 +274,14 @@ def _width(op: Any, value: Any) -> tuple[int, int]:
 
 def _over(characters: int, most: int, ends: int) -> int:
     """From where one gets to one of `ends` over so many of `characters` at most."""
+    if most < 4:
+        found = ends
+        for _ in range(most):
+            ends = characters & (ends << 1)
+            if not ends:
+                break
+            found |= ends
+        return found
     found, run = ends, characters  # `run`: where so many of them stand in a row as the step is long
     runs: list[int] = []
     done = 0
@@ -306,95 +341,19 @@ def _in_turn(nodes: Tree, fold: bool, sure: bool, *, forth: bool) -> Way | None:
 def _step(name: str, value: Any, fold: bool, sure: bool, *, forth: bool) -> Way | None:
     """Over characters and what consists of them, neither more nor less."""
     go = _forth if forth else _ahead
-    if name in _CHARACTERS:
-        members = _classes(name, value, fold)[sure]
+    if name in CHARACTERS:
+        members = classes(name, value, fold)[sure]
         if forth:
             return lambda planes, places: (places & planes.of(members)) >> 1
         return lambda planes, places: planes.of(members) & (places << 1)
     if name == "SUBPATTERN":
-        return go(list(value[3]), _folds(value, fold), sure=sure)
+        return go(list(value[3]), folds(value, fold), sure=sure)
     if name == "ATOMIC_GROUP" and not sure:
         return go(list(value), fold, sure=sure)
     if name == "BRANCH":
         ways = [go(list(tree), fold, sure=sure) for tree in value[1]]
         known = [each for each in ways if each is not None]
         return _any_of(known) if len(known) == len(ways) else None
-    if name in _LOOPS and value[0] == value[1]:
+    if name in LOOPS and value[0] == value[1]:
         return go(list(value[2]) * value[0], fold, sure=sure)
     return None
-
-
-def _folds(value: Any, fold: bool) -> bool:
-    """Whether a group takes letters in either case."""
-    return bool((fold or value[1] & re.IGNORECASE) and not value[2] & re.IGNORECASE)
-
-
-# ------------------------------------------------------------ classes of characters
-
-
-def _classes(name: str, value: Any, fold: bool) -> tuple[Class, Class]:
-    """Where one of the class may stand, and where one does for sure: they differ in what is not ASCII."""
-    codes, wide = _codes(name, value)
-    if fold:
-        letters = {chr(code) for code in codes}
-        codes |= {
-            ord(char) for letter in letters for char in (letter.lower(), letter.upper()) if char < "\x80"
-        }
-    may = codes | {_ELSE} if wide else codes
-    return _class(may), _class(codes - {_ELSE})
-
-
-def _codes(name: str, value: Any) -> tuple[set[int], bool]:
-    """The ASCII characters of a node, and whether there are others."""
-    if name == "LITERAL":
-        return ({value}, False) if value < 128 else (set(), True)
-    if name == "NOT_LITERAL":
-        return set(range(128)) - {value}, True
-    if name == "ANY":
-        return set(range(128)) - {10}, True
-    found: set[int] = set()
-    wide = negated = False
-    for op, item in value:
-        kind = str(op)
-        if kind == "NEGATE":
-            negated = True
-        elif kind == "LITERAL":
-            found.add(item)
-        elif kind == "RANGE":
-            found |= set(range(item[0], min(item[1], 127) + 1))
-            wide = wide or item[1] > 127
-        else:
-            fits = _CATEGORIES[str(item)].match
-            found |= {code for code in range(128) if fits(chr(code))}
-            wide = True
-    wide = wide or negated or max(found, default=0) > 127
-    found = {code for code in found if code < 128}
-    return (set(range(128)) - found if negated else found), wide
-
-
-def _union(nodes: Tree, fold: bool) -> Class:
-    """All that a match of the nodes can consist of."""
-    found = 0
-    for name, value, inner_fold in _members(nodes, fold):
-        found |= _classes(name, value, inner_fold)[0]
-    return found
-
-
-def _members(nodes: Tree, fold: bool) -> Iterator[tuple[str, Any, bool]]:
-    for op, value in nodes:
-        name = str(op)
-        if name in _CHARACTERS:
-            yield name, value, fold
-        elif name == "SUBPATTERN":
-            yield from _members(list(value[3]), _folds(value, fold))
-        elif name == "ATOMIC_GROUP":
-            yield from _members(list(value), fold)
-        elif name == "BRANCH":
-            for tree in value[1]:
-                yield from _members(list(tree), fold)
-        elif name in _LOOPS:
-            yield from _members(list(value[2]), fold)
-
-
-def _class(codes: set[int]) -> Class:
-    return sum([1 << code for code in codes])

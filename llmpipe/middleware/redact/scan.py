@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 
 from attrs import field, frozen
@@ -35,10 +35,9 @@ Label = Callable[[str, str], str]
 Span = tuple[int, int, str]
 Found = tuple[int, int, int, str]  # where it starts, minus where it ends, the rank of its detector, its kind
 _FEW = 3  # refused matches in a row, after which the rest of a text is sieved
-_SHORT, _SHORTER = (
-    512,
-    64,
-)  # characters of which that is dearer than to search, and of which for numbers in rows
+# Characters of which that is dearer than to search, and of which for numbers in rows.
+_SHORT, _SHORTER = 512, 64
+_NEAR = 32  # times as long as to search a place of a text does it take to try whether there is a match
 
 
 def label(kind: str, value: str) -> str:
@@ -238,8 +237,11 @@ class Scanner:
             suspects = [each for each in suspects if each.instead is None or each.instead not in suspects]
         hard: list[tuple[Detector, int]] = []
         beginnings = Beginnings(seen, start, limit) if limit - start >= hints.LONG else None
+        is_near = (limit - start) * _NEAR < len(seen) - limit
         for detector in suspects:
             search, check = detector.regex.search, detector.check
+            if is_near:
+                search = partial(_match_before, limit, detector.regex)
             place = start if resume is None else resume.pop(detector, start)
             left, refused = None, 0
             is_slow = is_nowhere = False
@@ -345,6 +347,15 @@ class Scanner:
             detector.regex  # noqa: B018  a cached property
         if streams:
             self._unsure, self.dull  # noqa: B018  and two
+
+
+def _match_before(limit: int, regex: re.Pattern[str], seen: str, place: int) -> re.Match[str] | None:
+    """The first match from `place` that starts before `limit`. A search would try what starts later too."""
+    for here in range(place, limit):
+        match = regex.match(seen, here)
+        if match is not None:
+            return match
+    return None
 
 
 # Of built-in detectors, which are the same for every scanner: one is made anew where a call changes settings.

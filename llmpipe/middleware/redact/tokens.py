@@ -17,10 +17,10 @@ _NAMES = (
 _HALF = rf"\\u[Dd][89ABab]{_HEX}{{2}}"  # the first of the two of a character beyond 0xFFFF
 _U = rf"{_HALF}\\u[Dd][C-Fc-f]{_HEX}{{2}}|\\u{_HEX}{{4}}"
 _CODE = rf"{_U}|\\x{_HEX}{{2}}"
-# In URLs, the most frequent bytes first, and in HTML.
+# In URLs, the most frequent bytes first, and in HTML. `(?:…|)` is quicker than `(?:…)?+`, and the same here.
 _WEB = (
-    rf"%(?:[0-7]{_HEX}|[89ABab]{_HEX}|[CDcd]{_HEX}(?:{_NEXT})?+"
-    rf"|[Ee]{_HEX}(?:{_NEXT}{_NEXT})?+|[Ff]{_HEX}(?:{_NEXT}{_NEXT}{_NEXT})?+)"
+    rf"%(?:[0-9ABab]{_HEX}|[CDcd]{_HEX}(?:{_NEXT}|)"
+    rf"|[Ee]{_HEX}(?:{_NEXT}{_NEXT}|)|[Ff]{_HEX}(?:{_NEXT}{_NEXT}{_NEXT}|))"
     rf"|&(?:#(?:[0-9]{{1,7}}+|[xX]{_HEX}{{1,6}}+)|{_NAMES});"
 )
 SOME_ENCODED = re.compile(f"{_WEB}|{_CODE}")

@@ -110,14 +110,14 @@ class View(Kind):
         reading, place = self._readings[number], place - self._ends[number] + 1
         return self._raw_ends[number] - self._raw_lost + (place if reading is None else reading.end(place))
 
-    def drop(self, place: int) -> None:
-        """Forget what is before `place`."""
+    def drop(self, place: int) -> int:
+        """Forget what is before `place`; so many characters of `raw`."""
         cut = self.start(place)
         same = self.text is self.raw
         self.raw = self.raw[cut:]
         self.text = self.raw if same else self.text[place:]
         if not self._readings:
-            return
+            return cut
         self._lost += place
         self._raw_lost += cut
         gone = bisect_right(self._ends, self._lost) - 1
@@ -127,3 +127,4 @@ class View(Kind):
             self._lost = self._raw_lost = 0
             if self.text == self.raw:
                 self.text = self.raw
+        return cut

@@ -135,6 +135,7 @@ def test_an_account_at_any_place_of_a_long_run_is_found(monkeypatch):
         "NO12-NO12",
         "RU12 RU12 RU12 RU12 RU1.",
         "RU12RU12",
+        "NO12BE12DK12MK12AT12CH12BG12AE12 RU12",
     ],
 )
 def test_of_accounts_that_are_wrong_none_is_tried(unit):

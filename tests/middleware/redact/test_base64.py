@@ -36,6 +36,21 @@ def test_a_sign_too_many_means_nothing():
     assert searched(f"{word}A== {word}Q") == "nine 9999\n\0" * 2
 
 
+def test_what_is_no_text_is_not_searched():
+    words = [
+        b64encode(text).decode() for text in (b"seven 7\x01", b"eight\t88", b"\0nine 9999", b"ten 1010\0\n")
+    ]
+    assert searched(" ".join(words)) == "eight 88\n\0"
+
+
+def test_behind_what_is_no_text_a_finding_has_its_place():
+    words = [b64encode(text).decode() for text in (b"seven 7\x01", b"eight 88", b"\0nine 9999", b"ten 1010")]
+    any_text, _ = in_base64(lambda decoded: [(at := decoded.index("ten"), at + 3, "number")])
+    assert any_text.places is not None
+    text = " ".join(words)
+    assert list(any_text.places(text, 0, len(text))) == [text.index(words[-1])]
+
+
 @pytest.mark.parametrize("length", range(7, 40))
 def test_there_is_less_to_search_than_there_is_text(length):
     """Each of many words adds two characters to the three quarters of its signs, whatever its length is."""

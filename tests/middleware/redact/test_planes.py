@@ -106,9 +106,14 @@ def found(pattern: str, text: str) -> set[int]:
     return set(planes.places(back(planes, planes.every)))
 
 
-@pytest.mark.parametrize(
-    "pattern", [*PATTERNS, "a(?!bc|c)b?", "(?<!ab)c", "(?<=a|b)c", "(?<![^a])b", "a{25,60}b?", "(?:ab|b){30}"]
-)
+LOOKING = ["a(?!bc|c)b?", "(?<!ab)c", "(?<=a|b)c", "(?<![^a])b"]
+LONG_LOOPS = [
+    *("a{25,60}b?", "(?:ab|b){30}", "(?:b{0,2}a){0,30}c", "(?:a?b){1,30}c"),
+    *("(?:ab?+){0,30}c", "(?:b{1,2}+a?+){0,30}c"),
+]
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, *LOOKING, *LONG_LOOPS])
 def test_no_place_is_missed_where_a_pattern_matches(pattern):
     possible = 0
     for length in range(6):
@@ -119,6 +124,20 @@ def test_no_place_is_missed_where_a_pattern_matches(pattern):
             possible += len(found(pattern, text)) - len(places)
     # Word boundaries are passed over, and loops that are possessive give ground.
     assert possible == 0 or "b\\b" in pattern or "\\B" in pattern or "+" in pattern or "(?>" in pattern
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=40))
+def test_each_character_stands_where_it_does(text):
+    planes = Planes(text)
+    for char in {*text, "a", "\0", "\x7f"}:
+        places = [place for place in range(len(text)) if text[place] == char]
+        assert list(planes.places(planes.of(1 << ord(char)))) == places
+
+
+def test_a_long_loop_goes_on_over_nothing_that_its_body_does_not_take():
+    label = "@(?:-{0,2}[a-z]){0,62}[.]"
+    assert found(label, "@a--b.") == {0}
+    assert found(label, "@a---b.") == found(label, "@ab-.") == set()
 
 
 @given(st.text(alphabet="ab?é号1", max_size=8))

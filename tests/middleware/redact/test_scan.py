@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.redact import KINDS, Finding, Scanner, mask
+from llmpipe.middleware.redact import scan as scanning
 from llmpipe.middleware.redact.scan import counts
 from tests.middleware.redact import samples
 from tests.middleware.redact.samples import EXAMPLES, LOOK_ALIKES
@@ -231,3 +232,40 @@ def test_findings_lie_in_the_text_and_apart(text):
     for finding in ALL.scan(text):
         assert end <= finding.start < finding.end <= len(text)
         end = finding.end
+
+
+@given(
+    st.lists(
+        st.sampled_from([e for examples in EXAMPLES.values() for e in examples] + [" ", "a", "7"]), max_size=6
+    ),
+    st.integers(0, 200),
+    st.integers(0, 20),
+)
+def test_up_to_a_near_limit_the_same_is_found_as_by_a_search(texts, start, width):
+    """Place by place, so that of much that is held back no more is looked at than what can be let out."""
+    seen = "".join(texts) + " " + "eyJZzZWW90K93aZ-" * 20
+    found: list[object] = []
+    for times in (0, 10**9):  # always near if there is anything behind it, and never
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(scanning, "_NEAR", times)
+            resume: dict[object, int] = {}
+            found.append((ALL.spans(seen, start, start + width, resume), resume))
+    assert found[0] == found[1]
+
+
+def test_where_much_is_held_back_only_what_can_be_let_out_is_tried(monkeypatch):
+    tried: list[int] = []
+    match_before = scanning._match_before
+
+    def counting(limit, regex, seen, place):
+        tried.append(limit - place)
+        return match_before(limit, regex, seen, place)
+
+    monkeypatch.setattr(scanning, "_match_before", counting)
+    seen = "eyJZzZWW90K93aZ-" * 100
+    ALL.spans(seen, 160, 176)
+    assert tried
+    assert set(tried) == {16}
+    tried.clear()
+    ALL.spans(seen, 160)
+    assert not tried

@@ -205,7 +205,7 @@ def test_a_hostile_stream_takes_steps_by_the_piece_not_by_the_character(name, ki
         text = repeated(unit, pieces * size)
         return steps_of(lambda: streamed(kind, text, size)) / pieces
 
-    assert each(20, 1_000) <= 1.5 * each(20, 40) + 50
+    assert each(20, 5_000) <= 1.5 * each(20, 200) + 50
     assert each(400, 4) <= 1.1 * each(100, 4) + 10
     assert each(100, 4) <= 750
 
