@@ -1,4 +1,4 @@
-"""Four processes, a thousand calls at once, room for ten: ten are made."""
+"""Four processes, a thousand calls at once, room for ten: ten are made (M1, RL6)."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ async def test_clearing_a_cache_leaves_what_is_not_its_own(server: RedisServer, 
     assert [await cache.get(b"1499") is None for cache in caches] == [True, False, False]
 
 
-def test_each_event_loop_has_connections_of_its_own(server: RedisServer) -> None:
+def test_each_event_loop_has_connections_of_its_own(server: RedisServer) -> None:  # F95
     state = open_redis(f"{server.url}?prefix=loops&timeout=10")
     before = clients(server)
 

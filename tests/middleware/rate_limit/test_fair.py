@@ -1,4 +1,4 @@
-"""Who is next: tenants take turns, users of a tenant too, and no one waits for ever."""
+"""Who is next: tenants take turns, users of a tenant too, and no one waits for ever (C3)."""
 
 from __future__ import annotations
 
