@@ -1,4 +1,4 @@
-"""Redis answers nobody for a while, under load (F90): what each feature does then, and that all is settled after.
+"""Redis answers nobody for a while, under load (F90): what each feature does, and that all is settled after.
 
 ``LLMPIPE_LONG`` makes it 60 seconds.
 """
