@@ -6,22 +6,24 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llmpipe import dialects
 from llmpipe.dialects.losses import Losses
 from llmpipe.errors import LLMError, StreamBroken
-from llmpipe.types import Completion, Event, Finish, Opaque, Request, fold, unfold
+from llmpipe.types import Completion, Event, Finish, Message, Opaque, Request, Text, fold, unfold
 from tests.dialects.any_values import any_completions, any_events, any_requests
 
-CLIENTS = ("bedrock.converse", "cohere.chat", "gemini.generate", "ollama.chat")
+CLIENTS = ("anthropic.messages", "bedrock.converse", "cohere.chat", "gemini.generate", "ollama.chat")
 SERVERS = ("cohere.chat", "gemini.generate")
 some = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("name", CLIENTS)
 @some
+@example(request=Request(messages=(Message("system", [Text("", {"text": None})]),)))
+@example(request=Request(messages=(Message("user", [Text(" ", {"text": 1})]),)))
 @given(request=any_requests())
 def test_any_request_is_written_or_refused(name: str, request: Request) -> None:
     losses = Losses()

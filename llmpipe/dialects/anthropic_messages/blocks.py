@@ -116,7 +116,8 @@ def content(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 
 def is_blank(block: Mapping[str, Any]) -> bool:
     """Whether a block is text without a visible character and nothing else."""
-    return block.keys() == {"type", "text"} and not block["text"].strip()
+    text = block.get("text")  # of another kind only where `extra` says so
+    return block.keys() == {"type", "text"} and isinstance(text, str) and not text.strip()
 
 
 def tool_input(arguments: str) -> Any:

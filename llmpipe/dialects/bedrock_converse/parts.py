@@ -47,7 +47,8 @@ def cache_point(control: object) -> dict[str, Any]:
 
 def is_blank(block: Mapping[str, Any]) -> bool:
     """Whether a block is text without a visible character: the API refuses that."""
-    return block.keys() == {"text"} and not block["text"].strip()
+    text = block.get("text")  # of another kind only where `extra` says so
+    return len(block) == 1 and isinstance(text, str) and not text.strip()
 
 
 @define
