@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from llmpipe.dialects.anthropic_messages.fields import invalid
+from llmpipe.dialects.checked import arguments_of
 from llmpipe.dialects.losses import Losses, refused
 from llmpipe.dialects.media import image_type, split_data_url
 from llmpipe.dialects.proofs import seal
@@ -165,7 +166,7 @@ def _tool_use(call: ToolCall, writing: MessageWriting, path: str) -> dict[str, A
         given = {"input": call.arguments}
         writing.losses.emulated(f"{path}.arguments", "the text of a custom tool is its input")
     else:
-        given = call.args
+        given = arguments_of(call, path)
     call_id = _tool_id(call.id or call.name, writing) if writing.foreign else call.id
     return {"type": "tool_use", "id": call_id, "name": call.name, "input": given, **extra}
 
