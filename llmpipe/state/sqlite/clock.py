@@ -57,10 +57,14 @@ class Clock:
         return since_boot() + self.offset + self.ahead
 
     def read(self, db: sqlite3.Connection) -> bool:
-        """Go by what the file has noted; whether it was opened before since the machine was started."""
-        boot, self.offset, self.base, self.noted = db.execute(
-            "SELECT boot, offset, base, seen FROM clock WHERE id = 1"
-        ).fetchone()
+        """Go by what the file has noted; whether it was opened before since the machine was started.
+
+        Raises: sqlite3.DatabaseError if that is not there any more, or no numbers.
+        """
+        row = db.execute("SELECT boot, offset, base, seen FROM clock WHERE id = 1").fetchone()
+        if row is None or not all(isinstance(value, int | float) for value in row[1:]):
+            raise sqlite3.DatabaseError("the file's clock is lost")
+        boot, self.offset, self.base, self.noted = row
         here = this_boot()
         if here and boot == here and since_boot() + self.offset > self.noted - 2 * _NOTE:
             return True

@@ -85,7 +85,8 @@ def _noted_boot(path: str) -> str:
     """On which start of the machine the file was last opened, read without its log."""
     db = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True)
     try:
-        return str(db.execute("SELECT boot FROM clock").fetchone()[0])
+        row = db.execute("SELECT boot FROM clock").fetchone()
+        return "" if row is None else str(row[0])
     finally:
         db.close()
 
