@@ -183,21 +183,15 @@ def test_a_damaged_file_is_refused_or_read_right(whole, tmp_path, part):
     assert refused > 30
 
 
-@pytest.mark.parametrize(
-    "change", ["DELETE FROM clock", "UPDATE clock SET id = 2", "UPDATE clock SET seen = 'x'"]
-)
+@pytest.mark.parametrize("change", ["DELETE FROM clock", "UPDATE clock SET id = 2"])
 def test_a_file_whose_clock_is_lost_is_damaged(whole, tmp_path, change):
     path = tmp_path / "lost.db"
     shutil.copy(whole[0], path)
     db = sqlite3.connect(path)
     db.execute("PRAGMA ignore_check_constraints = ON")
-    try:
-        db.execute(change)
-        db.commit()
-    except sqlite3.IntegrityError:
-        pytest.skip("the file does not take that")
-    finally:
-        db.close()
+    db.execute(change)
+    db.commit()
+    db.close()
     with pytest.raises(StoreDamaged, match=r"lost\.db"):
         asyncio.run(read(f"sqlite:///{path}"))
 
