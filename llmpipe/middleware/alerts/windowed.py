@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from math import inf
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +22,7 @@ _GROUPS = ("all", "provider", "target", "tenant")
 
 
 @frozen(kw_only=True)
-class Windowed(Rule):
+class Windowed(Rule, ABC):
     """What rules over a window have.
 
     Attributes:
@@ -51,22 +52,22 @@ class Windowed(Rule):
         """What the sum of a window may grow to before somebody looks."""
         return inf
 
+    @abstractmethod
     def judge(self, window: Counts) -> float | None:
         """What was measured, if it is over; else None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measured(self, window: Counts) -> float:
         """What was measured, of a window in which there was something."""
-        raise NotImplementedError
 
+    @abstractmethod
     def says(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
         """How it is, and more of it."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def limit(self) -> str:
         """What is allowed, in words."""
-        raise NotImplementedError
 
     def told(self, key: str, window: Counts, value: float) -> tuple[str, dict[str, Any]]:
         """The summary of an alert, and its details."""
