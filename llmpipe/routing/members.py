@@ -228,14 +228,18 @@ class OwnLedger:
 
 
 class _Noted:
-    """A stage that notes what passes."""
+    """A stage that only looks, and notes what passes."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
 
+    def see(self, events: Sequence[Event]) -> None:
+        """Note them."""
+        self._events.extend(events)
+
     def feed(self, event: Event) -> tuple[Event, ...]:
-        """`event`."""
-        self._events.append(event)
+        """`event`, noted."""
+        self.see((event,))
         return (event,)
 
     def flush(self) -> tuple[Event, ...]:
