@@ -118,6 +118,13 @@ class Proxy:
         await asyncio.gather(*self._serving, return_exceptions=True)
         await asyncio.sleep(0.01)  # for the transports
 
+    async def until_cut(self, cuts: int) -> None:
+        """Until so many connections have been cut, in all."""
+        async with asyncio.timeout(60):
+            while self.cuts < cuts:
+                self.cut = self.cut or 1  # one that was to be cut may have been ended by the server before
+                await asyncio.sleep(0.01)
+
     async def _serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -143,7 +150,8 @@ class Proxy:
 
         async def forth() -> None:
             while data := await client.read(65536):
-                if self.cut and self.word in data:
+                # Only what ends with a Sync is answered to its end; and nobody is cut twice.
+                if self.cut and not doomed.is_set() and self.word in data and data.endswith(b"S\0\0\0\4"):
                     self.cut -= 1
                     doomed.set()
                 writer.write(data)

@@ -133,6 +133,7 @@ async def test_connections_cut_behind_the_commit_and_backends_ended_charge_each_
             await load.more(4)
             if random.random() < 0.7:
                 proxy.cut += random.randint(1, 3)
+                await proxy.until_cut(proxy.cuts + 1)  # however few words the load needs
             else:
                 ours = "FROM pg_stat_activity WHERE application_name = 'llmpipe'"
                 await harness.sql(f"SELECT pg_terminate_backend(pid) {ours}")
