@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmpipe.pipeline.share import Share
     from llmpipe.pipeline.target import Target
 
-__all__ = ("Attempt", "Call", "Guard", "Ledger", "Note")
+__all__ = ("Attempt", "Barrier", "Call", "Guard", "Ledger", "Note")
 
 C = TypeVar("C")
 
@@ -116,6 +116,10 @@ Guard = Callable[["Call"], Awaitable["Call"]]
 """What is asked before each attempt of a call, wherever it is made: in a chain within the chain, by a
 router, a hedge or a member of an ensemble. It gives the call back, changed or not, or refuses by an error."""
 
+Barrier = Callable[["Call"], Awaitable[None]]
+"""What an attempt waits for when all guards have let it pass: work that one of them has set off, and that
+need not hold up the others. It may refuse by an error too; nothing was sent then."""
+
 
 # With a dict instead of slots a frozen instance is made, and copied, four times as fast (measured).
 @frozen(eq=False, slots=False)
@@ -140,6 +144,7 @@ class Call:
         connect_timeout: seconds a new connection may take; None leaves it to the provider.
         spare: whether another target stands ready, so that waiting for this one is pointless.
         guards: what is asked before each attempt, in this order.
+        barriers: what each attempt then waits for, before it is made.
         holds: ids of what is held for the attempt, by which a guard finds it again among all attempts.
         ledger: attempts and notes, shared by all copies.
     """
@@ -161,6 +166,7 @@ class Call:
     credential: Any = field(default=None, repr=False)
     connect_timeout: float | None = None
     guards: tuple[Guard, ...] = field(default=(), repr=False)
+    barriers: tuple[Barrier, ...] = field(default=(), repr=False)
     holds: tuple[str, ...] = field(default=(), repr=False)
     ledger: Ledger = field(factory=Ledger, repr=False)
 

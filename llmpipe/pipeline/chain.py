@@ -143,6 +143,8 @@ class Chain:
             return nested
         for guard in call.guards:
             call = await guard(call)
+        for barrier in call.barriers:
+            await barrier(call)
         attempts, now = call.ledger.attempts, call.runtime.now
         request = call.request
         attempt = Attempt(

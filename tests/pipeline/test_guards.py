@@ -125,6 +125,48 @@ async def test_guards_are_asked_in_order_and_the_first_refusal_ends_it():
     assert not second.asked
 
 
+@pytest.mark.parametrize("inside", [False, True])
+async def test_an_attempt_waits_for_barriers_when_all_guards_have_let_it_pass(inside: bool):
+    order: list[str] = []
+
+    async def barrier(call: Call) -> None:
+        await asyncio.sleep(1)
+        order.append(f"barrier of {call.request.model}")
+
+    class Barred(Guarded):
+        async def __call__(self, call: Call, call_next: Any) -> Any:
+            return await call_next(call.evolve(barriers=(*call.barriers, barrier)))
+
+    class Cheaper(Guarded):
+        async def guard(self, call: Call) -> Call:
+            order.append("guard")
+            return call.evolve(request=evolve(call.request, model="small"))
+
+    outer, inner = Barred(), Cheaper()
+    outer.name, outer.priority = "barred", 400
+    provider = answering("one")
+    chain = Chain(Router(Chain(provider), strategy="priority") if inside else provider, outer, inner)
+    await chain.complete("hi", model="large")
+    assert order == ["guard", "barrier of small"]
+    assert len(provider.requests) == 1
+
+
+async def test_a_barrier_that_refuses_makes_no_attempt_and_another_target_may_have_one():
+    async def barrier(call: Call) -> None:
+        assert call.target is not None or call.provider is not None
+        if (call.target or call.provider).name == "one":  # type: ignore[union-attr]  # just asserted
+            raise Overloaded("not that one", sent=False)
+
+    class Barred(Guarded):
+        async def __call__(self, call: Call, call_next: Any) -> Any:
+            return await call_next(call.evolve(barriers=(*call.barriers, barrier)))
+
+    one, two = answering("one"), answering("two")
+    done = await Chain(one, Barred(), Retry(), Fallback(two)).complete("hi")
+    assert done.provider == "two"
+    assert not one.requests
+
+
 def test_what_never_waits_is_done_at_once():
     async def add(one: int, other: int) -> int:
         return one + other

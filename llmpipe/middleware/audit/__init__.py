@@ -101,7 +101,11 @@ class Audit:
                 if cfg.mode == "durable":
                     while begun.place is None and scribe.full:
                         await scribe.room()
-                    call = call.evolve(guards=(partial(_kept, scribe, begun, call.id), *call.guards))
+                    ahead = () if scribe.at_once else (partial(_set_off, scribe, begun),)
+                    call = call.evolve(
+                        guards=(*ahead, *call.guards),
+                        barriers=(*call.barriers, partial(_kept, scribe, begun, call.id)),
+                    )
                 if begun.place is None:
                     cfg._begin(call, scribe, begun)
             reply = await call_next(call)
@@ -145,8 +149,14 @@ class Audit:
         return self._scribe(runtime).stats
 
 
-async def _kept(scribe: Scribe, begun: Begun, call_id: str, attempt: Call) -> Call:
-    """Asked before each attempt: the begin is kept."""
+async def _set_off(scribe: Scribe, begun: Begun, attempt: Call) -> Call:
+    """The begin is on its way to the store, while the other guards ask theirs: often both go in one trip."""
+    scribe.set_off(begun.place or 0)
+    return attempt
+
+
+async def _kept(scribe: Scribe, begun: Begun, call_id: str, attempt: Call) -> None:
+    """Before each attempt: the begin is kept."""
     place = begun.place or 0
     if scribe.stats.kept < place:
         await scribe.durable(place)
@@ -154,7 +164,6 @@ async def _kept(scribe: Scribe, begun: Begun, call_id: str, attempt: Call) -> Ca
         provider, _, model = attempt.target_key
         said = {"because_of": call_id, "provider": provider, "model": model}
         scribe.write(record_of(attempt, scribe.writer, "note", "", said))
-    return attempt
 
 
 def _outcome(call: Call, outcome: Outcome | None, error: BaseException | None) -> str:

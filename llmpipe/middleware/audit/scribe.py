@@ -130,6 +130,16 @@ class Scribe:
             self.stats.refused += 1
             raise
 
+    @property
+    def at_once(self) -> bool:
+        """Whether what is handed in is kept as soon as somebody asks, without a wait."""
+        return self._memory is not None
+
+    def set_off(self, place: int) -> None:
+        """Begin to keep the record at that place, for whoever will wait for it soon."""
+        if self.stats.kept < place:
+            self._go()
+
     async def durable(self, place: int) -> None:
         """Return when the record at that place is kept.
 

@@ -81,7 +81,8 @@ class Leg:
             deadline=max(deadlines) if len(deadlines) == len(calls) else None,
             priority=max(call.priority for call in calls),
             ledger=self.ledger,
-            guards=(self._admit,) if any(call.guards for call in calls) else (),
+            guards=(self._admit,) if any(call.guards or call.barriers for call in calls) else (),
+            barriers=(),
             holds=(),
         )
 
@@ -210,11 +211,14 @@ async def _asked(member: Member, attempt: Call) -> Call:
         priority=call.priority,
         deadline=call.deadline,
         guards=call.guards,
+        barriers=call.barriers,
         holds=call.holds,
         ledger=call.ledger,
     )
     for guard in call.guards:
         own = await guard(own)
+    for barrier in own.barriers:
+        await barrier(own)
     return own
 
 

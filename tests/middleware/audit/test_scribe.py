@@ -10,7 +10,9 @@ import pytest
 from llmpipe.errors import LLMError, Overloaded, StoreUnavailable
 from llmpipe.middleware.audit import Audit
 from llmpipe.middleware.retry import Retry
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.function import layer
 from llmpipe.providers.mock import MockProvider, Wait
 from llmpipe.runtime import Runtime
 from llmpipe.state import AuditQuery, shared
@@ -45,6 +47,34 @@ async def test_the_provider_is_not_asked_before_the_begin_is_kept():
     await chain.aclose()
     assert trail.ends() == ["ok"]
     assert trail.faults() == []
+
+
+async def test_while_the_begin_is_being_kept_the_guards_further_in_are_asked():
+    """What a budget holds goes to the store beside it, and not after it."""
+    trail = HostileAudit()
+    trail.gate = asyncio.Event()
+    asked = []
+
+    async def guard(call: Call) -> Call:
+        await asyncio.sleep(1)
+        asked.append(call.id)
+        return call
+
+    @layer(priority=500, name="guarded")
+    async def guarded(call: Call, call_next: Any) -> Any:
+        return await call_next(call.evolve(guards=(*call.guards, guard)))
+
+    provider = MockProvider(default="fine")
+    chain = made(trail, provider, guarded)
+    task = asyncio.create_task(chain.complete("hi"))
+    await asyncio.sleep(100)
+    assert len(asked) == 1
+    assert trail.tried == 1  # it waits at the gate
+    assert provider.requests == []
+    trail.gate.set()
+    await task
+    await chain.aclose()
+    assert trail.ends() == ["ok"]
 
 
 async def test_a_store_that_is_away_refuses_the_call_and_the_provider_is_never_asked():
