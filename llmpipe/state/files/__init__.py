@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from attrs import frozen
 
@@ -15,9 +15,11 @@ from llmpipe.state.contracts.state import Backend
 from llmpipe.state.files.audit import FileAudit
 from llmpipe.state.files.engine import engine_of
 from llmpipe.state.files.parts import Rotation
+from llmpipe.state.url import flag, number, one_of, options
 
 __all__ = ("FileState", "open_files")
 
+_OF = "a trail in files"
 _TIMEOUT = 5.0
 _PATIENCE = 600.0  # seconds for what reads or rewrites the whole file
 
@@ -105,31 +107,11 @@ class _Settings:
 
 
 def _settings(query: str) -> _Settings:
-    told = dict(parse_qsl(query, keep_blank_values=True))
-    timeout = _number("timeout", told.pop("timeout", f"{_TIMEOUT}"), 3600, "seconds")
-    max_mb = told.pop("rotate_mb", None)
-    daily = told.get("rotate") == "day" and bool(told.pop("rotate"))
-    read_only = told.get("read_only") == "true"
-    if told.get("read_only") in ("true", "false"):
-        del told["read_only"]
-    if told:
-        said = "&".join(f"{key}={value}" for key, value in told.items())
-        raise ConfigError(
-            f"file:// has no setting {scrub(said)!r}; it has timeout=5, read_only=true, rotate_mb=100 and "
-            "rotate=day"
-        )
-    rotation = None
-    if max_mb is not None or daily:
-        max_bytes = 0 if max_mb is None else int(_number("rotate_mb", max_mb, 2**20, "MiB") * 2**20)
-        rotation = Rotation(max_bytes=max(1, max_bytes) if max_mb is not None else 0, daily=daily)
-    return _Settings(timeout, read_only, rotation)
-
-
-def _number(name: str, value: str, most: float, unit: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= most:
-        raise ConfigError(f"{name} is {unit} above 0, up to {most:g}, not {scrub(value)!r}")
-    return number
+    told = options(query, ("read_only", "rotate", "rotate_mb", "timeout"), of=_OF)
+    timeout = number("timeout", told["timeout"], 0.01, 3600.0, of=_OF) if "timeout" in told else _TIMEOUT
+    daily = "rotate" in told and one_of("rotate", told["rotate"], ("day",), of=_OF) == "day"
+    max_bytes = 0
+    if "rotate_mb" in told:
+        max_bytes = int(number("rotate_mb", told["rotate_mb"], 0.001, 1e6, of=_OF) * 2**20)
+    rotation = Rotation(max_bytes=max_bytes, daily=daily) if max_bytes or daily else None
+    return _Settings(timeout, flag("read_only", told.get("read_only", "false"), of=_OF), rotation)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from attrs import frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.secret import hide_password, scrub
+from llmpipe.state.url import number, options
 
 __all__ = ("Place", "read_url")
 
-_TIMEOUT = 5.0
-_SETTINGS = ("timeout",)
+_OF = "a SQLite file"
+_TIMEOUT = 5.0  # seconds
 
 
 @frozen
@@ -34,7 +35,7 @@ def read_url(url: str) -> Place:
     Raises: ConfigError for another form, an unknown setting, a directory that is not there, a path that
     is not a file, and one that may not be written.
     """
-    rest, mark, query = str(url).removeprefix("sqlite://").partition("?")
+    rest, _, query = str(url).removeprefix("sqlite://").partition("?")
     name = unquote(rest)
     if not rest.startswith("/") or not name.strip("/") or "\0" in name or "#" in rest:
         raise ConfigError(
@@ -43,25 +44,12 @@ def read_url(url: str) -> Place:
         )
     if name.lstrip("/") == ":memory:":
         raise ConfigError("sqlite:// keeps things in a file; in memory they are kept by memory://")
-    timeout = _timeout(query) if mark else _TIMEOUT
+    told = options(query, ("timeout",), of=_OF)
+    timeout = number("timeout", told["timeout"], 0.01, 3600.0, of=_OF) if told else _TIMEOUT
     path = Path(name[1:])
     if not path.is_absolute() and not path.parent.is_dir() and Path(name).parent.is_dir():
         path = Path(name)
     return Place(_usable(path), timeout)
-
-
-def _timeout(query: str) -> float:
-    timeout = _TIMEOUT
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in _SETTINGS:
-            raise ConfigError(f"sqlite:// has no setting {scrub(name)!r}; it has {', '.join(_SETTINGS)}")
-        try:
-            timeout = float(value)
-        except ValueError:
-            timeout = 0.0
-        if not 0 < timeout <= 3600:
-            raise ConfigError(f"timeout is seconds above 0, up to 3600, not {scrub(value)!r}")
-    return timeout
 
 
 def _usable(path: Path) -> str:
