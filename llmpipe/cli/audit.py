@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
+from math import inf, isnan
 from pathlib import Path
 
 import orjson
 
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.log.jsonlog import printable
-from llmpipe.state import Anchor, Audit, AuditQuery, AuditRecord, open_state
+from llmpipe.state import Anchor, Audit, AuditQuery, AuditRecord, State, open_state
 from llmpipe.state.hash_chain import fault
 
 __all__ = ("add_arguments", "check", "run")
@@ -48,16 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what is asked; 1 if the trail was tampered with."""
-    return asyncio.run(_run(options))
+    return asyncio.run(_run(options, _opened(options)))
 
 
-async def _run(options: argparse.Namespace) -> int:
+def _opened(options: argparse.Namespace) -> State:
     url: str = options.url
     if url.startswith("memory:"):
         raise ConfigError("memory:// ends with its process: there is nothing to look at")
     if url.startswith("file:") and options.action != "prune" and "read_only=" not in url:
         url += "&read_only=true" if "?" in url else "?read_only=true"  # its process may be writing
     state = open_state(url)
+    path: Path | None = getattr(state, "path", None)  # of a store that is a file
+    if path is not None and not path.exists():  # it would be made, and found to be in order
+        raise ConfigError(f"there is no trail in {path}: that file is not there")
+    return state
+
+
+async def _run(options: argparse.Namespace, state: State) -> int:
     try:
         audit = state.audit(options.name)
         if options.action == "verify":
@@ -86,7 +94,11 @@ async def _verify(audit: Audit, options: argparse.Namespace) -> int:
         if not options.writer:
             raise ConfigError("--noted is the head of one chain: say whose with --writer")
         known[options.writer] = _head(options.noted)
-    writers = [options.writer] if options.writer else sorted({*await audit.writers(), *known})
+    there = await audit.writers()
+    if options.writer and options.writer not in {*there, *known}:
+        print(f"{printable(options.writer)}: there is no chain of this writer", file=sys.stderr)
+        return 1
+    writers = [options.writer] if options.writer else sorted({*there, *known})
     wrong = 0
     for writer in writers:
         count, said = await check(audit, writer, known.get(writer))
@@ -157,7 +169,8 @@ class _Checked:
 
 async def _records(audit: Audit, writer: str) -> AsyncIterator[AuditRecord]:
     last: AuditRecord | None = None
-    while page := await audit.query(AuditQuery(writer=writer), limit=_PAGE, after=last):
+    query = AuditQuery(writer=writer, since=-inf)
+    while page := await audit.query(query, limit=_PAGE, after=last):
         for record in page:
             yield record
         last = page[-1]
@@ -187,7 +200,7 @@ async def _show(audit: Audit, options: argparse.Namespace) -> None:
     chosen = {
         name: getattr(options, name) for name in ("tenant", "user", "outcome", "kind", "call", "writer")
     }
-    query = AuditQuery(since=_time(options.since, 0.0), until=_time(options.until, float("inf")), **chosen)
+    query = AuditQuery(since=_time(options.since, -inf), until=_time(options.until, inf), **chosen)
     for record in await audit.query(query, limit=options.limit):
         if options.json:
             print(orjson.dumps({**record.__dict__, "body": dict(record.body)}).decode())
@@ -196,8 +209,11 @@ async def _show(audit: Audit, options: argparse.Namespace) -> None:
 
 
 def _line(record: AuditRecord) -> str:
-    at = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-    said = f"{at}Z {record.kind} {record.outcome or '-'} {record.call or '-'}"
+    try:
+        at = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    except (OSError, OverflowError, ValueError):  # beyond the year 9999: shown all the same, as it is
+        at = repr(record.at)
+    said = f"{at} {record.kind} {record.outcome or '-'} {record.call or '-'}"
     for name in ("tenant", "user"):
         if value := getattr(record, name):
             said += f" {name}={value}"
@@ -214,9 +230,12 @@ def _time(text: str | None, missing: float) -> float:
     if text is None:
         return missing
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         pass  # a date then
+    else:
+        if not isnan(seconds):
+            return seconds
     try:
         told = datetime.fromisoformat(text)
     except ValueError:

@@ -133,7 +133,7 @@ async def _store(url: str) -> Check:
         return Check("bad", str(error))
     try:
         await state.check()
-    except LLMError as error:
+    except (ConfigError, LLMError) as error:  # some settings are looked at when the store is first asked
         return Check("bad", str(error))
     finally:
         await state.aclose()

@@ -73,12 +73,24 @@ def test_a_trail_as_it_was_written_verifies(url, capsys):
 
 
 def test_an_empty_trail_says_so(url, capsys):
-    trail(Path(), url=url)
-    if url.startswith("file"):
-        trail(Path(), a_chain(1), url=url)
-        assert told(capsys, "verify", url, "--name", "other")[:2] == (0, "there is nothing in this trail\n")
-    else:
-        assert told(capsys, "verify", url)[:2] == (0, "there is nothing in this trail\n")
+    trail(Path(), a_chain(1), url=url)
+    assert told(capsys, "verify", url, "--name", "other")[:2] == (0, "there is nothing in this trail\n")
+
+
+@pytest.mark.parametrize("action", [["verify"], ["note"], ["show"], ["prune", "--days", "3"]])
+def test_a_trail_whose_file_is_gone_is_not_made_anew_and_found_in_order(url, tmp_path, capsys, action):
+    status, out, err = told(capsys, *action, url)
+    assert (status, out) == (2, "")
+    assert "that file is not there" in err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_chain_that_is_not_there_is_not_in_order(url, capsys):
+    """It was deleted as a whole, or the name is wrong."""
+    trail(Path(), a_chain(2), url=url)
+    status, out, err = told(capsys, "verify", url, "--writer", "W")
+    assert (status, out) == (1, "")
+    assert err == "W: there is no chain of this writer\n"
 
 
 def test_a_cut_tail_is_found_by_a_head_that_was_noted(tmp_path, capsys):
@@ -129,6 +141,13 @@ def test_a_record_that_was_changed_together_with_its_line_is_named(url, capsys):
     status, out, _ = told(capsys, "verify", trail(Path(), records, url=url))
     assert status == 1
     assert out == "w: record 12 of 'w' was changed\n"
+
+
+def test_the_last_record_is_looked_at_whatever_its_time_was_changed_to(url, capsys):
+    records = a_chain(20)
+    records[-1] = evolve(records[-1], at=-5.0)
+    status, out, _ = told(capsys, "verify", trail(Path(), records, url=url))
+    assert (status, out) == (1, "w: record 20 of 'w' was changed\n")
 
 
 def test_a_clock_that_went_back_changes_nothing(tmp_path, capsys):
@@ -231,6 +250,15 @@ def test_what_is_shown_does_nothing_to_the_terminal(tmp_path, capsys):
     assert out.count("\n") == 1
 
 
+@pytest.mark.parametrize("at", [1e300, -1e300, 1e12])
+def test_a_record_of_a_time_that_is_no_date_is_shown_too(url, capsys, at):
+    record = AuditRecord(writer="w", seq=0, kind="note", at=at, body={})
+    trail(Path(), [chained(record, Anchor())], url=url)
+    status, out, _ = told(capsys, "show", url)
+    assert status == 0
+    assert out == f"{at!r} note - - [w 1]\n"
+
+
 def test_what_is_old_is_dropped(url, capsys):
     trail(Path(), a_chain(20), url=url)
     assert told(capsys, "prune", url, "--days", "30")[1] == "20 records dropped\n"
@@ -243,7 +271,8 @@ def test_what_is_old_is_dropped(url, capsys):
         ["verify", "memory://"], ["verify", "nowhere"], ["verify", "file:///x/y/z"],
         ["prune", "URL", "--days", "0"],
         ["verify", "URL", "--noted", "1:ab"], ["verify", "URL", "--writer", "w", "--noted", "1:ab"],
-        ["show", "URL", "--since", "yesterday"], ["verify", "URL", "--heads", "/nowhere"],
+        ["show", "URL", "--since", "yesterday"], ["show", "URL", "--until", "nan"],
+        ["verify", "URL", "--heads", "/nowhere"],
     ],
 )  # fmt: skip
 def test_wrong_use_ends_with_2_and_says_what_would_be_right(arguments, tmp_path, capsys):

@@ -11,6 +11,9 @@ import pytest
 
 from llmpipe.cli import main
 from llmpipe.config.load import load_chain
+from llmpipe.pipeline.chain import Chain
+from llmpipe.providers.mock import MockProvider
+from llmpipe.types import Completion, Message
 
 CHAIN = """
 [provider]
@@ -54,6 +57,27 @@ def test_status_shows_each_account_that_has_spent(kept: tuple[str, str], capsys:
     found = {one["account"]: one for one in json.loads(capsys.readouterr().out)}
     assert len(found) == 3
     assert found["day:account/account=acme"]["spent"] == 2 * found["day:account/account="]["spent"] > 0
+
+
+def test_status_of_models_goes_by_the_names_they_were_asked_for_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Providers answer with a date behind the name."""
+    file = tmp_path / "chain.toml"
+    text = CHAIN.replace('per = "account"', 'per = "model"').replace("{path}", str(tmp_path / "state.db"))
+    file.write_text(text)
+    dated = Completion(message=Message("assistant", "fine"), model="gpt-4o-mini-2024-07-18")
+
+    async def call() -> None:
+        (ring,) = load_chain(file).middleware
+        async with Chain(MockProvider(default=dated, name="openai", model="gpt-4o-mini"), ring) as chain:
+            await chain.complete("hi", max_tokens=50)
+
+    asyncio.run(call())
+    assert main(["budget", "status", "--chain", str(file), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["account"] == "day:model/model=gpt-4o-mini"
+    assert found["spent"] > 0
 
 
 def test_forecast_says_what_will_be_spent(kept: tuple[str, str], capsys: pytest.CaptureFixture[str]):

@@ -362,6 +362,15 @@ def test_doctor_looks_through_stores(capsys, tmp_path):
     assert "canary" not in out
 
 
+def test_doctor_goes_on_where_a_setting_of_a_store_is_wrong(capsys, tmp_path, monkeypatch):
+    """Some are looked at when the store is first asked."""
+    monkeypatch.setattr("llmpipe.state.sqlite.opening._MADE_FOR", (99, 0, 0))
+    assert main(["doctor", "--store", f"sqlite:///{tmp_path}/state.db", "--store", "memory://"]) == 1
+    out, _ = told(capsys)
+    assert re.search(r"^bad .*needs SQLite", out, re.MULTILINE)
+    assert "ok   memory:// can be read" in out
+
+
 @pytest.mark.parametrize(("version", "level"), [((3, 51, 2), "note"), ((3, 51, 3), "ok"), ((3, 53, 0), "ok")])
 def test_doctor_knows_which_sqlite_may_damage_a_file(version, level, capsys, monkeypatch):
     import sqlite3

@@ -95,18 +95,18 @@ class Audit:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         """Both records."""
         cfg, scribe = call.opt(self), self._scribe(call.runtime)
+        if call.guards and _passed(scribe, call):
+            return await call_next(call)  # both are kept there
         begun = scribe.enter(call.id)
+        durable = cfg.mode == "durable"
         try:
+            if durable and scribe.full:
+                await _room(scribe, begun)
             if cfg.what == "all":
-                if cfg.mode == "durable":
-                    while begun.place is None and scribe.full:
-                        await scribe.room()
-                    ahead = () if scribe.at_once else (partial(_set_off, scribe, begun),)
-                    call = call.evolve(
-                        guards=(*ahead, *call.guards),
-                        barriers=(*call.barriers, partial(_kept, scribe, begun, call.id)),
-                    )
-                if begun.place is None:
+                if durable:
+                    # The first that is asked: no budget is charged for a call that the trail does not know.
+                    call = call.evolve(guards=(partial(_kept, scribe, begun, call.id), *call.guards))
+                if begun.place is None or (durable and not begun.place):  # 0: it was dropped further out
                     cfg._begin(call, scribe, begun)
             reply = await call_next(call)
         except BaseException as error:  # goes on when it is written down
@@ -130,8 +130,8 @@ class Audit:
         if not scribe.leave(call.id, begun):
             return  # the same call is still under way further out, or beside
         said = _outcome(call, outcome, error)
-        if begun.place is None and (self.what == "all" or said == "ok"):
-            return  # it was refused because not even its begin could be taken, or is not wanted
+        if begun.place is None and (begun.outside or self.what == "all" or said == "ok"):
+            return  # it was refused because nothing more could be taken of it, or is not wanted
         body = end_body(call, begun.identity, outcome, error, self.max_body_chars if self.bodies else 0)
         record = record_of(call, scribe.writer, "end", said, body)
         if begun.place or self.mode == "durable":  # there is room for the end of whatever has begun
@@ -149,21 +149,35 @@ class Audit:
         return self._scribe(runtime).stats
 
 
-async def _set_off(scribe: Scribe, begun: Begun, attempt: Call) -> Call:
-    """The begin is on its way to the store, while the other guards ask theirs: often both go in one trip."""
-    scribe.set_off(begun.place or 0)
-    return attempt
+async def _room(scribe: Scribe, begun: Begun) -> None:
+    """Return when there is room for the records of a call. Raises: StoreUnavailable."""
+    if begun.inside == 1:  # else there was room further out
+        begun.outside = True
+    while not begun.place and scribe.full:
+        await scribe.room()
+    begun.outside = False
 
 
-async def _kept(scribe: Scribe, begun: Begun, call_id: str, attempt: Call) -> None:
-    """Before each attempt: the begin is kept."""
+def _passed(scribe: Scribe, call: Call) -> bool:
+    """Whether the call has passed further out. It may have its end: others may share its request."""
+    for guard in call.guards:
+        if isinstance(guard, partial) and guard.func is _kept:
+            of, _, call_id = guard.args
+            if of is scribe and call_id == call.id:
+                return True
+    return False
+
+
+async def _kept(scribe: Scribe, begun: Begun, call_id: str, attempt: Call) -> Call:
+    """Asked before each attempt: the begin is kept, or, of what is nobody's call, a note."""
     place = begun.place or 0
     if scribe.stats.kept < place:
         await scribe.durable(place)
     if attempt.id != call_id:  # of nobody's call, such as a refresh of the cache
         provider, _, model = attempt.target_key
         said = {"because_of": call_id, "provider": provider, "model": model}
-        scribe.write(record_of(attempt, scribe.writer, "note", "", said))
+        await scribe.durable(scribe.write(record_of(attempt, scribe.writer, "note", "", said)))
+    return attempt
 
 
 def _outcome(call: Call, outcome: Outcome | None, error: BaseException | None) -> str:

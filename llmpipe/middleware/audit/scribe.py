@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from llmpipe.errors import StoreUnavailable
+from llmpipe.errors import ConfigError, StoreUnavailable
 from llmpipe.middleware.audit.keeper import Keeper, crash_ends
 from llmpipe.middleware.audit.record import late, linked, stripped
 from llmpipe.middleware.audit.stats import AuditStats, Begun, Settings
@@ -36,16 +37,24 @@ class Scribe:
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self.settings = settings
-        self.stats = AuditStats()
-        self.open: dict[str, Begun] = {}  # calls under way
-        told = settings.writer or runtime.new_id(f"{socket.gethostname()}:{os.getpid()}:")
-        self.writer = told.encode("utf-8", "replace").decode()
         self._runtime = runtime
         store: Any = shared(runtime, settings.store).audit(settings.name)
         self._store: Audit = store
         # That never waits, nor can anybody else see it.
         self._memory: MemoryAudit | None = store if settings.store.startswith("memory:") else None
-        self._keeper = Keeper(self, self._store, runtime, alone=self._memory is not None)
+        self.anew()
+        _scribes.add(self)
+
+    def anew(self) -> None:
+        """As a new writer, of whom nothing is kept yet; of one that was given a name, under that name.
+
+        So does a process that was just forked: what is open and what waits is its parent's, who keeps it.
+        """
+        self.stats = AuditStats()
+        self.open: dict[str, Begun] = {}  # calls under way
+        told = self.settings.writer or self._runtime.new_id(f"{socket.gethostname()}:{os.getpid()}:")
+        self.writer = told.encode("utf-8", "replace").decode()
+        self._keeper = Keeper(self, self._store, self._runtime, alone=self._memory is not None)
         self._waiting: deque[AuditRecord] = deque()
         self._batch: Sequence[AuditRecord] = ()  # chained, and under way to the store
         self._head: AuditRecord | Anchor | None = None  # None: not begun
@@ -101,7 +110,7 @@ class Scribe:
         waits = len(waiting)
         if waits == 1:
             self._since = loop.time()
-        if waits >= self.settings.batch:
+        if waits >= self.settings.batch or waits >= self.settings.max_waiting:
             self._go()
         elif self._timer is None:
             self._timer = loop.call_at(self._since + self.settings.flush, self._due)
@@ -129,16 +138,6 @@ class Scribe:
         except StoreUnavailable:
             self.stats.refused += 1
             raise
-
-    @property
-    def at_once(self) -> bool:
-        """Whether what is handed in is kept as soon as somebody asks, without a wait."""
-        return self._memory is not None
-
-    def set_off(self, place: int) -> None:
-        """Begin to keep the record at that place, for whoever will wait for it soon."""
-        if self.stats.kept < place:
-            self._go()
 
     async def durable(self, place: int) -> None:
         """Return when the record at that place is kept.
@@ -200,14 +199,15 @@ class Scribe:
                 pause = _FIRST_PAUSE
                 if self._waiting:
                     await asyncio.sleep(0)  # who was told just now and goes on gets into the next batch
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, who waits must hear of it, and it is tried again
                 self._failed(error)
                 with suppress(TimeoutError):  # whoever comes and waits does not wait for the pause too
                     async with asyncio.timeout(pause):
                         await self._hurry.wait()
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _failed(self, error: StoreUnavailable) -> None:
+    def _failed(self, failure: Exception) -> None:
+        error = failure if isinstance(failure, StoreUnavailable) else _unforeseen(failure)
         self.stats.failures += 1
         if not self._away:
             self._away = True
@@ -225,6 +225,8 @@ class Scribe:
         if self._batch:
             try:
                 await self._store.append(self._batch)
+            except ConfigError:  # a ValueError, and no fault of the records
+                raise
             except ValueError as error:
                 await self._odds(error)
                 return
@@ -279,6 +281,8 @@ class Scribe:
                 return head
             try:
                 await self._store.append(ends)
+            except ConfigError:
+                raise
             except ValueError:  # another has begun at the same time, under the same name: look again
                 continue
             self.stats.crashed += len(ends)
@@ -351,10 +355,17 @@ class Scribe:
                         await self._keeper.beat()
                     else:
                         self._head = None  # begun again by the next record
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001  as in `_write`; it ends when the time for closing does
                 self._failed(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _unforeseen(error: Exception) -> StoreUnavailable:
+    """For a store that fails as none should, such as one that was opened to be read only."""
+    told = StoreUnavailable(f"the audit trail cannot be kept: {type(error).__name__}: {scrub(str(error))}")
+    told.__cause__ = error
+    return told
 
 
 def _again(error: StoreUnavailable) -> StoreUnavailable:
@@ -362,3 +373,15 @@ def _again(error: StoreUnavailable) -> StoreUnavailable:
     fresh = type(error)(error.message, code=error.code, retry_after=error.retry_after, phase="admit")
     fresh.__cause__ = error
     return fresh
+
+
+_scribes: weakref.WeakSet[Scribe] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for scribe in list(_scribes):
+        scribe.anew()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)

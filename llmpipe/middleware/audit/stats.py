@@ -66,9 +66,11 @@ class Begun:
         identity: what its begin says of it that its end says too; None if no begin was written.
         inside: how often the call is passing the trail at this moment, in chains within chains.
         crashed: whether somebody who took us for dead has ended it.
+        outside: whether it waits for room, or was refused because there is none.
     """
 
     place: int | None = None
     inside: int = 0
     crashed: bool = False
+    outside: bool = False
     identity: Mapping[str, Any] | None = None

@@ -328,6 +328,69 @@ async def test_a_chain_in_a_chain_with_the_same_trail_leaves_one_begin_and_one_e
     assert (await told(chain, trail))[1].outcome == "ok"
 
 
+async def test_a_begin_that_was_dropped_further_out_is_kept_before_the_attempt_where_it_must_be():
+    trail = HostileAudit()
+    trail.gate = asyncio.Event()
+    runtime = process(trail)
+    provider = MockProvider(default="fine")
+    queued = Audit(store=URL, mode="queued", max_waiting=1)
+    within = Chain(provider, Audit(store=URL), runtime=runtime)
+    await Chain(MockProvider(default="fine"), queued, runtime=runtime).complete("that there is no room")
+    task = asyncio.create_task(Chain(within, queued, runtime=runtime).complete("hi"))
+    await asyncio.sleep(10)
+    assert provider.requests == []
+    trail.gate.set()
+    await task
+    await within.aclose()
+    assert trail.ends() == ["ok", "ok"]
+    assert trail.faults() == []
+
+
+async def test_a_call_that_was_left_to_others_who_share_its_request_does_not_begin_again():
+    """Its request is tried again for them, in a chain within the chain, when it has its end."""
+    trail = HostileAudit()
+    runtime = process(trail)
+    provider = MockProvider([Overloaded("no", retry_after=3)], default=["x", Wait(5), "y"])
+    within = Chain(provider, Audit(store=URL), runtime=runtime)
+    chain = Chain(within, Audit(store=URL), Coalesce(when="always"), Retry(), runtime=runtime)
+    leader = asyncio.create_task(chain.complete("hi"))
+    await asyncio.sleep(0.5)
+    other = asyncio.create_task(chain.complete("hi"))
+    await asyncio.sleep(0.5)
+    leader.cancel()
+    await other
+    assert len(provider.requests) == 2
+    await chain.aclose()
+    assert sorted(trail.ends()) == ["cancelled", "ok"]
+    assert trail.faults() == []
+
+
+async def test_another_trail_in_a_chain_within_the_chain_is_kept_too():
+    trail = HostileAudit()
+    runtime = process(trail)
+    within = Chain(MockProvider(["fine"]), Audit(store=URL, name="another"), runtime=runtime)
+    chain = Chain(within, Audit(store=URL), runtime=runtime)
+    await chain.complete("hi")
+    await chain.aclose()
+    assert len({each.writer for each in trail.records("begin")}) == 2
+    assert trail.ends() == ["ok", "ok"]
+
+
+async def test_what_is_nobodys_call_begins_and_ends_in_a_chain_within_the_chain():
+    trail = HostileAudit()
+    runtime = process(trail)
+    within = Chain(MockProvider(["old", "new"]), Audit(store=URL), runtime=runtime)
+    chain = Chain(within, Audit(store=URL), Cache(ttl=10, stale=1000), runtime=runtime)
+    await chain.complete("hi")
+    await asyncio.sleep(20)
+    await chain.complete("hi")
+    await asyncio.sleep(1)
+    await chain.aclose()
+    assert [each.call.partition("-")[0] for each in trail.records("begin")] == ["call", "call", "refresh"]
+    assert trail.ends() == ["ok", "ok", "ok"]
+    assert trail.faults() == []
+
+
 async def test_what_the_outermost_chain_makes_of_it_is_the_outcome():
     trail = HostileAudit()
     runtime = process(trail)

@@ -9,6 +9,7 @@ import pytest
 
 from llmpipe.errors import LLMError, Overloaded, StoreUnavailable
 from llmpipe.middleware.audit import Audit
+from llmpipe.middleware.cache import Cache
 from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
@@ -49,14 +50,13 @@ async def test_the_provider_is_not_asked_before_the_begin_is_kept():
     assert trail.faults() == []
 
 
-async def test_while_the_begin_is_being_kept_the_guards_further_in_are_asked():
-    """What a budget holds goes to the store beside it, and not after it."""
+async def test_no_guard_further_in_is_asked_before_the_begin_is_kept():
+    """Else a budget could be charged, after a crash, for a call that the trail does not know."""
     trail = HostileAudit()
     trail.gate = asyncio.Event()
     asked = []
 
     async def guard(call: Call) -> Call:
-        await asyncio.sleep(1)
         asked.append(call.id)
         return call
 
@@ -64,17 +64,15 @@ async def test_while_the_begin_is_being_kept_the_guards_further_in_are_asked():
     async def guarded(call: Call, call_next: Any) -> Any:
         return await call_next(call.evolve(guards=(*call.guards, guard)))
 
-    provider = MockProvider(default="fine")
-    chain = made(trail, provider, guarded)
+    chain = made(trail, None, guarded)
     task = asyncio.create_task(chain.complete("hi"))
     await asyncio.sleep(100)
-    assert len(asked) == 1
     assert trail.tried == 1  # it waits at the gate
-    assert provider.requests == []
+    assert asked == []
     trail.gate.set()
     await task
+    assert len(asked) == 1
     await chain.aclose()
-    assert trail.ends() == ["ok"]
 
 
 async def test_a_store_that_is_away_refuses_the_call_and_the_provider_is_never_asked():
@@ -139,6 +137,24 @@ async def test_a_call_that_needs_no_attempt_does_not_wait_for_the_store():
     await chain.aclose()
     assert trail.ends() == ["ok"]
     assert trail.faults() == []
+
+
+async def test_a_refresh_is_not_sent_before_its_note_is_kept():
+    trail = HostileAudit()
+    provider = MockProvider(default="fine")
+    chain = made(trail, provider, Cache(ttl=10, stale=100))
+    await chain.complete("hi")
+    await asyncio.sleep(20)
+    trail.gate = asyncio.Event()
+    await chain.complete("hi")  # a stale hit, which nobody waits for
+    await asyncio.sleep(2)
+    assert len(provider.requests) == 1
+    trail.gate.set()
+    await asyncio.sleep(2)
+    assert len(provider.requests) == 2
+    assert [each.kind for each in trail.records()][:4] == ["begin", "end", "begin", "end"]
+    assert [each.body["because_of"] for each in trail.records("note")] == [trail.records("begin")[1].call]
+    await chain.aclose()
 
 
 async def test_each_retry_asks_and_is_let_pass_for_the_begin_that_is_kept():
