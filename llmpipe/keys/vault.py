@@ -111,7 +111,7 @@ class KeyVault:
                 await self._wrapped(row, data_key),
                 secret=seal(data_key, key.reveal().encode(), self._names(row)),
             )
-            if await self._rows.put(row, None if found is None else (found.version, found.master)):
+            if await self._rows.put(row, found):
                 return row.version
 
     async def get(self, provider: str, *, tenant: str = "", name: str = "default") -> Secret | None:
@@ -216,7 +216,7 @@ class KeyVault:
             if row.master == self._current.id:
                 return False
             fresh = await self._wrapped(evolve(row, master=self._current.id), data_key)
-            if await self._rows.put(fresh, (row.version, row.master)):
+            if await self._rows.put(fresh, row):
                 return True
             row = await self._rows.get(*_of(row))  # somebody else was there
         return False

@@ -155,11 +155,11 @@ def check_query(query: AuditQuery) -> None:
     check_times(since=query.since, until=query.until)
 
 
-def check_key(key: SealedKey, expected: tuple[int, str] | None) -> None:
+def check_key(key: SealedKey, expected: SealedKey | None) -> None:
     """See that a vault can keep `key`."""
     _check_whole(key.version, key.name)
     if expected is not None:
-        _check_whole(expected[0], key.name)
+        _check_whole(expected.version, key.name)
     if not isfinite(key.created_at):
         raise ValueError(f"key {key.name!r}: when it was stored is {key.created_at}, which is no time")
 

@@ -365,6 +365,32 @@ async def test_keys_that_are_stored_during_a_rotation_are_neither_lost_nor_forgo
     assert step > 10
 
 
+@pytest.mark.parametrize("by", [MASTERS, NEW_FIRST], ids=["a process that is behind", "one that is not"])
+async def test_a_key_that_is_deleted_and_stored_anew_during_a_rotation_does_not_come_back(by):
+    tenant, provider, name = NAMES[1]
+    for step in range(1, 40):
+        rows = Rows()
+        await filled(rows)
+        writer, count = KeyVault(rows, by), 0
+
+        async def between(writer=writer, step=step) -> None:
+            nonlocal count
+            count += 1
+            if count == step:
+                await writer.delete(provider, tenant=tenant, name=name)
+                assert await writer.put(provider, f"{CANARY}anew", tenant=tenant, name=name) == 1
+
+        rows.between = between
+        done = await KeyVault(rows, NEW_FIRST).rotate()
+        if count < step:
+            break
+        assert done.complete
+        rows.between = None
+        found = await KeyVault(rows, NEW_FIRST).get(provider, tenant=tenant, name=name)
+        assert found.reveal() == f"{CANARY}anew"
+    assert step > 10
+
+
 async def test_a_row_that_does_not_open_is_named_and_left_as_it_is():
     rows = Rows()
     await filled(rows)

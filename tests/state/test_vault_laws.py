@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.state.stores import OnStore, Store, kept_in
 pytest.importorskip("cryptography")
 
 Names = tuple[str, str, str]
+Meanwhile = Callable[[Names], Awaitable[None]]
 NAMES: list[Names] = [
     ("", "openai", "default"), ("acme", "openai", "default"), ("acme", "openai", "second"),
     ("a", "b", "c"), ("ab", "", "c"), ("é", "openai", "\0"),
@@ -42,13 +44,17 @@ class Halt(Exception):
 class Line(Backend):
     """A process's line to the vault: pages are short, and at the operation `stop` the process ends.
 
-    Attributes: behind tells whether it ends when the operation is done, or before.
+    Attributes:
+        behind: whether it ends when the operation is done, or before.
+        meanwhile: what others do before the first key is put, of which they are told the names.
     """
 
     scheme = "line"
 
-    def __init__(self, rows: Any, stop: int = -1, *, behind: bool = False) -> None:
-        self.rows, self.stop, self.behind = rows, stop, behind
+    def __init__(
+        self, rows: Any, stop: int = -1, *, behind: bool = False, meanwhile: Meanwhile | None = None
+    ) -> None:
+        self.rows, self.stop, self.behind, self.meanwhile = rows, stop, behind, meanwhile
         self.steps = 0
 
     def vault(self, name: str) -> Any:
@@ -68,6 +74,9 @@ class Line(Backend):
         return await self.step("get", *names)
 
     async def put(self, key: Any, expected: Any) -> Any:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile((key.tenant, key.provider, key.name))
         return await self.step("put", key, expected)
 
     async def delete(self, *names: str) -> Any:
@@ -93,11 +102,10 @@ class Keys(OnStore):
         self.behind = self.process(self.old, self.old + 1)
         self.ahead = self.process(self.old + 1, self.old)
 
-    def process(self, *generations: int, stop: int = -1, behind: bool = False) -> KeyVault:
+    def process(self, *generations: int, **line: Any) -> KeyVault:
         masters = {f"m{generation}": secret(generation) for generation in generations}
-        line = Line(self.rows, stop, behind=behind)
         # Each process's clock goes with the others': a key that is stored later is younger.
-        return KeyVault(line, masters, wall=lambda: 1e9 + next(self.numbers))
+        return KeyVault(Line(self.rows, **line), masters, wall=lambda: 1e9 + next(self.numbers))
 
     def one(self, ahead: bool) -> KeyVault:
         return self.ahead if ahead else self.behind
@@ -138,6 +146,20 @@ class Keys(OnStore):
         rotations = [self.process(self.old + 1, self.old).rotate() for _ in range(2)]
         *done, _ = await asyncio.gather(*rotations, self.store_key(vault, names))
         return done  # type: ignore[return-value]  # but for the last, they are what rotations give
+
+    @rule(ahead=st.booleans(), again=st.booleans())
+    def a_key_is_deleted_when_a_rotation_has_read_it(self, ahead: bool, again: bool) -> None:
+        """And stored `again`, perhaps: then it is version 1, as the one that was read may have been."""
+
+        async def delete(names: Names) -> None:
+            tenant, provider, name = names
+            assert await self.one(ahead).delete(provider, tenant=tenant, name=name)
+            del self.there[names]
+            if again:
+                await self.store_key(self.one(ahead), names)
+
+        vault = self.process(self.old + 1, self.old, meanwhile=delete)
+        assert self.do(vault.rotate()).complete
 
     @rule(throw_away=st.booleans())
     def a_rotation_ends(self, throw_away: bool) -> None:

@@ -33,6 +33,14 @@ class SealedKey:
     created_at: float
     hint: str = ""
 
+    @property
+    def sealing(self) -> tuple[int, bytes, bytes]:
+        """What tells it from every other key that is ever stored by its names.
+
+        Versions begin anew after a deletion; the sealed bytes are those of one sealing alone.
+        """
+        return self.version, self.data_key, self.secret
+
 
 @runtime_checkable
 class Vault(Protocol):
@@ -45,10 +53,11 @@ class Vault(Protocol):
         """The key of these names, or None."""
         ...
 
-    async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
-        """Store `key` if what is there now has this (version, master); None: if nothing is there.
+    async def put(self, key: SealedKey, expected: SealedKey | None) -> bool:
+        """Store `key` if what is there now has the `sealing` of `expected`; None: if nothing is there.
 
-        Whether it was stored. So two who change one key at once cannot undo each other.
+        Whether it was stored. So two who change one key at once cannot undo each other, and nobody brings
+        a key back that was deleted since it was read, though another of the same version stands there.
         """
         ...
 

@@ -23,12 +23,12 @@ class MemoryVault:
         """See `Vault.get`."""
         return self._keys.get((tenant, provider, name))
 
-    async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
+    async def put(self, key: SealedKey, expected: SealedKey | None) -> bool:
         """See `Vault.put`."""
         check_key(key, expected)
         names = (key.tenant, key.provider, key.name)
         found = self._keys.get(names)
-        if (None if found is None else (found.version, found.master)) != expected:
+        if (found and found.sealing) != (expected and expected.sealing):
             return False
         self._keys[names] = key
         return True

@@ -34,14 +34,14 @@ class SqliteVault:
         ).fetchone()
         return None if row is None else _key(db, row)
 
-    async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
+    async def put(self, key: SealedKey, expected: SealedKey | None) -> bool:
         """See `Vault.put`."""
         check_key(key, expected)
         return await self._engine.run(partial(self._put, key=key, expected=expected))
 
-    def _put(self, db: Session, key: SealedKey, expected: tuple[int, str] | None) -> bool:
+    def _put(self, db: Session, key: SealedKey, expected: SealedKey | None) -> bool:
         found = self._get(db, (key.tenant, key.provider, key.name))
-        if (None if found is None else (found.version, found.master)) != expected:
+        if (found and found.sealing) != (expected and expected.sealing):
             return False
         row = (
             self._space,

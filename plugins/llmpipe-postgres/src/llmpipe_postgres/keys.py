@@ -39,7 +39,7 @@ class PostgresVault:
         )
         return _key(rows[0]) if rows else None
 
-    async def put(self, key: SealedKey, expected: tuple[int, str] | None) -> bool:
+    async def put(self, key: SealedKey, expected: SealedKey | None) -> bool:
         """See `Vault.put`. Who lost the answer finds the key it meant to store, and knows that it did."""
         check_key(key, expected)
         args: list[Any] = [
@@ -52,11 +52,11 @@ class PostgresVault:
                 "VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) ON CONFLICT DO NOTHING RETURNING 1"
             )
         else:
-            args += [expected[0], escape(expected[1])]
+            args += expected.sealing
             change = (
                 f"UPDATE {self._table} v SET version = $5, master = $6, data_key = $7, secret = $8, "  # noqa: S608  names of ours
                 "created_at = $9, hint = $10 WHERE vault = $1 AND tenant = $2 AND provider = $3 "
-                "AND name = $4 AND version = $11 AND master = $12 RETURNING 1"
+                "AND name = $4 AND version = $11 AND data_key = $12 AND secret = $13 RETURNING 1"
             )
         stored: bool = await self._link.value(
             f"WITH changed AS ({change}) SELECT EXISTS (SELECT FROM changed) OR (${len(args) + 1}::boolean "  # noqa: S608  names of ours
