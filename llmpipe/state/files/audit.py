@@ -12,7 +12,8 @@ from llmpipe.state.checks import at_most, check_query, check_records, check_time
 from llmpipe.state.contracts.audit import Anchor, AuditQuery, AuditRecord
 from llmpipe.state.files.index import Index
 from llmpipe.state.files.journal import Journal
-from llmpipe.state.files.pruning import prune, records_of
+from llmpipe.state.files.pruning import prune
+from llmpipe.state.files.reading import records_of
 from llmpipe.state.memory.audit import matches
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class FileAudit:
         """
         check_times(before=before)
         self._engine.use(self._state)
-        return await self._engine.write(partial(prune, trail=self._name, before=before), self._state.patience)
+        return await self._engine.prune(partial(prune, trail=self._name, before=before), self._state.patience)
 
 
 def _order(record: AuditRecord) -> tuple[float, str, int]:

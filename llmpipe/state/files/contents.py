@@ -79,9 +79,9 @@ def take(trails: dict[str, Index], line: bytes, number: int) -> AuditRecord | No
     return record
 
 
-def lines_in(descriptor: int, size: int) -> Iterator[tuple[bytes, bool]]:
-    """The lines of the first `size` bytes, without their ends, and whether they had one."""
-    rest, place = b"", 0
+def lines_in(descriptor: int, size: int, place: int = 0) -> Iterator[tuple[bytes, bool]]:
+    """The lines of the first `size` bytes from `place` on, without their ends, and whether they had one."""
+    rest = b""
     while place < size:
         chunk = os.pread(descriptor, min(_CHUNK, size - place), place)
         if not chunk:

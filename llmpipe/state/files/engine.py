@@ -9,20 +9,31 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from llmpipe.errors import ConfigError, LLMError, StoreUnavailable
 from llmpipe.state.contracts.audit import AuditRecord
-from llmpipe.state.files.journal import Asked, Journal
+from llmpipe.state.files.journal import Asked, Journal, closed
 from llmpipe.state.files.parts import Rotation
 
-__all__ = ("Engine", "engine_of")
+__all__ = ("Change", "Engine", "engine_of")
 
 T = TypeVar("T")
 
+
+class Change(Protocol):
+    """Does `work` in the thread that writes, and waits for that."""
+
+    def __call__(self, work: Callable[[], T], /) -> T:
+        """What `work` gives."""
+        ...
+
+
 _engines: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary()
 _making = threading.Lock()
+_all: weakref.WeakSet[Engine] = weakref.WeakSet()  # those that only read too
 
 
 def engine_of(path: Path, *, read_only: bool = False, rotation: Rotation | None = None) -> Engine:
@@ -49,17 +60,19 @@ class Engine:
     def __init__(self, path: Path, *, read_only: bool = False, rotation: Rotation | None = None) -> None:
         self.path, self.read_only, self._rotation = path, read_only, rotation
         self.alive: dict[tuple[str, str], float] = {}  # until when, by trail and writer; `time.monotonic`
-        self._users: set[int] = set()
+        self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self._begin()
+        _all.add(self)
 
     def _begin(self) -> None:
-        self._process = os.getpid()
         self._journal: Journal | None = None
         self._asked: list[Asked] = []
         self._lock = threading.Lock()
-        # Two threads: a query that reads all of a long file keeps nobody from appending.
+        # Three threads: who reads all of a long file, or goes through it for what is old, keeps nobody from
+        # appending.
         self._writing = ThreadPoolExecutor(1, "llmpipe-file")
         self._reading = ThreadPoolExecutor(1, "llmpipe-file-read")
+        self._pruning = ThreadPoolExecutor(1, "llmpipe-file-prune")
 
     def rotate(self, rotation: Rotation) -> None:
         """Begin another file when that says so. Raises: ConfigError if something else is agreed on."""
@@ -71,18 +84,41 @@ class Engine:
 
     def use(self, user: object) -> None:
         """Whoever has used the file closes it."""
-        if self._process != os.getpid():  # forked: the threads are the parent's, and so is the lock
-            self._begin()
-        self._users.add(id(user))
+        self._users.add(user)
+
+    def forget(self) -> None:
+        """In a process that was just forked: the threads are the parent's, and so is the lock.
+
+        The lock is its as long as anybody has the file as it was opened, so here that is closed.
+        """
+        if self._journal is not None:
+            self._journal.let_go()
+        self._begin()
 
     async def write(self, work: Callable[[Journal], T], patience: float) -> T:
         """What `work` gives, in the thread that writes."""
-        return await self._wait(self._writing.submit(self._do, work), patience)
+        return await self._wait(self._writing.submit(self._change, work), patience)
 
     async def read(self, work: Callable[[Journal], T], patience: float) -> T:
         """What `work` gives, beside the thread that writes."""
         await self.journal(patience)
-        return await self._wait(self._reading.submit(self._do, work), patience)
+        return await self._wait(self._reading.submit(self._look, work), patience)
+
+    async def prune(self, work: Callable[[Journal, Change], T], patience: float) -> T:
+        """What `work` gives, beside the thread that writes; it is told how to have something done in that."""
+        await self.journal(patience)
+        return await self._wait(
+            self._pruning.submit(self._look, lambda journal: work(journal, partial(self._in_turn, journal))),
+            patience,
+        )
+
+    def _in_turn(self, journal: Journal, work: Callable[[], T]) -> T:
+        def change() -> T:
+            if self._journal is not journal:
+                raise closed(self.path)
+            return self._change(lambda _: work())
+
+        return self._writing.submit(change).result()
 
     async def journal(self, patience: float) -> Journal:
         """The open file. Raises: StoreUnavailable, StoreDamaged."""
@@ -110,14 +146,22 @@ class Engine:
 
     async def release(self, user: object) -> None:
         """Close the file, if nobody else in this process uses it."""
-        self._users.discard(id(user))
+        self._users.discard(user)
         if not self._users and self._journal is not None:
             await self._wait(self._writing.submit(self._close), 60.0)
+            await self._wait(self._pruning.submit(int), 60.0)  # it sees that, and lets go of the lock too
 
-    def _do(self, work: Callable[[Journal], T]) -> T:
+    def _look(self, work: Callable[[Journal], T]) -> T:
         try:
             return work(self._opened())
         except OSError as error:
+            raise self._unavailable(error) from None
+
+    def _change(self, work: Callable[[Journal], T]) -> T:
+        try:
+            return work(self._opened())
+        except OSError as error:
+            self._close()  # as in `_drain`
             raise self._unavailable(error) from None
 
     def _opened(self) -> Journal:
@@ -183,3 +227,14 @@ def _heard(waiting: asyncio.Future[Any]) -> None:
     """Nobody waits any more: the error, if there is one, is nobody's."""
     if waiting.done() and not waiting.cancelled():
         waiting.exception()
+
+
+def _after_fork() -> None:
+    global _making  # noqa: PLW0603  somebody may have held it in the parent, and will never let go of it here
+    _making = threading.Lock()
+    for engine in list(_all):
+        engine.forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Mapping
 from hashlib import blake2b
 
 from attrs import define, field
@@ -43,6 +44,15 @@ class _Chain:
         if place == len(self.numbers) - 1:
             self.last = record
 
+    def cut(self, anchor: Anchor) -> None:
+        """Begin behind `anchor`."""
+        count = bisect_right(self.numbers, anchor.seq)
+        del self.numbers[:count]
+        del self.marks[: count * _MARK]
+        self.anchor = anchor
+        if not self.numbers:
+            self.last = None
+
 
 class Index:
     """One trail."""
@@ -79,6 +89,16 @@ class Index:
     def begin_at(self, writer: str, anchor: Anchor) -> None:
         """The writer's chain begins behind `anchor`: said before its records are entered."""
         self.chains.setdefault(writer, _Chain()).anchor = anchor
+
+    def cut(self, last: Mapping[str, Anchor], ends: Counter[str], over: set[str]) -> None:
+        """Forget the records of each chain up to its `last`, and with them so many `ends` of each call."""
+        for writer, anchor in last.items():
+            self.chain(writer).cut(anchor)
+        for call, count in ends.items():
+            self.ended[call] -= count
+            if self.ended[call] <= 0:
+                del self.ended[call]
+        self.over = over
 
     def head(self, writer: str) -> AuditRecord | Anchor:
         """The writer's last record, or its anchor."""

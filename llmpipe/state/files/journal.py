@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,12 +25,15 @@ from llmpipe.errors import ConfigError, StoreDamaged, StoreUnavailable
 from llmpipe.state.contracts.audit import AuditRecord
 from llmpipe.state.files.contents import lines_in, standing, take, where_chains_begin
 from llmpipe.state.files.index import Index, mark
-from llmpipe.state.files.lines import HEAD, Unreadable, line_of, record_line, torn
+from llmpipe.state.files.lines import HEAD, Unreadable, line_of, record_line, torn, torn_head
 from llmpipe.state.files.parts import Rotation, day_of, next_part, parts_of
 
-__all__ = ("Asked", "Journal", "View", "take")  # `take`: for tests of damage
+__all__ = ("Asked", "Beside", "Journal", "View", "closed", "take")  # `take`: for tests of damage
 
 log = logging.getLogger("llmpipe")
+
+_NEXT, PRUNED = ".new", ".pruned"
+"""Of files that are made beside the one that is written. What a crash leaves of them is not of the trail."""
 
 
 @define(eq=False)
@@ -64,13 +67,31 @@ class View:
     Attributes:
         parts: the older ones.
         descriptor, size: of the one that is written; whoever asked closes it.
-        trails: what is known of them.
+        begins: by trail and writer, the number of the last record that was pruned.
     """
 
     parts: tuple[Path, ...]
     descriptor: int
     size: int
-    trails: dict[str, Index]
+    begins: Mapping[tuple[str, str], int]
+
+
+@define(eq=False)
+class Beside:
+    """A file that is to take the place of the one that is written; `descriptor` is -1 when it has.
+
+    Attributes: filled says whether it has records.
+    """
+
+    path: Path
+    descriptor: int
+    size: int = 0
+    filled: bool = False
+
+    def write(self, data: bytes) -> None:
+        """Write `data` behind all else."""
+        _write(self.descriptor, data)
+        self.size += len(data)
 
 
 class Journal:
@@ -87,10 +108,14 @@ class Journal:
         self.rotation = rotation or Rotation()
         self.trails: dict[str, Index] = {}
         self.lock = threading.Lock()  # of the files as they are replaced
+        self.descriptor = -1
         self._last = ""  # the record that was read last, for errors
         self._filled = False  # whether the file that is written has records
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if read_only else _locked(path)
         try:
+            for suffix in () if read_only else (_NEXT, PRUNED):
+                with suppress(OSError):  # it only takes room
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
             while True:
                 try:
                     self.parts = self._find_parts()
@@ -102,7 +127,7 @@ class Journal:
                     self._open_anew()
             self._day = day_of(os.fstat(self.descriptor).st_mtime)
         except BaseException:  # whatever it is, the lock is given back
-            os.close(self.descriptor)
+            self.let_go()
             raise
 
     def _find_parts(self) -> tuple[Path, ...]:
@@ -141,7 +166,7 @@ class Journal:
         place = 0
         for number, (line, ended) in enumerate(lines_in(descriptor, whole), 1):
             if not ended:
-                if path != self.path or not (torn(line) if place else HEAD.startswith(line)):
+                if path != self.path or not (torn(line) if place else torn_head(line)):
                     raise self.damaged(number, "was changed where it ended", path)
                 if not self.read_only:
                     log.warning("%s: the last line was cut by a crash; %d bytes are cut off", path, len(line))
@@ -172,7 +197,17 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self.descriptor)
+        with self.lock:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """As `close`, where nobody else is at work: of one that is dropped, or of the parent of a fork."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.let_go()
 
     # ------------------------------------------------------------ appending
 
@@ -222,35 +257,18 @@ class Journal:
     def _rotate(self) -> None:
         """Number the file that is written, and begin another, which says where the chains begin."""
         numbered = next_part(self.path, [*self.parts])
-        begins = [line_of(said) for said in where_chains_begin(self.trails)]
-        with self._fresh() as (fresh, beside):
-            data = b"".join((HEAD, *begins))
-            _write(fresh, data)
-            os.fsync(fresh)
+        with self.beside(_NEXT) as fresh:
+            fresh.write(b"".join((HEAD, *[line_of(said) for said in where_chains_begin(self.trails)])))
+            os.fsync(fresh.descriptor)
             os.link(self.path, numbered)
             try:
-                beside.replace(self.path)
+                _sync_directory(self.path)  # else a power cut may keep the next step without this one
+                fresh.path.replace(self.path)
             except BaseException:  # whatever it is, the file has one name again
                 numbered.unlink()
                 raise
-        with self.lock:
-            old, self.descriptor, self.size = self.descriptor, fresh, len(data)
-            self.parts, self._filled = (*self.parts, numbered), False
-        os.close(old)
+            self._change_over(fresh, (*self.parts, numbered))
         _sync_directory(self.path)
-
-    @contextmanager
-    def _fresh(self) -> Iterator[tuple[int, Path]]:
-        """An empty file beside the one that is written, already locked; gone again if this fails."""
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.unlink(missing_ok=True)
-        fresh = _locked(beside)
-        try:
-            yield fresh, beside
-        except BaseException:  # whatever it is, what was there stays
-            os.close(fresh)
-            beside.unlink(missing_ok=True)
-            raise
 
     def _new(self, one: Asked, staged: dict[tuple[str, str, int], bytes]) -> list[AuditRecord]:
         """Those of the records that are not there yet. Raises: ValueError if one is, as another."""
@@ -281,47 +299,58 @@ class Journal:
     def view(self) -> View:
         """The files as they are now."""
         with self.lock:
-            return View(self.parts, os.dup(self.descriptor), self.size, self.trails)
+            begins = {
+                (name, writer): chain.anchor.seq
+                for name, index in [*self.trails.items()]
+                for writer, chain in [*index.chains.items()]
+                if chain.anchor.seq
+            }
+            return View(self.parts, os.dup(self.descriptor), self.size, begins)
 
-    def replace(self, write: Callable[[Callable[[bytes], None]], dict[str, Index]]) -> None:
-        """Put another file in its place, as a whole or not at all: `write` gives its lines and its index."""
+    @contextmanager
+    def beside(self, suffix: str) -> Iterator[Beside]:
+        """An empty file beside the one that is written, locked; gone again if it does not take its place."""
         self._check_writable()
-        with self._fresh() as (fresh, beside):
-            parts: list[bytes] = []
-            size = 0
+        path = self.path.with_name(self.path.name + suffix)
+        path.unlink(missing_ok=True)
+        fresh = Beside(path, _locked(path))
+        try:
+            yield fresh
+        finally:
+            if fresh.descriptor >= 0:
+                os.close(fresh.descriptor)
+                path.unlink(missing_ok=True)
 
-            def put(line: bytes) -> None:
-                nonlocal size
-                parts.append(line)
-                size += len(line)
-                if len(parts) >= 1000:
-                    _write(fresh, b"".join(parts))
-                    parts.clear()
-
-            put(HEAD)
-            trails = write(put)
-            _write(fresh, b"".join(parts))
-            os.fsync(fresh)
-            beside.replace(self.path)
-        with self.lock:
-            old, self.descriptor, self.size, self.trails = self.descriptor, fresh, size, trails
-            self._filled = any(each.chains for each in trails.values())
-        os.close(old)
+    def replace(self, fresh: Beside) -> None:
+        """Put `fresh` in the place of the only file, as a whole or not at all."""
+        os.fsync(fresh.descriptor)
+        fresh.path.replace(self.path)
+        self._change_over(fresh, self.parts)
         _sync_directory(self.path)
 
-    def drop(self, trails: dict[str, Index], gone: Collection[Path]) -> None:
-        """Say where the chains begin from now on, as `trails` does, and delete the parts that are `gone`.
-
-        What a crash leaves of these goes when records are dropped again.
-        """
-        self._check_writable()
-        self._put(b"".join([line_of(said) for said in where_chains_begin(trails, self.trails)]))
+    def _change_over(self, fresh: Beside, parts: tuple[Path, ...]) -> None:
         with self.lock:
-            self.trails = trails
+            old, self.descriptor, self.size = self.descriptor, fresh.descriptor, fresh.size
+            self.parts, self._filled, fresh.descriptor = parts, fresh.filled, -1
+        os.close(old)
+
+    def say(self, lines: bytes) -> None:
+        """Write what is no record."""
+        self._check_writable()
+        self._put(lines)
+
+    def drop(self, gone: Collection[Path]) -> None:
+        """Delete the parts that are `gone`. What a crash leaves goes when records are dropped again."""
+        with self.lock:
             self.parts = tuple([part for part in self.parts if part not in gone])
         for part in gone:
             part.unlink()
         _sync_directory(self.path)
+
+
+def closed(path: Path) -> StoreUnavailable:
+    """The error for who has begun something, and finds that nobody has the file open any more."""
+    return StoreUnavailable(f"{path}: the file was closed meanwhile")
 
 
 def _locked(path: Path) -> int:

@@ -24,7 +24,17 @@ import orjson
 from llmpipe.state.checks import body_json
 from llmpipe.state.contracts.audit import AuditRecord
 
-__all__ = ("HEAD", "Unreadable", "VERSION", "line_of", "read_line", "read_record", "record_line", "torn")
+__all__ = (
+    "HEAD",
+    "Unreadable",
+    "VERSION",
+    "line_of",
+    "read_line",
+    "read_record",
+    "record_line",
+    "torn",
+    "torn_head",
+)
 
 VERSION = 1
 _BEGIN, _MIDDLE = b'{"sum":"', b'",'
@@ -89,10 +99,17 @@ def read_record(said: Mapping[str, Any]) -> AuditRecord:
 def torn(tail: bytes) -> bool:
     """Whether `tail`, which no line end follows, is the beginning of a line, as a crash leaves it.
 
-    It is not if it was a whole line whose end has been changed.
+    It is not if it was a whole line whose end has been changed. Where the power was cut, a file may have its
+    new length without what was written there: zeros, which no line has.
     """
     try:
         read_line(tail[:-1])
     except Unreadable:
-        return tail.startswith(_BEGIN) or _BEGIN.startswith(tail)
+        written = tail.rstrip(b"\0")
+        return written.startswith(_BEGIN) or _BEGIN.startswith(written)
     return False
+
+
+def torn_head(tail: bytes) -> bool:
+    """As `torn`, of the first line, before which there is nothing to be lost."""
+    return len(tail) <= len(HEAD) and HEAD.startswith(tail.rstrip(b"\0"))

@@ -1,116 +1,69 @@
-"""Dropping what is old, and reading what is left."""
+"""Dropping what is old.
+
+All of the trail is gone through for that beside the thread that appends, for a long one takes a minute. What
+was appended meanwhile is looked at in that thread, and there the files are changed: nobody waits for more.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
-from attrs import frozen
+from attrs import define, field
 
-from llmpipe.errors import StoreDamaged
 from llmpipe.state.contracts.audit import Anchor, AuditRecord
-from llmpipe.state.files.contents import lines_in, where_chains_begin
+from llmpipe.state.files.contents import where_chains_begin
+from llmpipe.state.files.engine import Change
 from llmpipe.state.files.index import Index
-from llmpipe.state.files.journal import Journal
-from llmpipe.state.files.lines import Unreadable, line_of, read_line, read_record
+from llmpipe.state.files.journal import PRUNED, Beside, Journal, View, closed
+from llmpipe.state.files.lines import HEAD, line_of
+from llmpipe.state.files.reading import Line, lines_since
 
-__all__ = ("prune", "records_of")
+__all__ = ("prune",)
 
-
-@frozen
-class _Line:
-    """A record that is left: its line without the end, and the part that it lies in; None for the newest."""
-
-    part: Path | None
-    line: bytes
-    trail: str
-    record: AuditRecord
+_AT_ONCE = 1 << 16  # bytes that are written in one step
 
 
-def records_of(journal: Journal, trail: str) -> Iterator[AuditRecord]:
-    """What is left of the trail, in no order. Raises: StoreDamaged."""
-    return (each.record for each in _lines(journal) if each.trail == trail)
+def prune(journal: Journal, change: Change, trail: str, before: float) -> int:
+    """Drop the oldest records of each chain of `trail`; how many went. See `Audit.prune`.
 
-
-def _lines(journal: Journal) -> Iterator[_Line]:
-    """Every record in every file that was not pruned when this began. Raises: StoreDamaged."""
-    view = journal.view()
-    try:
-        for part in view.parts:
-            try:
-                descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if part in journal.parts:
-                    raise StoreDamaged(f"{part} is gone, and its records were not pruned") from None
-                continue  # pruned since
-            try:
-                yield from _lines_of(journal, part, descriptor, os.fstat(descriptor).st_size, view.trails)
-            finally:
-                os.close(descriptor)
-        yield from _lines_of(journal, None, view.descriptor, view.size, view.trails)
-    finally:
-        os.close(view.descriptor)
-
-
-def _lines_of(
-    journal: Journal, part: Path | None, descriptor: int, size: int, trails: dict[str, Index]
-) -> Iterator[_Line]:
-    for number, (line, _) in enumerate(lines_in(descriptor, size), 1):
+    Args: change does something in the thread that appends.
+    """
+    while True:
+        view = journal.view()
         try:
-            said = read_line(line)
-            if number == 1 or "record" not in said:
-                continue
-            record = read_record(said)
-        except Unreadable as error:
-            raise journal.damaged(number, str(error), part) from None
-        trail = said["trail"]
-        if record.seq > trails[trail].chain(record.writer).anchor.seq:
-            yield _Line(part, line, trail, record)
+            last = _last_to_go(journal, view, trail, before)
+            if not last:
+                return 0
+            # What is left of several files stays where it is.
+            with nullcontext() if view.parts else journal.beside(PRUNED) as fresh:
+                pruning = _Pruning(journal, view, trail, last, fresh)
+                pruning.take(lines_since(journal, view))
+                if change(pruning.finish):
+                    return pruning.gone
+        finally:
+            os.close(view.descriptor)
 
 
-def prune(journal: Journal, trail: str, before: float) -> int:
-    """Drop the oldest records of each chain of `trail`; how many went. See `Audit.prune`."""
-    last = _last_to_go(journal, trail, before)
-    if not last:
-        return 0
-    trails = _anchors_after(journal, trail, last)
-    gone = 0
-
-    def left(each: _Line) -> bool:
-        nonlocal gone
-        if each.trail == trail and _goes(each.record, last):
-            gone += 1
-            return False
-        trails[each.trail].add(each.record)
-        return True
-
-    def write(put: Callable[[bytes], None]) -> dict[str, Index]:
-        for said in where_chains_begin(trails):
-            put(line_of(said))
-        for each in _lines(journal):
-            if left(each):
-                put(each.line + b"\n")
-        return trails
-
-    if journal.parts:
-        kept = {each.part for each in _lines(journal) if left(each)}
-        journal.drop(trails, [part for part in journal.parts if part not in kept])
-    else:
-        journal.replace(write)
-    return gone
+def _while_open(journal: Journal, lines: Iterable[Line]) -> Iterator[Line]:
+    """`lines`; the lock on the file is not given back before they are left."""
+    for each in lines:
+        if journal.descriptor < 0:
+            raise closed(journal.path)
+        yield each
 
 
-def _goes(record: AuditRecord, last: dict[str, Anchor]) -> bool:
-    return record.writer in last and record.seq <= last[record.writer].seq
-
-
-def _last_to_go(journal: Journal, trail: str, before: float) -> dict[str, Anchor]:
+def _last_to_go(journal: Journal, view: View, trail: str, before: float) -> dict[str, Anchor]:
     """By writer, the last of its oldest records that are all to go."""
     index = journal.trails.get(trail) or Index()
     chains: dict[str, list[tuple[int, float, str]]] = {}
-    for record in records_of(journal, trail):
-        chains.setdefault(record.writer, []).append((record.seq, record.at, record.hash))
+    for each in _while_open(journal, lines_since(journal, view)):
+        if each.trail == trail:
+            record = each.record
+            chains.setdefault(record.writer, []).append((record.seq, record.at, record.hash))
     last: dict[str, Anchor] = {}
     for writer, chain in chains.items():
         for seq, at, hash_ in sorted(chain):
@@ -120,24 +73,99 @@ def _last_to_go(journal: Journal, trail: str, before: float) -> dict[str, Anchor
     return last
 
 
-def _anchors_after(journal: Journal, trail: str, last: dict[str, Anchor]) -> dict[str, Index]:
-    """Where all chains begin when those records are gone, and no records yet."""
-    trails: dict[str, Index] = {}
-    for name, each in journal.trails.items():
-        fresh = trails[name] = Index()
-        fresh.over = _over(journal, name, each, last) if name == trail else {*each.over}
-        for writer, chain in each.chains.items():
-            anchor = last.get(writer, chain.anchor) if name == trail else chain.anchor
-            if anchor.seq:
-                fresh.begin_at(writer, anchor)
-    return trails
+@define
+class _Pruning:
+    """What goes of a trail, the last of each writer in `last`, and what is left.
 
+    Attributes:
+        fresh: where what is left is written, if that is not to stay where it is.
+        gone: how many records go, among them so many `ends` of each call.
+        kept: parts of which something is left.
+        begun, ended: calls whose begins and ends are left.
+    """
 
-def _over(journal: Journal, trail: str, index: Index, last: dict[str, Anchor]) -> set[str]:
-    """Calls whose begin stays and whose ends go, or have gone before."""
-    begun: set[str] = set()
-    ended: set[str] = set()
-    for record in records_of(journal, trail):
-        if not _goes(record, last) and record.kind in ("begin", "end"):
-            (begun if record.kind == "begin" else ended).add(record.call)
-    return begun - ended - {record.call for record in index.unended.values()}
+    journal: Journal
+    view: View
+    trail: str
+    last: dict[str, Anchor]
+    fresh: Beside | None
+    gone: int = 0
+    ends: Counter[str] = field(factory=Counter)
+    kept: set[Path | None] = field(factory=set)
+    begun: set[str] = field(factory=set)
+    ended: set[str] = field(factory=set)
+
+    def __attrs_post_init__(self) -> None:
+        if self.fresh is not None:
+            self.fresh.write(HEAD)
+
+    def take(self, lines: Iterable[Line]) -> None:
+        """Look at `lines`, and copy those that are left."""
+        copied: list[bytes] = []
+        size = 0
+        for each in _while_open(self.journal, lines):
+            if each.trail == self.trail and self._goes(each.record):
+                continue
+            self.kept.add(each.part)
+            copied += (each.line, b"\n")
+            size += len(each.line)
+            if size > _AT_ONCE:
+                self._copy(copied)
+                copied, size = [], 0
+        self._copy(copied)
+
+    def _goes(self, record: AuditRecord) -> bool:
+        """Whether it goes. It is of the trail."""
+        kind, call = record.kind, record.call
+        goes = record.writer in self.last and record.seq <= self.last[record.writer].seq
+        if goes:
+            self.gone += 1
+            if kind == "end":
+                self.ends[call] += 1
+        elif kind == "begin":
+            self.begun.add(call)
+        elif kind == "end":
+            self.ended.add(call)
+        return goes
+
+    def _copy(self, lines: list[bytes]) -> None:
+        if self.fresh is not None and lines:
+            self.fresh.write(b"".join(lines))
+            self.fresh.filled = True
+
+    def finish(self) -> bool:
+        """In the thread that appends: take what came since, and drop what goes. False to begin anew."""
+        journal, gone = self.journal, self.gone
+        view = journal.view()
+        try:
+            if self.fresh is not None and view.parts:
+                return False  # what was one file is several now
+            self.take(lines_since(journal, view, self.view))
+        finally:
+            os.close(view.descriptor)
+        if self.gone != gone:
+            return False  # somebody has filled a gap in what was to go
+        index = journal.trails[self.trail]
+        over = self.begun - self.ended - {record.call for record in index.unended.values()}
+        begins = b"".join([line_of(said) for said in where_chains_begin(self._anchors(over), journal.trails)])
+        if self.fresh is not None:
+            self.fresh.write(begins)
+            journal.replace(self.fresh)
+            index.cut(self.last, self.ends, over)
+        else:
+            journal.say(begins)
+            index.cut(self.last, self.ends, over)
+            journal.drop([part for part in self.view.parts if part not in self.kept])
+        return True
+
+    def _anchors(self, over: set[str]) -> dict[str, Index]:
+        """Where all chains begin when that is gone, and no records."""
+        trails: dict[str, Index] = {}
+        for name, each in self.journal.trails.items():
+            fresh = trails[name] = Index()
+            fresh.over = over if name == self.trail else each.over
+            for writer, chain in each.chains.items():
+                anchor = self.last.get(writer, chain.anchor) if name == self.trail else chain.anchor
+                if anchor.seq:
+                    fresh.begin_at(writer, anchor)
+        return trails

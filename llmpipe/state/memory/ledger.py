@@ -280,6 +280,7 @@ class MemoryLedger:
                     sum_ = self._sums[key]
                     sum_.held -= nano
                     sum_.spent += likely
+                    sum_.touched = now  # it must be there when the hold is settled after all
                 self._expired += 1
                 hold.expired, hold.expires_at = True, now + _REMEMBER
                 self._leases.arm(name, hold.expires_at)

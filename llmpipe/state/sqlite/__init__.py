@@ -8,6 +8,7 @@ A network file system may not: SQLite's log needs shared memory and true locks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from llmpipe.state.contracts.audit import Audit
@@ -35,7 +36,8 @@ T = TypeVar("T")
 class SqliteState(Backend):
     """The backend ``sqlite:///path``. The file is made when something is first asked of it.
 
-    Attributes: ahead is seconds added to the file's clock in all that is asked here, for tests.
+    Attributes: path is where it is; ahead is seconds added to the file's clock in all that is asked here,
+        for tests.
     """
 
     scheme: ClassVar[str] = "sqlite"
@@ -44,6 +46,7 @@ class SqliteState(Backend):
     )
 
     def __init__(self, place: Place) -> None:
+        self.path = Path(place.path)
         self._engine = Engine(place)
         self._things: dict[tuple[str, str], Any] = {}
 

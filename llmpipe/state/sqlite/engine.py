@@ -16,11 +16,11 @@ import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.state.sqlite.clock import Clock
-from llmpipe.state.sqlite.jobs import Job, Mode, Session
+from llmpipe.state.sqlite.jobs import Job, Mode, Session, resolve
 from llmpipe.state.sqlite.opening import inspect
 from llmpipe.state.sqlite.place import Place
 from llmpipe.state.sqlite.writer import Writer
@@ -86,10 +86,10 @@ class Engine:
             writer = self._writer or self._started()
             if writer.silent:
                 raise StoreUnavailable(f"{self.place.path}: the disk has not answered for a while")
-            if writer.blocked:
-                patience = min(patience, _PROBE)
-            writer.jobs.put(Job(work, mode, loop, future, monotonic() + patience))
-        timer = loop.call_later(patience + _GRACE, _lose_patience, writer, future, self.place.path)
+            wait = min(patience, _PROBE) if writer.blocked else patience  # for the file; not for the thread
+            job = Job(work, mode, loop, future, monotonic() + wait)
+            writer.jobs.put(job)
+        timer = loop.call_later(patience + _GRACE, _lose_patience, writer, job, self.place.path)
         hold = getattr(loop, "hold", None)
         try:
             if hold is None:
@@ -128,12 +128,17 @@ class Engine:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(writer))
 
 
-def _lose_patience(writer: Writer, future: asyncio.Future[Any], path: str) -> None:
-    if not future.done():
-        writer.silent = True
-        future.set_exception(
-            StoreUnavailable(f"{path}: the disk does not answer; it is not known whether this was done")
-        )
+def _lose_patience(writer: Writer, job: Job, path: str) -> None:
+    if job.future.done():
+        return
+    writer.silent = True
+    if job.done:  # answered in this very moment: the thread may be at rest, and would never clear it
+        writer.silent = False
+        resolve([job])
+        return
+    job.future.set_exception(
+        StoreUnavailable(f"{path}: the disk does not answer; it is not known whether this was done")
+    )
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -14,7 +14,7 @@ from llmpipe.state.sqlite.clock import Clock
 from llmpipe.state.sqlite.faults import damaged
 from llmpipe.state.sqlite.text import as_bytes
 
-__all__ = ("Job", "Mode", "NeedsWrite", "Session", "own", "tell")
+__all__ = ("Job", "Mode", "NeedsWrite", "Session", "own", "resolve", "tell")
 
 Mode = Literal["read", "soft", "hard"]
 
@@ -63,7 +63,7 @@ class Session:
 
 @define(eq=False)
 class Job:
-    """An operation, who waits for it and until when (`time.monotonic`), and what came of it."""
+    """An operation, who waits for it, until when for the file (`time.monotonic`), and what came of it."""
 
     work: Callable[[Session], Any]
     mode: Mode
@@ -87,12 +87,13 @@ def tell(jobs: Sequence[Job]) -> None:
         by_loop.setdefault(job.loop, []).append(job)
     for loop, told in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_resolve, told)
+            loop.call_soon_threadsafe(resolve, told)
         except RuntimeError:  # the loop is closed: nobody waits there any more
             continue
 
 
-def _resolve(jobs: Sequence[Job]) -> None:
+def resolve(jobs: Sequence[Job]) -> None:
+    """In the loop of those who wait: what came of it, unless they have been told, or left."""
     for job in jobs:
         future = job.future
         if future.done():  # cancelled, or out of patience

@@ -209,7 +209,7 @@ class Writer:
 
     def _try(self, session: Session, job: Job) -> bool:
         """Do one operation; False if it has to write, and may not, or must wait."""
-        if job.future.cancelled():
+        if job.future.done():
             job.done = True
             return True
         try:
@@ -260,7 +260,7 @@ class Writer:
         session.now, session.writes = self.clock.now(), True
         session.swept.clear()
         for job in jobs:
-            if job.done or job.future.cancelled():
+            if job.done or job.future.done():
                 continue
             before = session.db.total_changes
             if careful:
@@ -294,7 +294,7 @@ class Writer:
         if self._place_inode() != self._inode:
             raise damaged(self.place.path, "the file was removed or replaced while it was open")
         while True:
-            jobs[:] = [job for job in jobs if not job.done and not job.future.cancelled()]
+            jobs[:] = [job for job in jobs if not job.done and not job.future.done()]
             if not jobs:
                 return False
             wanted = "hard" if any(job.mode != "soft" for job in jobs) else "soft"
@@ -317,10 +317,10 @@ class Writer:
         now = monotonic()
         late = [job for job in jobs if job.deadline <= now]
         for job in late:
-            self.blocked, job.done = True, True
             job.error = StoreUnavailable(
                 f"{self.place.path} is held by another process that writes: not free in time, try again"
             )
+            self.blocked, job.done = True, True
         tell(late)
         more: list[Job] = []
         self._drain(more)

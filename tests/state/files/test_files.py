@@ -108,6 +108,32 @@ async def test_a_last_line_that_a_crash_has_cut_is_cut_off_and_reported_wherever
     assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize("written", [b"", b'{"sum":"0123', line_of({"trail": "audit"})[:-1]])
+async def test_a_length_without_what_was_written_there_is_what_a_power_cut_leaves(path, written):
+    records = a_chain(2)
+    await keep(path, records)
+    with path.open("ab") as file:
+        file.write(written + b"\0" * 4096)
+    assert await kept(path) == records
+    await keep(path, a_chain(3))
+    assert await kept(path) == a_chain(3)
+
+
+async def test_zeros_that_stand_where_something_else_was_are_no_power_cut(path):
+    await keep(path, a_chain(3))
+    whole = path.read_bytes()
+    place = whole.rindex(b"\n", 0, -1) + 1  # of the last line
+    for changed in (
+        whole[: place - 1] + b"\0" + whole[place:],
+        whole[:-1] + b"\0",
+        whole[:place] + b"\0" * 100 + whole[place + 100 :],
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(StoreDamaged):
+            await kept(path)
+        assert path.read_bytes() == changed
+
+
 async def test_a_crash_as_the_file_was_made_leaves_what_becomes_a_file(path):
     for place in range(len(HEAD)):
         path.write_bytes(HEAD[:place])
@@ -394,7 +420,8 @@ async def test_pruning_that_fails_leaves_the_file_as_it_was(path, monkeypatch):
 
 async def test_what_a_crash_has_left_of_pruning_is_in_nobodys_way(path):
     await keep(path, a_chain(10))
-    path.with_name(path.name + ".new").write_bytes(b"half a fi")
+    for suffix in (".new", ".pruned"):
+        path.with_name(path.name + suffix).write_bytes(b"half a fi")
     state = FileState(path)
     assert await state.audit("audit").prune(5.0) == 4
     await state.aclose()

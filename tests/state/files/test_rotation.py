@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +211,62 @@ async def test_a_crash_between_two_files_leaves_one_trail(path, monkeypatch, at)
     assert await kept(path) == records[:2]
     assert len(parts_of(path)) == (at == "replace")
     await keep(path, records[2:])
+    assert await kept(path) == records
+
+
+async def test_the_number_of_a_full_file_is_on_the_disk_before_another_takes_its_name(path, monkeypatch):
+    """What is done to a directory after it was synced may be there or not when the power was cut."""
+    done: list[str] = []
+    link, replace, fsync = os.link, Path.replace, os.fsync
+
+    def linked(*names: Path) -> None:
+        done.append("number")
+        link(*names)
+
+    def replaced(self: Path, target: Path) -> Path:
+        done.append("take its place")
+        return replace(self, target)
+
+    def synced(descriptor: int) -> None:
+        done.append("sync names" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync")
+        fsync(descriptor)
+
+    await keep(path, a_chain(1))
+    assert parts_of(path) == []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", linked)
+        patched.setattr(Path, "replace", replaced)
+        patched.setattr(os, "fsync", synced)
+        await keep(path, a_chain(8))
+    begin = done.index("number")
+    assert done[begin : begin + 5] == ["number", "sync names", "take its place", "sync names", "sync"]
+    assert len(parts_of(path)) >= 1
+
+
+async def test_pruning_whose_line_was_cut_and_could_not_be_taken_back_damages_nothing(path, monkeypatch):
+    records = a_chain(12)
+    await keep(path, records[:10])
+    assert len(parts_of(path)) > 1
+    state = FileState(path)
+    audit = state.audit("audit")
+    await audit.writers()
+    write = os.write
+
+    def half(descriptor: int, data: bytes) -> int:
+        if len(data) > 50:
+            return write(descriptor, data[:50])
+        raise OSError(5, "Input/output error")
+
+    def failing(descriptor: int, length: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", half)
+        patched.setattr(os, "ftruncate", failing)
+        with pytest.raises(StoreUnavailable, match="Input/output"):
+            await audit.prune(5.0)
+    await audit.append(records[10:])
+    await state.aclose()
     assert await kept(path) == records
 
 
