@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +31,7 @@ class Pool:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._count = 0
+        self._out = home / "nothing"
         paths = [str(ROOT), *[path for path in sys.path if path]]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fleet.pool"],
@@ -46,7 +49,7 @@ class Pool:
         Raises: RuntimeError, with what it wrote, if it ended badly by itself.
         """
         self._count += 1
-        out = self._home / f"{os.getpid()}-{id(self)}-{self._count}"
+        self._out = out = self._home / f"{os.getpid()}-{id(self)}-{self._count}"
         order = {"job": job, "args": args, "out": str(out), "kill_after": kill_after}
         order["kill_when"] = None if kill_when is None else str(kill_when)
         assert self._process.stdin is not None
@@ -60,6 +63,13 @@ class Pool:
         out.unlink()
         return [line for line in written.split("\n")[:-1] if line]
 
+    def said(self) -> list[str]:
+        """The lines that the job has written so far; for another thread than that of `run`."""
+        try:
+            return self._out.read_text().split("\n")[:-1]
+        except FileNotFoundError:  # it has not begun, or is over
+            return []
+
     def close(self) -> None:
         """No more orders."""
         self._process.communicate()
@@ -71,6 +81,12 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+async def until(there: Callable[[], bool], running: Sequence[Future[Any]]) -> None:
+    """Until that is so, or one of those who would see to it has ended."""
+    while not there() and not any(one.done() for one in running):
+        await asyncio.sleep(0.01)
 
 
 def say(line: str) -> None:

@@ -26,7 +26,7 @@ from llmpipe.testing.servers.postgres import PostgresServer, find_postgres
 from llmpipe.testing.servers.redis import RedisServer, find_redis
 from tests.fleet import shop
 from tests.fleet.jobs import SLACK
-from tests.fleet.pool import Pool
+from tests.fleet.pool import Pool, until
 from tests.fleet.shop import COST, PRICES, Stores
 
 pytestmark = pytest.mark.real_time
@@ -34,6 +34,8 @@ pytestmark = pytest.mark.real_time
 SECONDS = 20.0 if os.environ.get("LLMPIPE_LONG") else 1.2
 NODES, CALLERS = 3, 10
 LEASE = 600.0  # of what is held
+TIMEOUT = 2.0
+"""Seconds in which a store on a busy machine answers too: when it does not, the budget lends anew."""
 MOST = 150 * COST
 """Nano-USD of the tenant ``paid``: more than is spent before the store goes."""
 
@@ -60,7 +62,7 @@ async def test_a_store_that_is_gone_for_a_while_costs_no_more_than_is_said(
     pools: list[Pool], tmp_path: Path, kind: str, loss: str, slack: int
 ) -> None:
     with start(kind) as server:
-        stores = Stores(f"{server.url}?timeout=0.5", f"sqlite:///{tmp_path}/audit.db?timeout=60")
+        stores = Stores(f"{server.url}?timeout={TIMEOUT}", f"sqlite:///{tmp_path}/audit.db?timeout=60")
         runtime = shop.runtime(stores, 0.0)
         await shared(runtime, stores.main).check()  # makes the tables
         await runtime.aclose()
@@ -71,12 +73,17 @@ async def test_a_store_that_is_gone_for_a_while_costs_no_more_than_is_said(
                 most=MOST, slack=slack, kill_when=tmp_path / "kill" if number == 0 else None,
             )  # fmt: skip
 
+        def all_have(name: str) -> bool:
+            return len(list(tmp_path.glob(f"{name}-*"))) == NODES
+
         with ThreadPoolExecutor(NODES) as threads:
             running = [threads.submit(process, number) for number in range(NODES)]
-            while len(list(tmp_path.glob("busy-*"))) < NODES and not any(one.done() for one in running):
-                await asyncio.sleep(0.01)
+            await until(lambda: all_have("ready"), running)
+            (tmp_path / "go").touch()
+            await until(lambda: all_have("busy"), running)
             await asyncio.to_thread(server.kill if loss == "kill" else server.pause)
             await asyncio.sleep(SECONDS)
+            await until(lambda: all_have("paid-StoreUnavailable"), running)  # what it may lend has an end
             (tmp_path / "kill").touch()
             await asyncio.sleep(0.1)
             await asyncio.to_thread(server.start if loss == "kill" else server.resume)

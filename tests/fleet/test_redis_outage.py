@@ -19,13 +19,14 @@ from llmpipe.state import shared
 from llmpipe.testing.servers.redis import RedisServer, find_redis
 from tests.fleet import shop
 from tests.fleet.jobs import MOST_CALLS, MOST_NANO, NODES, SLACK
-from tests.fleet.pool import Pool
+from tests.fleet.pool import Pool, until
 from tests.fleet.shop import PRICES, Stores
 
 pytestmark = pytest.mark.real_time
 
 SECONDS = 60.0 if os.environ.get("LLMPIPE_LONG") else 5.0
-TIMEOUT = 0.5
+TIMEOUT = 2.0
+"""Seconds in which a store on a busy machine answers too: when it does not, the budget lends anew."""
 STEPS = 8
 """Times that one call may wait for the store: to look in the cache and put there, to take and settle limits,
 to reserve, settle and look at balances; one that the outage begins in the middle of may wait again."""
@@ -43,13 +44,22 @@ async def test_fifty_callers_of_a_redis_that_stops(pools: list[Pool], tmp_path: 
             found: dict[str, Any] = json.loads(said[-1])
             return found
 
+        def limited_calls(pool: Pool) -> int:
+            return pool.said().count("billed limited")
+
+        def all_have(*names: str) -> bool:
+            return all(len(list(tmp_path.glob(f"{name}-*"))) == NODES for name in names)
+
         with ThreadPoolExecutor(NODES) as threads:
             running = [threads.submit(process, number) for number in range(NODES)]
-            while len(list(tmp_path.glob("busy-*"))) < NODES and not any(one.done() for one in running):
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(2.0)  # in which what there is for `paid` and `limited` is used up
+            await until(lambda: all_have("ready"), running)
+            (tmp_path / "go").touch()
+            # What there is for `paid` and `limited` is used up.
+            await until(lambda: all_have("paid-BudgetExceeded", "limited-LimitReached"), running)
             server.pause()
             await asyncio.sleep(SECONDS)
+            await until(lambda: all_have("paid-StoreUnavailable"), running)
+            await until(lambda: sum(map(limited_calls, pools[:NODES])) > MOST_CALLS, running)
             server.resume()
             await asyncio.sleep(2.5)
             (tmp_path / "stop").touch()
@@ -72,7 +82,7 @@ def look(said: dict[str, Any]) -> None:
     assert met["paid BudgetExceeded"] > 0
     assert said["owed"] == 0, "what was owed is settled without anybody's doing"
     assert said["after"] == {"paid BudgetExceeded": 1, "limited LimitReached": 1, "cached ok": 1}
-    assert said["slowest"] < STEPS * TIMEOUT + 5.0, "and 5 s for a machine that has other things to do"
+    assert said["slowest"] < STEPS * TIMEOUT + 10.0, "and 10 s for a machine that has other things to do"
 
 
 async def look_at_the_books(stores: Stores, said: list[dict[str, Any]]) -> None:
@@ -94,7 +104,7 @@ async def look_at_the_books(stores: Stores, said: list[dict[str, Any]]) -> None:
     shop.report(f"budget: {over} nano-USD beyond {MOST_NANO}, at most {NODES * SLACK}")
     shop.report(f"limits: {calls - MOST_CALLS} calls beyond {MOST_CALLS}, at most {MOST_CALLS}")
     assert 0 < over <= NODES * SLACK
-    refilled = MOST_CALLS * (SECONDS + 60) / 3600  # of an hour's, twice: there, and in the processes
+    refilled = MOST_CALLS * (SECONDS + 180) / 86_400  # of a day's, twice: there, and in the processes
     assert MOST_CALLS < calls <= 2 * (MOST_CALLS + refilled)
     audit = shared(runtime, stores.audit).audit("audit")
     assert await shop.trail_faults(audit, await shop.trail(audit)) == []

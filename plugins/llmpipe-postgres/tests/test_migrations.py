@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 
+import asyncpg  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 
 from llmpipe.errors import StoreDamaged
@@ -56,6 +57,25 @@ async def test_many_that_start_at_once_in_several_processes_all_come_up(fresh):
     states = [await fresh.reopen() for _ in range(8)]
     await asyncio.gather(*[state.check() for state in states])
     assert [await asyncio.to_thread(process.wait) for process in started] == [0, 0, 0]
+    assert await versions(fresh) == [one.version for one in migrations()]
+
+
+@pytest.mark.parametrize(("isolation", "pgbouncer"), [("repeatable read", "true"), ("serializable", "false")])
+async def test_those_who_waited_for_another_see_what_it_has_applied(fresh, isolation, pgbouncer):
+    other = await asyncpg.connect(fresh.server.url)
+    await other.execute(f"ALTER DATABASE postgres SET default_transaction_isolation = '{isolation}'")
+    try:
+        await other.execute("SELECT pg_advisory_lock(hashtext('llmpipe migrations fresh'))")
+        states = [await fresh.reopen(pgbouncer=pgbouncer) for _ in range(3)]
+        starting = [asyncio.ensure_future(state.check()) for state in states]
+        async with asyncio.timeout(60):
+            while await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < 3:
+                await asyncio.sleep(0.01)
+        await other.execute("SELECT pg_advisory_unlock_all()")
+        await asyncio.gather(*starting)
+    finally:
+        await other.execute("ALTER DATABASE postgres RESET ALL")
+        await other.close()
     assert await versions(fresh) == [one.version for one in migrations()]
 
 

@@ -195,7 +195,32 @@ async def test_a_wrong_password_is_said_and_not_shown(harness):
     await state.aclose()
 
 
-async def test_where_transactions_are_serializable_they_are_said_again_until_they_pass(harness):
+@pytest.mark.parametrize("state", ["40001", "40P01", "55P03"])
+async def test_whoever_stood_in_anothers_way_says_it_again_until_it_passes(harness, state):
+    ledger = (await harness.open()).ledger("l")
+    await harness.sql(
+        f"SET search_path TO {harness.schema}; CREATE SEQUENCE times;"
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS "
+        "$$ BEGIN IF nextval('times') % 3 > 0 THEN "
+        f"RAISE EXCEPTION 'not now' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER refuses BEFORE INSERT ON holds FOR EACH ROW EXECUTE FUNCTION refuse();"
+    )
+    try:
+        for number in range(3):
+            assert await ledger.reserve(f"h{number}", [draw(7, 70)], 600.0) is None
+        assert (await ledger.balances([("a", 0)]))[0].held == 21
+        await harness.sql(f"SELECT setval('{harness.schema}.times', 1)")
+        await harness.sql(f"ALTER SEQUENCE {harness.schema}.times INCREMENT 3;")
+        with pytest.raises(StoreUnavailable, match="each other's way 6 times"):
+            await ledger.reserve("never", [draw(7, 70)], 600.0)
+        assert (await ledger.balances([("a", 0)]))[0].held == 21  # it answers, and is not left alone
+    finally:
+        await harness.sql(
+            f"DROP FUNCTION {harness.schema}.refuse CASCADE; DROP SEQUENCE {harness.schema}.times;"
+        )
+
+
+async def test_where_transactions_are_serializable_by_default_all_goes_on(harness):
     await harness.open()
     await harness.sql("ALTER DATABASE postgres SET default_transaction_isolation = serializable;")
     try:
@@ -254,6 +279,27 @@ async def test_names_that_postgresql_has_no_form_for_are_kept(harness):
     assert (await ledger.balances([(name, 0)]))[0].held == 5
     await ledger.settle(name, [], [Spend(id=name, at=1.0, nano=None, tenant=name)])
     assert [row.id for row in await ledger.spends(tenant=name)] == [name]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_closing_cancels_nobody_and_those_who_ask_have_their_answers_or_an_error(harness, opened):
+    await harness.open()
+    state = await harness.reopen(pool=1, timeout=20)
+    if opened:
+        await state.check()
+    asking = [asyncio.ensure_future(state.ledger(f"l{number}").holds()) for number in range(5)]
+    await asyncio.sleep(0.0 if opened else 0.002)
+    await state.aclose()
+    found, _ = await asyncio.wait(asking, timeout=15)
+    assert len(found) == 5
+    for each in asking:
+        assert not each.cancelled()
+        if opened:
+            assert each.result() == []
+        elif error := each.exception():
+            assert isinstance(error, StoreUnavailable)
+            assert "closed" in str(error)
+    assert await state.ledger("l").holds() == []
 
 
 async def test_a_state_serves_one_event_loop_after_another(harness):

@@ -159,6 +159,36 @@ async def test_closing_ends_the_idle_at_once_and_the_others_when_they_come_back(
     assert other.closed
 
 
+async def test_closing_serves_those_who_wait_by_what_there_is_and_makes_no_more(make):
+    pool = Pool(make, 1, Full)
+    lent = await pool.take()
+    waiting = [asyncio.ensure_future(pool.take()) for _ in range(2)]
+    await asyncio.sleep(0)
+    pool.close()
+    for each in waiting:
+        pool.give(lent)
+        assert await each is lent
+    pool.give(lent)
+    assert lent.closed
+    assert len(make.made) == 1
+
+
+async def test_closing_amid_connecting_serves_who_waits_for_it_and_then_ends_it(make):
+    pool = Pool(make, 1, Full)
+    waiting = asyncio.ensure_future(pool.take())
+    await asyncio.sleep(0.001)
+    pool.close()
+    connection = await waiting
+    assert not connection.closed
+    pool.give(connection)
+    assert connection.closed
+    waiting = asyncio.ensure_future(pool.take())  # from now on one is made for each, and ended
+    await asyncio.sleep(0.001)
+    waiting.cancel()
+    await asyncio.sleep(0.1)
+    assert all(fake.closed for fake in make.made)
+
+
 def test_a_fuse_blows_at_the_first_failure_and_lets_one_in_each_time():
     fuse = Fuse()
     assert fuse.wait(0.0) == 0.0

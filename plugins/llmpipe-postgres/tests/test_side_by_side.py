@@ -87,6 +87,30 @@ async def test_refusals_wait_for_no_disk(harness):
     await connection.close()
 
 
+async def test_one_who_finds_much_that_is_over_waits_no_longer_than_the_timeout_for_its_end(harness):
+    """Each turn expires 500 holds, and takes 0.4 s here: three turns do not fit into a second."""
+    ledger = (await harness.open()).ledger("l")
+    await asyncio.gather(*[ledger.reserve(f"h{number}", [draw(1)], 30.0) for number in range(1200)])
+    state = await harness.reopen(timeout=1)
+    await state.check()
+    await harness.pass_time(31.0)
+    await harness.sql(
+        f"SET search_path TO {harness.schema}; ALTER FUNCTION sweep RENAME TO swift_sweep;"
+        "CREATE FUNCTION sweep(l text, a float8, m integer) RETURNS integer LANGUAGE plpgsql "
+        "SET search_path FROM CURRENT AS $$ BEGIN PERFORM pg_sleep(0.4); RETURN swift_sweep(l, a, m); END $$;"
+    )
+    try:
+        with pytest.raises(StoreUnavailable, match="within 1 s"):
+            await state.ledger("l").reserve("more", [draw(1, 2000)], 60.0)
+    finally:
+        await harness.sql(
+            f"SET search_path TO {harness.schema}; DROP FUNCTION sweep; "
+            "ALTER FUNCTION swift_sweep RENAME TO sweep;"
+        )
+    assert await ledger.reserve("more", [draw(1, 2000)], 60.0) is None
+    assert await ledger.holds() == ["more"]
+
+
 async def test_while_one_tries_whether_the_server_is_back_nobody_lines_up_behind_it(own_server):
     ledger = (await own_server.open(timeout=2)).ledger("l")
     await ledger.reserve("h", [draw(1)], 600.0)

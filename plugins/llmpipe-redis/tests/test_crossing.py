@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -12,7 +15,6 @@ import pytest
 
 from llmpipe.errors import StoreUnavailable
 from llmpipe.testing.servers.redis import RedisServer
-from llmpipe_redis import RedisState
 
 pytestmark = pytest.mark.real_time
 
@@ -50,8 +52,8 @@ class Slow:
         raise ConnectionResetError  # one end is closed: both are
 
 
-async def storm(state: RedisState, ask: Any, seed: int) -> tuple[int, int]:
-    """Cancel `CANCELS` commands at random moments; how many were cancelled, and how many answered."""
+async def storm(ask: Any, seed: int, proved: Callable[[int], bool]) -> int:
+    """Cancel `CANCELS` commands at random moments, or more, until that is so of how many were answered."""
     random = Random(seed)
     cancelled = answered = 0
     longest = 0.04  # seconds until a command is cancelled: on a busy machine more, or none were answered
@@ -59,7 +61,7 @@ async def storm(state: RedisState, ask: Any, seed: int) -> tuple[int, int]:
     async def worker(number: int) -> None:
         nonlocal cancelled, answered, longest
         turn = 0
-        while cancelled < CANCELS:
+        while cancelled < CANCELS or not proved(answered):
             turn += 1
             tag = b"%d-%d" % (number, turn)
             task = asyncio.create_task(ask(tag))
@@ -70,7 +72,7 @@ async def storm(state: RedisState, ask: Any, seed: int) -> tuple[int, int]:
             except asyncio.CancelledError:
                 cancelled += 1
                 if answered < cancelled // 8:
-                    longest = min(longest * 1.02, 0.4)
+                    longest = min(longest * 1.02, 5.0)
             else:
                 assert answer == tag
                 answered += 1
@@ -78,7 +80,7 @@ async def storm(state: RedisState, ask: Any, seed: int) -> tuple[int, int]:
                     longest = max(longest / 1.02, 0.04)
 
     await asyncio.gather(*[worker(number) for number in range(8)])
-    return cancelled, answered
+    return cancelled
 
 
 async def test_no_answer_crosses_however_commands_are_cancelled(
@@ -90,10 +92,8 @@ async def test_no_answer_crosses_however_commands_are_cancelled(
     async def echo(tag: bytes) -> Any:
         return await state.link().ask((b"ECHO", tag))
 
-    cancelled, answered = await storm(state, echo, 2)
-    assert cancelled >= CANCELS
-    assert answered > 50  # both happen, or the test says nothing
-    assert slow.connections > 50  # and many were cancelled while their answer was on its way
+    # Both happen, or the test says nothing; and many are cancelled while their answer is on its way.
+    assert await storm(echo, 2, lambda answered: min(answered, slow.connections) > 50) >= CANCELS
     assert await echo(b"after") == b"after"
 
 
@@ -104,13 +104,17 @@ async def test_no_answer_crosses_where_commands_run_into_their_timeout(
     state = opened(f"redis://127.0.0.1:{await listen(slow)}/0?timeout=0.02&connections=4")
     late = answered = 0
     for turn in range(2000):  # how many are late depends on how busy this machine is
-        tag = b"%d" % turn
+        tag, link = b"%d" % turn, state.link()
         try:
-            assert await state.link().ask((b"ECHO", tag)) == tag
+            assert await link.ask((b"ECHO", tag)) == tag
             answered += 1
+            if answered > late:
+                link._timeout = max(link._timeout / 1.05, 0.02)
         except StoreUnavailable:
             late += 1
-            state.link()._refuse_until = 0.0  # the next one goes at once
+            link._refuse_until = 0.0  # the next one goes at once
+            if answered < late // 4:
+                link._timeout *= 1.05
         if turn >= 150 and min(late, answered) > 10:
             break
     assert min(late, answered) > 10
@@ -134,6 +138,37 @@ async def test_cancelled_waiters_for_a_connection_lose_nobody_their_turn(
             with suppress(asyncio.CancelledError):  # of the 25
                 assert await task == b"%d" % number
     assert await echo(99) == b"99"
+
+
+async def test_an_idle_connection_that_was_reset_is_not_used_though_its_number_is_anothers_now(
+    server: RedisServer, listen: Any, opened: Any
+) -> None:
+    reset = asyncio.Event()
+
+    async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passing = asyncio.create_task(Slow(server, 1, 0.0)(reader, writer))
+        await reset.wait()
+        at_once = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        writer.transport.abort()
+        await asyncio.wait([passing])
+        reset.clear()
+
+    state = opened(f"redis://127.0.0.1:{await listen(resets)}/0?timeout=20")
+    assert await state.breakers("n").read() == {}
+    (wire,) = state.link()._idle
+    number = wire._transport.get_extra_info("socket").fileno()
+    quiet, other = os.pipe()  # while that number is taken
+    reset.set()
+    async with asyncio.timeout(20):
+        while wire._transport.get_extra_info("socket").fileno() != -1:
+            await asyncio.sleep(0.001)
+    os.dup2(quiet, number)
+    try:
+        assert await state.breakers("n").read() == {}
+    finally:
+        for each in (number, quiet, other):
+            os.close(each)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.01])

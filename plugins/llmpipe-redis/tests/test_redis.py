@@ -7,6 +7,7 @@ import gc
 import re
 import ssl
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,58 @@ async def test_a_lost_balance_is_never_below_nothing(harness: Any) -> None:
     assert await ledger.balances([("a", 0)]) == [Balance(3, 0)]
 
 
+async def test_what_was_likely_is_not_taken_back_from_a_lost_balance(harness: Any) -> None:
+    """Neither when it settles nor when it opens again: below 0 there would be room beyond the limit."""
+    state = await harness.open()
+    ledger = state.ledger("n")
+    key = state.settings.base("ledger", "n").encode() + b"sum:0|a"
+    for name in ("late", "again"):
+        await ledger.reserve(name, [Draw("a", 0, 80, 1000, likely=60)], 60.0)
+    await harness.pass_time(61.0)
+    assert await ledger.sweep() == 2
+    await state.link().ask((b"DEL", key))
+    assert await ledger.settle("late", [Draw("a", 0, 7)])
+    assert await ledger.balances([("a", 0)]) == [Balance(7, 0)]
+    await state.link().ask((b"DEL", key))
+    assert await ledger.reserve("again", [Draw("a", 0, 101, 100, likely=60)], 60.0) is not None
+    assert await ledger.reserve("again", [Draw("a", 0, 100, 100, likely=60)], 60.0) is None
+    assert await ledger.balances([("a", 0)]) == [Balance(0, 100)]
+    # What somebody has paid back on purpose is below 0 all the same.
+    await ledger.settle("again", [Draw("a", 0, -5)])
+    assert await ledger.balances([("a", 0)]) == [Balance(-5, 0)]
+
+
+async def test_a_hold_that_opens_again_is_charged_the_most_that_was_ever_likely(harness: Any) -> None:
+    ledger = (await harness.open()).ledger("n")
+    for likely, charged in ((20, 20), (50, 50), (10, 50)):
+        assert await ledger.reserve("h", [Draw("a", 0, 80, likely=likely)], 60.0) is None
+        assert await ledger.balances([("a", 0)]) == [Balance(0, 80)]
+        await harness.pass_time(61.0)
+        assert await ledger.sweep() == 1
+        assert await ledger.balances([("a", 0)]) == [Balance(charged, 0)]
+    assert await ledger.settle("h", [Draw("a", 0, 30)])
+    assert await ledger.balances([("a", 0)]) == [Balance(30, 0)]
+
+
+async def test_a_queue_that_was_emptied_leaves_its_counters_and_nothing_else(harness: Any) -> None:
+    """However many orders there were: what is kept of one goes with the last of its items."""
+    state = await harness.open()
+    queue = state.queue("n")
+    for number in range(9):
+        await queue.put(Item(id=f"i{number}", payload=b"p", order=f"o{number % 3}", attempts=1))
+    while leased := await queue.lease("w", count=9, seconds=60.0):
+        for place, item in enumerate(leased):
+            if place == 0:
+                assert await queue.done(item.id, item.token, b"r")
+            elif place == 1:
+                assert await queue.fail(item.id, item.token, "no")
+        await harness.pass_time(61.0)  # the third lease of each three ends by itself
+    assert await queue.forget(0.0) == 9
+    base = state.settings.base("queue", "n").encode()
+    assert await state.link().ask((b"KEYS", b"\\" + base + b"*")) == [base + b"counts"]
+    assert (await queue.counts()).bytes == 0
+
+
 async def test_no_clock_of_this_machine_is_asked(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     state, other = await harness.open(), await harness.reopen()
     await state.check()
@@ -165,8 +218,18 @@ async def test_a_journal_keeps_its_last_lines(server: RedisServer, opened: Any) 
     for number in range(40):
         row = Spend(id=f"s{number:02}", at=float(number), nano=1)
         await ledger.settle(f"h{number}", [], [row])
-    assert len(await ledger.spends()) <= 5
-    assert (await ledger.spends())[-1].id == "s39"
+    assert [row.id for row in await ledger.spends()] == ["s35", "s36", "s37", "s38", "s39"]
+
+
+async def test_a_journal_keeps_to_its_bound_however_many_lines_come_at_once(
+    server: RedisServer, opened: Any
+) -> None:
+    for lines in (70, 40):  # of one that is longer than allowed from now on, what is too much goes in steps
+        ledger = opened(f"{server.url}?prefix=long-steps&timeout=10&lines={lines}").ledger("n")
+        for number in range(10):
+            rows = [Spend(id=f"{lines}-{number}-{row:02}", at=9.0, nano=1) for row in range(25)]
+            await ledger.settle(f"h{lines}-{number}", [], rows)
+        assert len(await ledger.spends()) == lines
 
 
 async def test_a_damaged_entry_is_a_miss(harness: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,6 +260,31 @@ async def test_clearing_a_cache_leaves_what_is_not_its_own(server: RedisServer, 
     assert [await cache.get(b"1499") is None for cache in caches] == [True, False, False]
 
 
+async def test_who_is_in_the_middle_of_several_commands_when_it_is_closed_goes_on_to_the_end(
+    server: RedisServer, opened: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = opened(f"{server.url}?prefix=closed&timeout=20")
+    cache = state.cache("n", max_entries=1, max_bytes=1)
+    for number in range(20):
+        await cache.put(b"%d" % number, ENTRY, 60.0)
+    link, before = state.link(), state.link().ask
+    begun = asyncio.Event()
+
+    async def slowly(*command: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(0.01)
+        return await before(*command)
+
+    link.ask = slowly
+    clearing, checking = asyncio.create_task(cache.clear()), asyncio.create_task(state.check())
+    await begun.wait()
+    await state.aclose()
+    await asyncio.gather(clearing, checking)
+    assert [await cache.get(b"%d" % number) for number in range(20)] == [None] * 20
+    assert caplog.records == []
+    assert link._idle == []
+
+
 def test_each_event_loop_has_connections_of_its_own(server: RedisServer) -> None:  # F95
     state = open_redis(f"{server.url}?prefix=loops&timeout=10")
     before = clients(server)
@@ -212,11 +300,29 @@ def test_each_event_loop_has_connections_of_its_own(server: RedisServer) -> None
     assert clients(server) == before
 
 
-def clients(server: RedisServer) -> int:
+def test_loops_that_are_over_leave_no_connection_though_nobody_closed_them(server: RedisServer) -> None:
+    state = open_redis(f"{server.url}?prefix=gone&timeout=10")
+    before = clients(server)
+
+    async def one() -> None:
+        assert await state.breakers("n").read() == {}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # which is right: nobody closed them
+        for _ in range(10):
+            asyncio.run(one())
+            gc.collect()
+        assert clients(server, before + 1) == before + 1
+        asyncio.run(state.aclose())
+        gc.collect()
+        assert clients(server, before) == before
+
+
+def clients(server: RedisServer, wanted: int = 0) -> int:
     """How many connections the server has, without the one that asks."""
     for _ in range(100):  # it learns of closed ones in its own time
-        count = server.ask("CLIENT", "LIST").count(b"addr=127.0.0.1") - 1
-        if count == 0:
+        count = server.ask("CLIENT", "LIST").count(b" addr=127.0.0.1") - 1
+        if count == wanted:
             break
         time.sleep(0.01)
     return count

@@ -29,6 +29,7 @@ ERRORS = (
 _BY_STATE: dict[str, Verdict] = {
     "40001": "again",  # serialization_failure
     "40P01": "again",  # deadlock_detected
+    "55P03": "again",  # lock_not_available: the role has a lock_timeout
     "57P01": "lost",  # admin_shutdown: may come after the commit
     "57P02": "lost",  # crash_shutdown
     "42501": "down",  # insufficient_privilege

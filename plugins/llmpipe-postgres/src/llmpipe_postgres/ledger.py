@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from secrets import randbits
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 from attrs import asdict, fields, frozen
 
+from llmpipe.runtime import Alarm
 from llmpipe.state import Balance, Draw, Shortage, Spend
 from llmpipe.state.checks import at_most, check_balances, check_draws, check_spends, check_times
 from llmpipe_postgres.gather import Gather, Turn
@@ -77,11 +79,14 @@ class PostgresLedger:
 
     async def _send(self, turns: Sequence[Turn]) -> None:
         """Do all of `turns`: those that settle first, so that the others find what they free."""
+        link, now = self._link, asyncio.get_running_loop().time
+        until = now() + link.settings.timeout
         late = await self._ask(sorted(turns, key=_reserves), force=False)
         if late:
-            await self._expire()
-            # What is left another sweeper has in hand; till it is done, all of it counts as held.
-            await self._ask(late, force=True)
+            with Alarm(until, lambda: link.late_in_line(True)):
+                await self._expire()
+                # What is left another sweeper has in hand; till it is done, all of it counts as held.
+                await self._ask(late, force=True)
 
     async def _ask(self, turns: Sequence[Turn], *, force: bool) -> list[Turn]:
         """Those of `turns` that can be done only when holds have been expired; the others have answers."""

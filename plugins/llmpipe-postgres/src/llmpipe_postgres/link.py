@@ -159,7 +159,7 @@ class Link:
             rows = await connection.fetch(sql, *args)
             return rows
         # Preparing and running are two messages: only inside a transaction both reach the same server.
-        await connection.execute("BEGIN")
+        await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         rows = await connection.fetch(sql, *args)
         await connection.execute("COMMIT")
         return rows
@@ -187,6 +187,8 @@ class Link:
     async def _connect(self) -> Any:
         settings = {"application_name": "llmpipe"}
         if not self.settings.pgbouncer:  # which refuses what it does not know
+            # Who has waited for another's lock has to see what that one did.
+            settings["default_transaction_isolation"] = "read committed"
             # So that the server too gives up a statement whose caller has.
             settings["statement_timeout"] = str(int(self.settings.timeout * 1000))
             settings["jit"] = "off"
@@ -203,7 +205,11 @@ class Link:
         if side.opening is None or side.opening.done():
             side.opening = side.loop.create_task(self._prepare(side), name="llmpipe-postgres opens")
             side.opening.add_done_callback(_seen)
-        await asyncio.shield(side.opening)
+        opening = side.opening
+        await asyncio.wait([opening])
+        if opening.cancelled():  # by `aclose`: who waits for it is not
+            raise self._unavailable("was closed while it was opened")
+        opening.result()
 
     async def _prepare(self, side: _Side) -> None:
         try:

@@ -80,7 +80,8 @@ async def migrate(connection: Any, settings: Settings) -> None:
     """
     # Plain statements, without the driver's help for transactions: that would wait for a rollback when it
     # is cancelled. Whoever calls ends the connection after any failure.
-    await connection.execute("BEGIN")
+    # Whoever has waited for the lock has to see what another has applied meanwhile.
+    await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     await connection.execute("SET LOCAL statement_timeout = 0")
     await connection.execute(
         f"SELECT pg_advisory_xact_lock(hashtext('llmpipe migrations {settings.schema}'))"

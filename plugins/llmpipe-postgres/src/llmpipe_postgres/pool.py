@@ -68,14 +68,13 @@ class Pool:
 
     def give(self, connection: Any) -> None:
         """Back, for the next."""
-        if self._closed or connection.is_closed():
-            self.discard(connection)
-            return
-        waiter = self._next()
-        if waiter is None:
-            self._idle.append(connection)
-        else:
+        waiter = None if connection.is_closed() else self._next()
+        if waiter is not None:
             waiter.set_result(connection)
+        elif self._closed or connection.is_closed():
+            self.discard(connection)
+        else:
+            self._idle.append(connection)
 
     def discard(self, connection: Any) -> None:
         """End it, and make another in its place for who waits."""
@@ -90,11 +89,12 @@ class Pool:
             self.discard(self._idle.pop())
 
     def close(self) -> None:
-        """End those that nobody uses now, and the others when they are given back."""
+        """End those that nobody uses now, and the others when nobody waits for them any more."""
         self._closed = True
         self.drop_idle()
-        for task in self._makers:
-            task.cancel()
+        if not self._waiters:
+            for task in self._makers:
+                task.cancel()
 
     def _begin(self) -> None:
         """Make one more, if that is allowed, for each who waits and for whom none is being made."""

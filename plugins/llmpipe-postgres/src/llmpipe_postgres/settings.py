@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from attrs import field, frozen
 
@@ -70,6 +70,7 @@ def read_url(url: str) -> Settings:
     told = _options(query)
     login, _, hosts = address.rpartition("@")
     hosts, _, database = hosts.partition("/")
+    _check_login(login)
     user, _, password = login.partition(":")
     if not database:
         raise ConfigError("the URL names no database: postgresql://user:password@host:5432/database")
@@ -78,7 +79,7 @@ def read_url(url: str) -> Settings:
         raise ConfigError("the URL names no host: postgresql://user:password@host:5432/database")
     if "," in hosts:
         told.setdefault("target_session_attrs", "read-write")
-    drivers = "&".join(f"{name}={told[name]}" for name in _DRIVERS if name in told)
+    drivers = "&".join(f"{name}={quote(told[name], safe='/')}" for name in _DRIVERS if name in told)
     own: dict[str, Any] = {}
     if "schema" in told:
         own["schema"] = _schema(told["schema"])
@@ -104,6 +105,14 @@ def _options(query: str) -> dict[str, str]:
     return told
 
 
+def _check_login(login: str) -> None:
+    # The driver would take what is behind one of these for a host or a port, and show it in its error.
+    for letter in "/@[]":
+        if letter in login:
+            written = quote(letter, safe="")
+            raise ConfigError(f"a {letter!r} in a user name or password in a URL is written {written}")
+
+
 def _check_hosts(hosts: str) -> None:
     for host in hosts.split(",") if hosts else ():
         name, colon, port = host.rpartition(":")
@@ -112,8 +121,15 @@ def _check_hosts(hosts: str) -> None:
         bare = host.endswith("]") or not colon
         if not bare and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
             raise ConfigError("a port in the URL of a database is a number from 1 to 65535")
-        if not (host if bare else name):
+        bare_name = host if bare else name
+        if not bare_name:
             raise ConfigError("the URL of the database has a port without a host")
+        if bare_name.startswith("[") != bare_name.endswith("]"):
+            raise ConfigError("the URL of a database has a bracket without its other one: [::1]:5432")
+        try:
+            bare_name.encode("idna")
+        except UnicodeError:
+            raise ConfigError("the URL of a database has what is no name of a host") from None
 
 
 def _schema(value: str) -> str:

@@ -160,14 +160,18 @@ class Link:
 
     async def aclose(self) -> None:
         """Wait for what is under way, at most the store's timeout, and close all connections."""
-        self._closed = True
         self.drop()
+        taken = 0
         try:
             async with asyncio.timeout(self._timeout):
                 for _ in range(self._settings.connections):
                     await self._room.acquire()
+                    taken += 1
         except TimeoutError:
             _log.warning("Redis at %s was closed amid commands that it did not answer", self._settings.place)
+        finally:
+            for _ in range(taken):  # one who asks several times may be in the middle, and goes on
+                self._room.release()
         await asyncio.sleep(0)  # sockets that were aborted are closed in the loop's next turn
 
     def drop(self) -> None:

@@ -41,10 +41,13 @@ class Wire:
     def usable(self) -> bool:
         """Whether it is open, and nothing has arrived that nobody has asked for.
 
-        The socket is asked (1 µs), not the loop, which may not have got round to see its end.
+        The socket is asked (1 µs), not the loop, which may not have got round to see its end. Where the loop
+        has seen it the socket is closed, and its number may be that of another.
         """
         reader: Any = self._connection._reader  # the public way awaits, and asks only the loop
-        return reader is not None and not reader._buffer and not self._readable.poll(0)
+        if reader is None or reader._buffer or self._transport is None or self._transport.is_closing():
+            return False
+        return not self._readable.poll(0)
 
     async def ask(self, command: tuple[bytes, ...]) -> Any:
         """The answer to `command`. After any error but a ResponseError, and if cancelled, `cut` it."""

@@ -1,21 +1,32 @@
 -- What several scripts of the ledger do.
 --   holds          a sorted set: id of each open hold, by the end of its lease
 --   hold:<id>      a hash: state (open, expired, settled), and of each balance: nano, likely, keep
---   sum:<balance>  a hash: spent, held
+--   sum:<balance>  a hash: spent, held; and refunded, if something was
 -- A balance is called <period>|<account>. `keep` is how many milliseconds it is kept; below 0, for good.
 
 local holds = base .. 'holds'
 local SOME = 250
 
--- Add to a balance. Its expiry is put off, never brought forward: a hold may need it for longer.
-local function move(balance, spent, held, keep)
+-- Charge a balance, or refund it; change what is held of it; take back what was charged as likely. Of what
+-- a hold had put there no more is taken than may be left: a balance that was lost meanwhile was lost with it.
+-- Its expiry is put off, never brought forward: a hold may need it for longer.
+local function move(balance, spent, held, keep, likely)
   local key = base .. 'sum:' .. balance
   local left = redis.call('PTTL', key)
   if spent ~= 0 then
     redis.call('HINCRBY', key, 'spent', whole(spent))
+    if spent < 0 then
+      redis.call('HINCRBY', key, 'refunded', whole(-spent))
+    end
   end
   if held ~= 0 and redis.call('HINCRBY', key, 'held', whole(held)) < 0 then
-    redis.call('HSET', key, 'held', '0') -- the balance was lost meanwhile, and what was held with it
+    redis.call('HSET', key, 'held', '0')
+  end
+  if likely and likely > 0 then
+    local refunded = redis.call('HGET', key, 'refunded') or '0'
+    if redis.call('HINCRBY', key, 'spent', whole(-likely)) < -tonumber(refunded) then
+      redis.call('HSET', key, 'spent', refunded == '0' and '0' or '-' .. refunded)
+    end
   end
   if keep < 0 then
     if left >= 0 then

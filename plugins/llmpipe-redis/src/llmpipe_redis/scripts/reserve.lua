@@ -17,12 +17,12 @@ end
 for at = 5, #ARGV, 5 do
   local nano, limit, part = tonumber(ARGV[at + 1]), ARGV[at + 2], parts[ARGV[at]]
   local has = part and state == 'open' and nano <= part.nano
-  local sum = redis.call('HMGET', base .. 'sum:' .. ARGV[at], 'spent', 'held')
+  local sum = redis.call('HMGET', base .. 'sum:' .. ARGV[at], 'spent', 'held', 'refunded')
   local spent, held = tonumber(sum[1] or 0), tonumber(sum[2] or 0)
   if part then
     nano = math.max(nano, part.nano)
     if state == 'expired' then
-      spent = spent - part.likely
+      spent = math.max(spent - part.likely, -tonumber(sum[3] or 0)) -- as `move` will
     else
       held = held - part.nano
     end
@@ -39,7 +39,7 @@ if state == 'expired' then -- take back what was charged; what is not asked for 
     asked[ARGV[at]] = true
   end
   for balance, part in pairs(parts) do
-    move(balance, -part.likely, asked[balance] and part.nano or 0, part.keep)
+    move(balance, 0, asked[balance] and part.nano or 0, part.keep, part.likely)
     if not asked[balance] then
       redis.call('HDEL', key, balance)
     end

@@ -17,14 +17,14 @@ redis.call('HLEN', lines)
 
 -- One by one: their sum could be beyond what a double holds exactly.
 local moves = {}
-local function add(balance, spent, held, keep)
-  moves[#moves + 1] = { balance = balance, spent = spent, held = held, keep = keep }
+local function add(balance, spent, held, keep, likely)
+  moves[#moves + 1] = { balance = balance, spent = spent, held = held, keep = keep, likely = likely }
 end
 for balance, part in pairs(parts) do
   if state == 'open' then
     add(balance, 0, -part.nano, part.keep)
   else
-    add(balance, -part.likely, 0, part.keep)
+    add(balance, 0, 0, part.keep, part.likely)
   end
 end
 for at = 6, rows - 1, 3 do
@@ -39,15 +39,16 @@ redis.call('HSET', key, 'state', 'settled')
 redis.call('PEXPIRE', key, remember)
 redis.call('ZREM', holds, id)
 for _, one in ipairs(moves) do
-  move(one.balance, one.spent, one.held, one.keep)
+  move(one.balance, one.spent, one.held, one.keep, one.likely)
 end
 for at = rows, #ARGV, 3 do
   if redis.call('ZADD', times, 'NX', ARGV[at + 1], ARGV[at]) == 1 then
     redis.call('HSET', lines, ARGV[at], ARGV[at + 2])
   end
 end
-if redis.call('ZCARD', times) > most then
-  local old = redis.call('ZPOPMIN', times, 10)
+local over = redis.call('ZCARD', times) - most
+if over > 0 then -- more than came now, that it becomes less where fewer are allowed than before; but not all at once
+  local old = redis.call('ZPOPMIN', times, whole(math.min(over, 10 + (#ARGV - rows + 1) / 3)))
   for at = 1, #old, 2 do
     redis.call('HDEL', lines, old[at])
   end
