@@ -8,6 +8,7 @@ from typing import NamedTuple
 from llmpipe.errors import ConfigError, LLMError
 from llmpipe.middleware.log.jsonlog import printable
 from llmpipe.pipeline.call import Attempt, Call, Ledger, Note
+from llmpipe.secret import scrub
 
 __all__ = ("render_waterfall",)
 
@@ -76,8 +77,8 @@ def render_waterfall(what: Call | Ledger, *, width: int = 100, unicode: bool = T
 def _rows(ledger: Ledger) -> Iterator[_Row]:
     for attempt in ledger.attempts:
         end = _end(attempt, ledger)
-        label = printable(f"{attempt.number} {attempt.provider}/{attempt.asked_model}")
-        tail = printable(_result(attempt, end))
+        label = _shown(f"{attempt.number} {attempt.provider}/{attempt.asked_model}")
+        tail = _shown(_result(attempt, end))
         yield _Row(attempt.started_at, attempt.committed_at, end, label, tail, note=False)
     for note in ledger.notes:
         begun = until = note.at
@@ -87,7 +88,7 @@ def _rows(ledger: Ledger) -> Iterator[_Row]:
                 until += seconds
             else:
                 begun -= seconds
-        yield _Row(begun, None, until, "  " + printable(note.kind), printable(_detail(note)), note=True)
+        yield _Row(begun, None, until, "  " + _shown(note.kind), _shown(_detail(note)), note=True)
 
 
 def _end(attempt: Attempt, ledger: Ledger) -> float:
@@ -125,6 +126,11 @@ def _seconds(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.2f} s"
     return f"{seconds * 1000:.0f} ms"
+
+
+def _shown(text: str) -> str:
+    """Without credentials, and with nothing in it that breaks a line."""
+    return printable(scrub(text))
 
 
 def _fit(text: str, width: int, more: str) -> str:

@@ -94,11 +94,16 @@ class Attempt:
 
 @define(eq=False)
 class Ledger:
-    """What all copies of one call share: its attempts, and notes of what happened, in order."""
+    """What all copies of one call share: its attempts, and notes of what happened, in order.
+
+    `within` is the ledger that all of it is entered in, where it is a branch's own: whoever counts that one
+    has counted this.
+    """
 
     attempts: list[Attempt] = field(factory=list)
     notes: list[Note] = field(factory=list)
     _estimated: tuple[AnyRequest, int] | None = None
+    within: Ledger | None = field(default=None, repr=False)
 
     def estimated_tokens(self, request: AnyRequest) -> int:
         """About how many input tokens `request` is; worked out once for all who ask, one after another."""
@@ -117,8 +122,8 @@ Guard = Callable[["Call"], Awaitable["Call"]]
 router, a hedge or a member of an ensemble. It gives the call back, changed or not, or refuses by an error."""
 
 Barrier = Callable[["Call"], Awaitable[None]]
-"""What an attempt waits for when all guards have let it pass: work that one of them has set off, and that
-need not hold up the others. It may refuse by an error too; nothing was sent then."""
+"""What an attempt waits for when all guards have let it pass. It may refuse by an error too; nothing was sent
+then."""
 
 
 # With a dict instead of slots a frozen instance is made, and copied, four times as fast (measured).

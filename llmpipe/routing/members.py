@@ -173,6 +173,7 @@ class _Entry:
         self._into = into
         self._numbers: dict[int, int] = {}
         self._notes = 0
+        own.within = into
 
     def enter(self) -> None:
         """Enter what is new."""

@@ -146,6 +146,32 @@ async def test_a_circuit_that_is_closed_by_hand_is_over_though_nobody_calls():
     assert bench.told[1:] == [("circuit_open", "p/m", "resolved")]
 
 
+async def test_a_refusal_is_seen_once_though_a_note_and_an_error_tell_of_it():
+    rules = (CircuitOpened(repeat=60.0),)
+    bench = Bench(
+        mock(default=Overloaded("busy")), Breaker(consecutive=2, base=600.0, cap=600.0), rules=rules
+    )
+    await bench.call(2)
+    await bench.call(4)
+    await asyncio.sleep(60)
+    await bench.call()
+    assert [alert.count for alert in bench.got] == [1, 5]
+
+
+async def test_what_no_sink_could_write_is_replaced():
+    @layer(name="noting", priority=450)
+    async def noting(call: Any, call_next: Any) -> Any:
+        call.note("test.noted", what="half \ud800\x1b[31m", big=2**70)
+        return await call_next(call)
+
+    bench = Bench(mock(), noting, rules=(NoteSeen(kind="test.noted", key=("what",)),))
+    await bench.call()
+    [alert] = bench.got
+    for text in (alert.key, alert.summary, alert.details["what"]):
+        assert text.isprintable()
+        assert "half \ufffd" in text
+
+
 async def test_a_refusal_that_nobody_noted_is_an_open_circuit_too():
     bench = Bench(mock(CircuitOpen("all targets are down", provider="router", model="m")))
     await bench.call()
@@ -402,6 +428,57 @@ async def test_a_chain_that_is_built_anew_knows_what_is_wrong():
     await less.complete("hi")
     await asyncio.sleep(1)
     assert [(alert.rule, alert.state) for alert in other] == [("authentication", "resolved")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (ErrorRate(minimum=4), ErrorRate(minimum=5, above=0.2, severity="critical")),
+        (ErrorRate(minimum=4), ErrorRate(minimum=4, window=600.0, repeat=60.0)),
+        (
+            ErrorSeen(types=("RATE_LIMIT",)),
+            ErrorSeen(types=("RATE_LIMIT",), quiet=900.0, severity="critical"),
+        ),
+    ],
+)
+async def test_a_rule_that_is_set_otherwise_does_not_call_what_is_wrong_over(before: Any, after: Any):
+    bench = Bench(mock(default=RateLimited("slow down")), rules=(before,))
+    await bench.call(6)
+    assert [alert.state for alert in bench.got] == ["firing"]
+    other: list[Alert] = []
+    alerts = Alerts(rules=(after,), sinks=(other.append,))
+    again = Chain(mock(default=RateLimited("slow down")), alerts, runtime=bench.runtime)
+    for _ in range(2):
+        with pytest.raises(RateLimited):
+            await again.complete("hi")
+        await asyncio.sleep(60)
+    assert "resolved" not in [alert.state for alert in other]
+    [firing] = alerts.status(bench.runtime).firing
+    assert firing.severity == after.severity
+    await asyncio.sleep(1200)
+    assert [alert.state for alert in other][-1] == "resolved"
+
+
+async def test_a_rule_that_counts_something_else_now_begins_anew():
+    bench = Bench(mock(default=Wait(6.0)), rules=(Latency(minimum=2, statistic="mean"),))
+    await bench.call(3)
+    assert [alert.state for alert in bench.got] == ["firing"]
+    other: list[Alert] = []
+    again = Alerts(rules=(Latency(minimum=2, above=10.0, statistic="p50"),), sinks=(other.append,))
+    await Chain(mock(default=Wait(6.0)), again, runtime=bench.runtime).complete("hi")
+    await asyncio.sleep(60)
+    assert [alert.state for alert in other] == ["resolved"]
+
+
+async def test_a_rule_of_another_kind_under_the_same_name_ends_what_was_told_of_the_first():
+    bench = Bench(mock(default=RateLimited("no")), rules=(ErrorRate(name="r", minimum=1),))
+    await bench.call()
+    other: list[Alert] = []
+    alerts = Alerts(rules=(CircuitOpened(name="r"),), sinks=(other.append,))
+    await Chain(mock(), alerts, runtime=bench.runtime).complete("hi")
+    await asyncio.sleep(1)
+    assert [(alert.rule, alert.state) for alert in other] == [("r", "resolved")]
+    assert alerts.degraded(bench.runtime) == frozenset()
 
 
 async def test_each_account_is_told_of_by_itself_when_a_real_budget_is_nearly_used_up():

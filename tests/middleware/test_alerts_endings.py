@@ -28,6 +28,7 @@ from llmpipe.middleware.metrics.resources import Sample
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.function import layer
 from llmpipe.providers.mock import MockProvider, Wait
+from llmpipe.runtime import Runtime
 from llmpipe.types import Usage
 from tests.middleware.test_alerts import Bench, mock
 
@@ -228,3 +229,19 @@ def test_a_span_is_told_to_its_two_largest_units(seconds: float, told: str):
 def test_a_clock_that_was_set_back_lasts_nothing():
     told: Any = Alert(rule="r", key="k", severity="error", summary="s", at=5.0, since=9.0).json("")
     assert told["lasted"] == 0.0
+
+
+async def test_what_is_over_has_not_lasted_less_than_nothing_where_the_clock_was_set_back():
+    wall = [1_800_000_000.0]
+    got: list[Alert] = []
+    alerts = Alerts(rules=(ErrorSeen(quiet=60.0),), sinks=(got.append,))
+    runtime = Runtime(wall=lambda: wall[0])
+    chain = Chain(MockProvider([AuthenticationFailed("no")]), alerts, runtime=runtime)
+    with pytest.raises(AuthenticationFailed):
+        await chain.complete("hi")
+    wall[0] -= 7200.0
+    await asyncio.sleep(120)
+    fired, over = got
+    assert (fired.state, over.state) == ("firing", "resolved")
+    assert over.summary.endswith("over after 0 s")
+    assert over.lasted == 0

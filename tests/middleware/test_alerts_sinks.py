@@ -34,6 +34,10 @@ FIRING = Alert(
 RESOLVED = Alert(rule="error_rate", key="openai", severity="critical", state="resolved", summary="was bad")
 
 
+def refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 class Door:
     """A server that keeps what it is posted, and answers as told."""
 
@@ -44,7 +48,7 @@ class Door:
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.bodies.append(json.loads(await request.read()))
+        self.bodies.append(json.loads(await request.read(), parse_constant=refused))
         self.headers.append({**request.headers, "path": request.path_qs})
         return self.answer()
 
@@ -342,3 +346,88 @@ async def test_a_summary_cannot_write_headers():
     message = message_from_bytes(mailbox.got[0][2], policy=policy.default)
     assert message["Bcc"] is None
     assert mailbox.got[0][1] == ["a@example.org", "b@example.org"]
+
+
+async def test_a_mail_that_was_taken_is_not_sent_again_because_of_a_bad_farewell():
+    taken = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            word = line[:4].upper().strip()
+            writer.write({b"DATA": b"354 go on\r\n", b"QUIT": b"451 busy\r\n"}.get(word, b"250 yes\r\n"))
+            if word == b"DATA":
+                taken.append(await reader.readuntil(b"\r\n.\r\n"))
+                writer.write(b"250 taken\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        await mail(server.sockets[0].getsockname()[1]).send(FIRING)
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "at"),
+    [
+        ("http://[::1]/hook", ("::1", 80)),
+        ("https://[2001:db8::2]/hook", ("2001:db8::2", 443)),
+        ("https://[2001:db8::2]:8443/hook", ("2001:db8::2", 8443)),
+        ("https://example.org/hook", ("example.org", 443)),
+    ],
+)
+async def test_an_address_is_reached_where_it_says(monkeypatch: pytest.MonkeyPatch, url: str, at: Any):
+    reached = []
+
+    def connect(self: Any) -> None:
+        reached.append((self.host, self.port))
+        raise OSError("not here")
+
+    monkeypatch.setattr("http.client.HTTPConnection.connect", connect)
+    monkeypatch.setattr("http.client.HTTPSConnection.connect", connect)
+    with pytest.raises(Undelivered):
+        await Webhook(url=url, plain_http=True).send(FIRING)
+    assert reached == [at]
+
+
+@pytest.mark.parametrize(
+    "value", ["half a pair \ud800", 2**70, float("nan"), {"deep": ["\ud800", 2**70, float("inf")]}]
+)
+async def test_whatever_the_details_hold_is_delivered_as_json(value: Any):
+    alert = Alert(rule="r", key="k", severity="error", summary="s", details={"what": value})
+    async with door() as server:
+        await Webhook(url=server.url, plain_http=True).send(alert)
+        await PagerDuty(routing_key="r", url=server.url, plain_http=True).send(alert)
+    assert len(server.bodies) == 2
+
+
+def test_what_was_measured_does_not_hide_a_detail_of_that_name():
+    details = {"limit": 5, "value": 3, "attempts": 2}
+    noted = Alert(rule="r", key="k", severity="error", summary="s", count=4, details=details)
+    told = PagerDuty(routing_key="r").body(noted)["payload"]["custom_details"]
+    assert told == {"count": 4, "limit": 5, "value": 3, "attempts": 2}
+
+
+def test_two_long_troubles_that_begin_alike_are_two_incidents():
+    sink = PagerDuty(routing_key="r", source="a-system-with-a-long-name" * 3)
+    alerts = [Alert(rule="error_rate", key="m" * 199 + end, severity="error", summary="s") for end in "xyx"]
+    first, second, again = [sink.body(alert)["dedup_key"] for alert in alerts]
+    assert first != second
+    assert first == again
+    assert len(first) == 255
+
+
+async def test_that_one_of_the_recipients_is_refused_is_told_and_the_others_get_it_once():
+    async with post_office() as (mailbox, port):
+
+        async def refuse(server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+            if address.startswith("b@"):
+                return "450 not now"
+            envelope.rcpt_tos.append(address)
+            return "250 yes"
+
+        mailbox.handle_RCPT = refuse  # type: ignore[attr-defined]  # aiosmtpd finds its hooks by name
+        with pytest.raises(Undelivered, match="450") as caught:
+            await mail(port).send(FIRING)
+    assert not caught.value.retryable
+    assert [recipients for _, recipients, _ in mailbox.got] == [["a@example.org"]]

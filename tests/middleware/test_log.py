@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from llmpipe.errors import ConfigError, InvalidRequest, Overloaded, RateLimited, StreamBroken
 from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.log import BackgroundHandler, JSONFormatter, Log, json_logging
+from llmpipe.middleware.log.fields import clipped
 from llmpipe.middleware.log.jsonlog import json_line, printable
 from llmpipe.middleware.retry import Retry
 from llmpipe.pipeline.chain import Chain
@@ -341,6 +342,11 @@ def test_what_json_does_not_know_is_written_as_text():
     assert json.loads(json_line({"a": {"b"}, "c": object, 1: 2**70}))["1"] == 2**70
     assert json.loads(json_line({"a": {"b", "a"}})) == {"a": ["a", "b"]}
     assert "REDACTED" in json_line({"a": Exception("api_key=abcdefgh")})
+    # What orjson refuses for one value is JSON by its rules in all others.
+    told = json_line({"a": "\ud800\x7f", "b": [float("nan"), {"c": float("-inf")}], "d": (1.5, 2**70)})
+    assert told.isprintable()
+    assert "NaN" not in told
+    assert json.loads(told) == {"a": "\ud800\x7f", "b": [None, {"c": None}], "d": [1.5, 2**70]}
 
 
 def test_the_formatter_takes_other_records_too():
@@ -492,3 +498,26 @@ def test_wrong_settings_of_the_handler_are_refused():
 
 def test_it_is_built_from_a_file():
     assert build("log", {"level": "DEBUG", "bodies": True}) == Log(level="DEBUG", bodies=True)
+
+
+@pytest.mark.parametrize("chars", [50, 200, 1000])
+def test_no_half_of_a_key_is_shown_where_what_was_looked_at_ends(chars):
+    """What is hidden makes a text shorter, so that its end comes into sight, which may be in a key."""
+    hidden = f"Bearer {'aB3-' * ((chars + 4096) // 4 - 20)} "
+    key = "AIza" + "xY7_" * 9
+    for shift in range(0, 40, 3):
+        text = hidden + "." * (chars + 4096 - len(hidden) - shift) + key + " more" * 100
+        shown = clipped(text, chars)
+        assert "AIza" not in shown
+        assert shown.endswith("…")
+        assert len(shown) <= chars + 1
+    assert clipped("short", chars) == "short"
+    assert clipped("w " * chars, chars) == ("w " * chars)[:chars] + "…"
+
+
+@pytest.mark.parametrize("before", ["Bearer ", "sk-", "api_key=", "token: ", "eyJhbGciOiJSUzI1NiJ9."])
+def test_a_key_is_hidden_to_its_end_however_long(before):
+    key = "".join(f"{number:x}Zq-" for number in range(1000, 2000))
+    assert clipped(f"it was {before}{key} here", 10_000) in [
+        f"it was {kept}{label} here" for kept in ("", before) for label in ("[API_KEY]", "[REDACTED]")
+    ]

@@ -30,6 +30,7 @@ from llmpipe.middleware.alerts.sinks import (
     Webhook,
 )
 from llmpipe.middleware.alerts.windowed import CostRate, ErrorRate, Latency
+from llmpipe.middleware.metrics.counted import lies_within
 from llmpipe.middleware.metrics.resources import Sample, check_psutil
 from llmpipe.middleware.numeric import check_numbers
 from llmpipe.pipeline import bands
@@ -114,9 +115,12 @@ class Alerts:
         if desk.adopted is not self:
             desk.adopt(self, call.runtime)
         # In a chain inside a chain, the outer alerts see all of it.
-        counts = call.ledger not in desk.active
+        active, ledger = desk.active, call.ledger
+        counts = ledger not in active and (ledger.within is None or not lies_within(ledger, active))
         if counts:
-            desk.active.add(call.ledger)
+            active.add(ledger)
+            if ledger.attempts:
+                desk.counted.begin(ledger)
         try:
             reply = await call_next(call)
         except BaseException as error:  # looked at, whatever it is; it goes on

@@ -90,8 +90,8 @@ def stamp(seconds: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time for people, to its two largest units: ``5 min 3 s``, ``2 d 4 h``."""
-    left = round(seconds)
+    """A length of time for people, to its two largest units: ``5 min 3 s``, ``2 d 4 h``; none below 0."""
+    left = round(max(0.0, seconds))  # a clock may be set back
     parts = []
     for length, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         number, left = divmod(left, length)

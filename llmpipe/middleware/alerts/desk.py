@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from llmpipe.middleware.alerts.rules import CircuitOpened, ErrorSeen, NoteSeen, 
 from llmpipe.middleware.alerts.usage import Uses
 from llmpipe.middleware.alerts.windowed import CostRate, ErrorRate, Latency, Windowed
 from llmpipe.middleware.log.fields import clipped
+from llmpipe.middleware.metrics.counted import Counted
 from llmpipe.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = ("Desk",)
 
 _MAX_LANES = 1000  # of providers, models and tenants that are kept apart
 _FLUSH_SECONDS = 4.0  # at the end; less than what a runtime has for it
+_REFUSED = frozenset(("breaker.opened", "breaker.refused"))  # notes of a circuit that is open
 _MAX_CHARS = 300  # of an error's message, or of a note
 
 
@@ -50,6 +52,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.active: set[Ledger] = set()
+        self.counted = Counted()
         self.adopted: Alerts | None = None
         self.cases = Cases(self._send, _MAX_LANES)
         self.posts: dict[str, Post] = {}
@@ -59,18 +62,19 @@ class Desk:
         self._meters: dict[tuple[str, str], Meter] = {}
         self._few: set[Meter] = set()
         self._due = -inf
+        self._noted = False  # whether a note of the call that is looked at tells that a circuit is open
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._uses = Uses()
 
     def adopt(self, cfg: Alerts, runtime: Runtime) -> None:
-        """Go by `cfg` from now on. Meters of rules that are as they were go on; so do cases."""
+        """Go by `cfg` from now on. Meters of rules that count the same as before go on; so do cases."""
         self.adopted = self._cfg = cfg
         self._runtime = runtime
         kept = {rule.name: rule for rule in cfg.rules}
         self._lanes.clear()
         self._few.clear()
-        self._meters = {key: meter for key, meter in self._meters.items() if kept.get(key[0]) == meter.rule}
+        self._meters = {key: meter for key, meter in self._meters.items() if meter.follows(kept.get(key[0]))}
         self._windowed = [rule for rule in cfg.rules if isinstance(rule, Windowed)]
         self._errors = [rule for rule in cfg.rules if isinstance(rule, ErrorSeen)]
         self._circuits = [rule for rule in cfg.rules if isinstance(rule, CircuitOpened)]
@@ -81,7 +85,9 @@ class Desk:
         self._step = max(min(windows) / 20, max(windows) / 1000) if windows else 15.0
         for case in self.cases:
             rule = kept.get(case.rule.name)
-            if rule is None:
+            if rule is not None and type(rule) is type(case.rule):
+                case.rule = rule
+            else:
                 self.cases.resolve(case, self._runtime.wall(), unwatched(case.key))
                 self.cases.forget(case)
         for sink in cfg.sinks:
@@ -103,9 +109,9 @@ class Desk:
         self.active.discard(ledger)
         if outcome.ended_at >= self._due:
             self._turn(outcome.ended_at)
-        attempts = ledger.attempts
+        attempts = self.counted.attempts(ledger) if self.counted.begun else ledger.attempts
         if len(attempts) != 1 or ledger.notes or outcome.status != "ok":
-            self._looked_at(call, outcome.error, outcome.ended_at)
+            self._looked_at(call, attempts, outcome.error, outcome.ended_at)
             return
         attempt = attempts[0]
         key = (attempt.provider, attempt.asked_model, self._tenants and call.tenant)
@@ -133,17 +139,20 @@ class Desk:
         now = call.runtime.now()
         if now >= self._due:
             self._turn(now)
-        self._looked_at(call, error, now)
+        self._looked_at(call, self.counted.attempts(call.ledger), error, now)
 
-    def _looked_at(self, call: Call, error: BaseException | None, now: float) -> None:
+    def _looked_at(
+        self, call: Call, attempts: Sequence[Attempt], error: BaseException | None, now: float
+    ) -> None:
         """A call on which something happened."""
-        for attempt in call.ledger.attempts:
+        notes = self.counted.notes(call.ledger)
+        self._noted = any(note.kind in _REFUSED for note in notes)
+        for attempt in attempts:
             self._attempt(attempt, call, now)
         if self._few:
             self._judge_again(now)
-        for note in call.ledger.notes:
+        for note in notes:
             self._note(note, now)
-        attempts = call.ledger.attempts
         if isinstance(error, LLMError) and all(attempt.error is not error for attempt in attempts):
             provider, endpoint, model = call.target_key
             key = (error.provider or provider, endpoint, error.model or model)
@@ -185,19 +194,19 @@ class Desk:
     # ------------------------------------------------------------ what rules say of it
 
     def _error(self, error: LLMError, key: tuple[str, str, str], now: float) -> None:
-        if error.type == "CIRCUIT_OPEN":
+        if error.type == "CIRCUIT_OPEN" and not self._noted:
             self._circuit(key, "it refused a call", now)
         for rule in self._errors:
             if error.type in rule.types:
                 model = f"/{key[2]}" if key[2] else ""
                 summary = f"{key[0]}{model}: {error.type}: {error.message}"
-                details = {"model": key[2], "status": error.status, "code": error.code}
+                details = {"model": _plain(key[2]), "status": error.status, "code": _plain(error.code)}
                 self._fire(rule, key[0], summary, now, details=details)
 
     def _note(self, note: Note, now: float) -> None:
         kind, detail = note.kind, note.detail
         if self._circuits:
-            if kind in ("breaker.opened", "breaker.refused"):
+            if kind in _REFUSED:
                 self._circuit(detail["key"], detail.get("reason") or "it refused a call", now)
             elif kind == "breaker.closed":
                 self._closed(detail["key"])
@@ -218,7 +227,8 @@ class Desk:
         provider, endpoint, model = key if isinstance(key, tuple) and len(key) == 3 else ("", "", str(key))
         name = "/".join(part for part in (provider, model) if part)
         for rule in self._circuits:
-            details = {"provider": provider, "endpoint": endpoint, "model": model}
+            told = {"provider": provider, "endpoint": endpoint, "model": model}
+            details = {what: _plain(value) for what, value in told.items()}
             summary = f"{name}: the circuit is open: {reason}"
             self._fire(rule, name, summary, now, details=details, about=(provider, model))
 
@@ -369,16 +379,20 @@ class Desk:
 
 def _word(key: str) -> str:
     """A key for people: names in it come from callers."""
-    key = clipped(key, 200)
-    return key if key.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in key)
+    return _printable(clipped(key, 200))
 
 
 def _line(text: str) -> str:
     """One line, without credentials or personal data."""
-    return " ".join(clipped(text, _MAX_CHARS).split())
+    return _printable(" ".join(clipped(text, _MAX_CHARS).split()))
+
+
+def _printable(text: str) -> str:
+    """Without what no sink could write, such as half a surrogate pair, or what would colour a terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return clipped(str(value), _MAX_CHARS)
+    return _line(str(value))

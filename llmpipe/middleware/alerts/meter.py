@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
+from llmpipe.middleware.alerts.rules import Rule
 from llmpipe.middleware.alerts.windowed import Counts, Windowed
 
 __all__ = ("Meter",)
@@ -33,6 +34,14 @@ class Meter:
         self.trip = rule.trip
         self._base = (0, 0, 0.0)
         self._marks: deque[tuple[float, int, int, float]] = deque()
+
+    def follows(self, rule: Rule | None) -> bool:
+        """Go on under `rule`, which has the name of the one before; whether what it counts is the same."""
+        if not isinstance(rule, Windowed) or not rule.counts_as(self.rule):
+            return False
+        self.rule = rule
+        self.trip = self._base[2] + rule.trip
+        return True
 
     @property
     def window(self) -> Counts:

@@ -47,6 +47,10 @@ class Windowed(Rule, ABC):
         if self.per not in _GROUPS:
             raise ConfigError(f"alert rule {self.name}: per is one of {', '.join(_GROUPS)}, not {self.per!r}")
 
+    def counts_as(self, other: Windowed) -> bool:
+        """Whether it counts what `other` does, whatever it makes of that."""
+        return type(self) is type(other) and self.per == other.per
+
     @property
     def trip(self) -> float:
         """What the sum of a window may grow to before somebody looks."""
@@ -141,6 +145,12 @@ class Latency(Windowed):
         super().__attrs_post_init__()
         if self.statistic != "mean" and not re.fullmatch(r"p[1-9]\d?", self.statistic):
             raise ConfigError(f"alert rule {self.name}: statistic is mean, or p1 to p99: {self.statistic!r}")
+
+    def counts_as(self, other: Windowed) -> bool:
+        """Whether it counts the same: how many are slow, it knows by its own threshold only."""
+        if not isinstance(other, Latency) or not super().counts_as(other):
+            return False
+        return (self.above, self.statistic) == (other.above, other.statistic)
 
     def judge(self, window: Counts) -> float | None:
         """The mean in seconds, or the share of attempts that took longer, if it is over."""

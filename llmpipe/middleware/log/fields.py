@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from llmpipe.errors import LLMError
@@ -32,6 +34,7 @@ __all__ = (
     "masked",
     "operation_of",
     "request_fields",
+    "shown",
 )
 
 _PARAMETERS = (
@@ -60,6 +63,9 @@ _ERROR = (
 MAX_TAG_CHARS = 1000
 """Of a tag, a tenant or a user that is told: whoever calls may make them as long as they like."""
 
+_MAX_ERROR_CHARS = 2000
+# The detectors of `mask` have bounds, for the sake of streams; what goes on behind one is of the same key.
+_GOES_ON = re.compile(r"(?<=\[API_KEY\])[A-Za-z0-9._~+/=\-]{8,}")
 _MASK_BEYOND = 4096  # characters past the cut that are masked too, so that nothing is cut in half and missed
 
 
@@ -186,11 +192,11 @@ def _identity(call: Call, event: str, provider: str, model: str) -> dict[str, An
         "call_id": call.id,
         "operation": operation_of(request),
         "stream": request.stream,
-        "provider": provider,
-        "model": model,
+        "provider": shown(provider),
+        "model": shown(model),
     }
     if request.model and request.model != model:
-        fields["asked_model"] = request.model
+        fields["asked_model"] = shown(request.model)
     if call.tenant:
         fields["tenant"] = scrub(call.tenant)
     if call.user:
@@ -210,7 +216,7 @@ def _reply(fields: dict[str, Any], result: Result, end: Outcome) -> None:
     if result.finish_reason is not None:
         fields["finish_reason"] = result.finish_reason
     if result.request_id:
-        fields["request_id"] = result.request_id
+        fields["request_id"] = scrub(result.request_id)
 
 
 def _money(fields: dict[str, Any], attempts: list[Attempt], result: Result | None) -> None:
@@ -226,7 +232,11 @@ def _money(fields: dict[str, Any], attempts: list[Attempt], result: Result | Non
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    said: dict[str, Any] = {"provider": attempt.provider, "model": attempt.model, "status": attempt.status}
+    said: dict[str, Any] = {
+        "provider": shown(attempt.provider),
+        "model": shown(attempt.model),
+        "status": attempt.status,
+    }
     if attempt.ended_at is not None:
         said["seconds"] = round(attempt.ended_at - attempt.started_at, 6)
     if isinstance(attempt.error, Exception):
@@ -239,9 +249,11 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
 def _error(error: Exception) -> dict[str, Any]:
     said: dict[str, Any] = {"type": _type_of(error), "class": type(error).__name__}
     if isinstance(error, LLMError):
-        said.update({name: value for name in _ERROR if (value := getattr(error, name)) is not None})
+        for name in _ERROR:
+            if (value := getattr(error, name)) is not None:
+                said[name] = scrub(value) if isinstance(value, str) else value
     text = error.message if isinstance(error, LLMError) else str(error)
-    said["message"] = masked(text[:2000])
+    said["message"] = clipped(text, _MAX_ERROR_CHARS)
     return said
 
 
@@ -250,19 +262,40 @@ def _type_of(error: Exception) -> str:
 
 
 def _body(fields: dict[str, Any], which: str, text: str, chars: int) -> None:
-    cut = masked(text[: chars + _MASK_BEYOND])
-    if len(cut) > chars or len(text) > chars + _MASK_BEYOND:
-        cut = cut[:chars]
+    told, more = _first(text, chars)
+    if more:
         fields[f"{which}_truncated"] = True
-    fields[f"{which}_body"] = cut
+    fields[f"{which}_body"] = told
+
+
+def shown(name: str) -> str:
+    """The name of a provider or a model without credentials: whoever calls may say any."""
+    return _known(name) if len(name) <= _SHORT else scrub(name)
+
+
+# The same few names come again and again, and callers make up others: so many are remembered.
+_SHORT = 200  # characters
+_known = lru_cache(maxsize=1024)(scrub)
 
 
 def clipped(text: str, chars: int) -> str:
     """The first `chars` characters of `text`, masked."""
-    cut = masked(text[: chars + _MASK_BEYOND])
-    return cut if len(cut) <= chars else cut[:chars] + "…"
+    told, more = _first(text, chars)
+    return told + "…" if more else told
+
+
+def _first(text: str, chars: int) -> tuple[str, bool]:
+    """The first `chars` characters of `text`, masked, and whether there are more."""
+    told = masked(text[: chars + _MASK_BEYOND])
+    if len(text) <= chars + _MASK_BEYOND:
+        return told[:chars], len(told) > chars
+    # What was hidden may bring the end into sight, where half a key may stand.
+    return told[: max(0, min(chars, len(told) - _MASK_BEYOND))], True
 
 
 def masked(text: str) -> str:
     """`text` without credentials and personal data."""
-    return scrub(mask(text), max_chars=len(text) + 1000)
+    told = mask(text)
+    if told is not text:
+        told = _GOES_ON.sub("", told)
+    return scrub(told, max_chars=len(text) + 1000)

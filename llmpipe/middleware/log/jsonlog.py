@@ -13,6 +13,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 from logging.handlers import TimedRotatingFileHandler
+from math import isfinite
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
@@ -61,8 +62,17 @@ def json_line(value: Any) -> str:
     try:
         text = orjson.dumps(value, default=_as_text, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError):  # half a surrogate pair, or an integer beyond 64 bits
-        return json.dumps(value, default=_as_text, skipkeys=True)
+        text = json.dumps(_finite(value), default=_as_text, skipkeys=True)
     return text if text.isprintable() else printable(text)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for each number that JSON has not, as orjson writes them."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def printable(text: str) -> str:

@@ -62,6 +62,7 @@ from attrs import Factory, frozen
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.lag import Lag
 from llmpipe.middleware.metrics.book import Book
+from llmpipe.middleware.metrics.counted import lies_within
 from llmpipe.middleware.metrics.dashboard import dashboard
 from llmpipe.middleware.metrics.instruments import SECONDS, Registry, check_bounds, check_names
 from llmpipe.middleware.metrics.others import on_loop
@@ -118,9 +119,11 @@ class Metrics:
         book = call.runtime.state("metrics", self.name, self._book)
         # In a chain inside a chain, the outer metrics see all of it.
         active, ledger = book.active, call.ledger
-        counts = ledger not in active
+        counts = ledger not in active and (ledger.within is None or not lies_within(ledger, active))
         if counts:
             active.add(ledger)
+            if ledger.attempts:
+                book.counted.begin(ledger)
         try:
             reply = await call_next(call)
         except BaseException as error:  # counted, whatever it is; it goes on

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 from llmpipe.errors import LLMError
+from llmpipe.middleware.metrics.counted import Counted
 from llmpipe.middleware.metrics.error_types import error_type_of
 from llmpipe.middleware.metrics.instruments import OTHER, Counter, Family, Histogram, Registry
 from llmpipe.middleware.metrics.others import collect
@@ -18,6 +19,7 @@ from llmpipe.runtime import Runtime
 __all__ = ("Book",)
 
 _TARGET = ("provider", "model")
+_MAX_REASONS = 32  # of one target that are found with one look-up
 
 
 class _Target:
@@ -58,6 +60,7 @@ class Book:
 
     def __init__(self, bounds: Sequence[float], max_targets: int, *, users: bool) -> None:
         self.active: set[Ledger] = set()
+        self.counted = Counted()
         self.bounds = tuple(bounds)
         self.ring = Ring()
         self.due = -inf
@@ -129,7 +132,7 @@ class Book:
         now = call.runtime.now()
         if now >= self.due:
             self.turn(now)
-        attempts = call.ledger.attempts
+        attempts = self.counted.attempts(call.ledger)
         target = self._attempts(attempts, call)[0] if attempts else self._target(*call.target_key[::2])
         self._ended(call, target, status, now)
         if status == "error":
@@ -142,7 +145,7 @@ class Book:
         ended_at = outcome.ended_at
         if ended_at >= self.due:
             self.turn(ended_at)
-        attempts = ledger.attempts
+        attempts = self.counted.attempts(ledger) if self.counted.begun else ledger.attempts
         if attempts:
             target, result = self._attempts(attempts, call)  # the same end, and its events are folded already
         else:
@@ -163,14 +166,15 @@ class Book:
         except KeyError:
             counter = self.finishes.of(target.provider, target.model, reason or "")
             counter.value += 1
-            target.reasons[reason] = counter
+            if len(target.reasons) < _MAX_REASONS:  # a provider may say what it likes
+                target.reasons[reason] = counter
         if ledger.notes:
-            self._notes(ledger.notes)
+            self._notes(self.counted.notes(ledger))
 
     def _ended(self, call: Call, target: _Target, status: str, now: float) -> None:
         self.requests.of(target.provider, target.model, status).value += 1
         self.duration.of(target.provider, target.model, status).observe(now - call.started_at)
-        self._notes(call.ledger.notes)
+        self._notes(self.counted.notes(call.ledger))
 
     def _error(self, target: _Target, error: BaseException) -> None:
         retryable = "true" if isinstance(error, LLMError) and error.retryable else "false"
@@ -238,7 +242,7 @@ class Book:
 
     # ------------------------------------------------------------ notes, and the figures of others
 
-    def _notes(self, notes: list[Note]) -> None:
+    def _notes(self, notes: Sequence[Note]) -> None:
         for note in notes:
             kind, detail = note.kind, note.detail
             self.events.of(kind).value += 1

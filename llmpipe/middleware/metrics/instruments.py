@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Generic, TypeVar
 
 from llmpipe.errors import ConfigError
+from llmpipe.secret import scrub
 
 __all__ = (
     "Counter",
@@ -136,11 +137,11 @@ class Family(Generic[C]):
         if child is None:
             if len(values) != len(self.labels):
                 raise TypeError(f"{self.name} takes the labels {', '.join(self.labels) or '(none)'}")
-            if len(self._children) >= self._limit:
-                values = (OTHER,) * len(values)
-            else:
-                values = tuple(map(_printable, values))
+            values = tuple(map(_printable, values))
             child = self._children.get(values)
+            if child is None and len(self._children) >= self._limit:
+                values = (OTHER,) * len(values)
+                child = self._children.get(values)
             if child is None:
                 child = self._children[values] = self._make()
         return child
@@ -318,7 +319,8 @@ def _number(value: float) -> str:
 
 
 def _printable(value: str) -> str:
-    """A label value that breaks no line and has an end: names in it come from callers."""
+    """A label value without a credential that breaks no line and has an end: callers make them up."""
+    value = scrub(value)
     if len(value) > _MAX_LABEL_CHARS:
         value = value[: _MAX_LABEL_CHARS - 1] + "…"
     if value.isprintable():

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import Factory, field, frozen
 
 from llmpipe.errors import ConfigError
+from llmpipe.middleware.masked_names import masked_name
+from llmpipe.middleware.metrics.counted import lies_within
 from llmpipe.middleware.trace import genai
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Attempt, Call, Ledger
@@ -96,14 +98,17 @@ class _Otel:
 class _Traced:
     """The span of one call."""
 
-    __slots__ = ("_active", "_call", "_cfg", "_offset", "_whole", "span")
+    __slots__ = ("_active", "_begun", "_call", "_cfg", "_noted", "_offset", "_whole", "span")
 
     def __init__(self, cfg: Trace, call: Call) -> None:
         self._cfg = cfg
         self._call = call
         # In a chain inside a chain, the outer trace has the attempts and the events.
         self._active: set[Ledger] = call.runtime.state("trace", cfg.name, set[Ledger])
-        self._whole = call.ledger not in self._active
+        active, ledger = self._active, call.ledger
+        self._whole = ledger not in active and (ledger.within is None or not lies_within(ledger, active))
+        # One that is called again for the same call has the attempts of that time only.
+        self._begun, self._noted = len(call.ledger.attempts), len(call.ledger.notes)
         self._offset = call.runtime.wall() - call.runtime.now()
         self.span: Span = cfg._otel.tracer.start_span(
             genai.span_name(call),
@@ -111,7 +116,8 @@ class _Traced:
             attributes=genai.asked(call, cfg.providers),
             start_time=self._wall(call.started_at),
         )
-        self._active.add(call.ledger)
+        if self._whole:
+            active.add(ledger)
 
     def end(self, outcome: Outcome | None, error: BaseException | None) -> None:
         """End the span; without an `outcome` the call ended before its reply began."""
@@ -142,12 +148,13 @@ class _Traced:
 
     def _on_the_way(self, ended_at: float) -> None:
         ledger = self._call.ledger
-        self.span.set_attribute("llmpipe.attempts", len(ledger.attempts))
-        for note in ledger.notes:
+        attempts = ledger.attempts[self._begun :]
+        self.span.set_attribute("llmpipe.attempts", len(attempts))
+        for note in ledger.notes[self._noted :]:
             told = {key: _plain(value) for key, value in note.detail.items() if value is not None}
             self.span.add_event(note.kind, told, self._wall(note.at))
         if self._cfg.attempts:
-            for attempt in ledger.attempts:
+            for attempt in attempts:
                 self._attempt(attempt, ended_at)
 
     def _attempt(self, attempt: Attempt, ended_at: float) -> None:
@@ -177,9 +184,9 @@ class _Traced:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as an attribute may be: a string, number or bool, or a list of strings."""
-    if isinstance(value, (str, bool, int, float)):
+    """`value` as an attribute may be: a masked string, a number or bool, or a list of strings."""
+    if isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
-        return [str(item) for item in value]
-    return str(value)
+        return [masked_name(str(item)) for item in value]
+    return masked_name(str(value))

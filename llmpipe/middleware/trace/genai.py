@@ -14,12 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmpipe.errors import LLMError
-from llmpipe.middleware.log.fields import clipped, masked, operation_of
+from llmpipe.middleware.log.fields import clipped, operation_of, shown
 from llmpipe.middleware.log.jsonlog import json_line
-from llmpipe.middleware.masked_names import masked_name
+from llmpipe.middleware.masked_names import masked_name, scrubbed_name
 from llmpipe.middleware.metrics.error_types import error_type_of
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pipeline.outcome import Outcome
+from llmpipe.secret import scrub
 from llmpipe.types import (
     Completion,
     EmbeddingRequest,
@@ -65,6 +66,7 @@ _PARAMETERS = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
     "presence_penalty": "gen_ai.request.presence_penalty",
 }
+_MAX_ERROR_CHARS = 2000
 _PORTS = {"http": 80, "https": 443}
 
 Attributes = dict[str, Any]
@@ -72,14 +74,14 @@ Attributes = dict[str, Any]
 
 def span_name(call: Call) -> str:
     """``chat gpt-4o``: the operation and the model."""
-    model = call.target_key[2]
+    model = shown(call.target_key[2])
     operation = operation_of(call.request)
     return f"{operation} {model}" if model else operation
 
 
 def provider_name(name: str, own: Mapping[str, str]) -> str:
     """The conventions' name of the provider we call `name`; `own` goes first."""
-    return own.get(name) or _WELL_KNOWN.get(name, name)
+    return own.get(name) or _WELL_KNOWN.get(name) or shown(name)
 
 
 def asked(call: Call, own: Mapping[str, str]) -> Attributes:
@@ -89,7 +91,7 @@ def asked(call: Call, own: Mapping[str, str]) -> Attributes:
     said: Attributes = {
         "gen_ai.operation.name": operation_of(request),
         "gen_ai.provider.name": provider_name(provider, own),
-        "gen_ai.request.model": model,
+        "gen_ai.request.model": shown(model),
         **server_of(endpoint),
         "llmpipe.call.id": call.id,
     }
@@ -100,7 +102,7 @@ def asked(call: Call, own: Mapping[str, str]) -> Attributes:
             if (value := getattr(request, name)) is not None:
                 said[key] = value
         if request.stop:
-            said["gen_ai.request.stop_sequences"] = request.stop
+            said["gen_ai.request.stop_sequences"] = [masked_name(stop) for stop in request.stop]
         if isinstance(top_k := request.extra.get("top_k"), (int, float)):
             said["gen_ai.request.top_k"] = float(top_k)
         if request.response_format is not None:
@@ -110,7 +112,7 @@ def asked(call: Call, own: Mapping[str, str]) -> Attributes:
     if call.tenant:
         said["llmpipe.tenant"] = masked_name(call.tenant)
     for name, value in call.tags.items():
-        said[f"llmpipe.tag.{name}"] = masked_name(str(value))
+        said[f"llmpipe.tag.{scrubbed_name(str(name))}"] = masked_name(str(value))
     return said
 
 
@@ -124,12 +126,12 @@ def answered(call: Call, outcome: Outcome) -> Attributes:
         "gen_ai.usage.output_tokens": usage.output_tokens,
     }
     optional = {
-        "gen_ai.response.id": result.id,
-        "gen_ai.response.model": result.model,
+        "gen_ai.response.id": scrub(result.id),
+        "gen_ai.response.model": shown(result.model),
         "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
         "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
-        "llmpipe.request_id": result.request_id,
+        "llmpipe.request_id": scrub(result.request_id or ""),
         "llmpipe.usage.estimated": usage.source == "estimated",
     }
     said.update({key: value for key, value in optional.items() if value})
@@ -148,7 +150,7 @@ def attempted(attempt: Attempt, own: Mapping[str, str]) -> Attributes:
     """What is said of one attempt. Its tokens are not under gen_ai.usage: they would be counted twice."""
     said: Attributes = {
         "gen_ai.provider.name": provider_name(attempt.provider, own),
-        "gen_ai.request.model": attempt.asked_model,
+        "gen_ai.request.model": shown(attempt.asked_model),
         "llmpipe.attempt.number": attempt.number,
         "llmpipe.attempt.status": attempt.status,
     }
@@ -164,14 +166,14 @@ def failed(error: Exception) -> tuple[Attributes, str]:
     """The attributes of a failure, and the description of the span's status."""
     if not isinstance(error, LLMError):
         kind = {"error.type": type(error).__name__, "llmpipe.error_type": error_type_of(error)}
-        return kind, masked(str(error)[:2000])
+        return kind, clipped(str(error), _MAX_ERROR_CHARS)
     said = {
         "error.type": error.type,
         "llmpipe.error_type": error_type_of(error),
         "llmpipe.error.retryable": error.retryable,
         "llmpipe.error.status": error.status,
     }
-    return said, masked(error.message[:2000])
+    return said, clipped(error.message, _MAX_ERROR_CHARS)
 
 
 def content(call: Call, outcome: Outcome | None, max_chars: int) -> Attributes:
@@ -202,7 +204,12 @@ def _part(part: Part, clip: Callable[[str], str]) -> dict[str, Any]:
     if isinstance(part, Reasoning):
         return {"type": "reasoning", "content": clip(part.text)}
     if isinstance(part, ToolCall):
-        return {"type": "tool_call", "id": part.id, "name": part.name, "arguments": clip(part.arguments)}
+        return {
+            "type": "tool_call",
+            "id": part.id,
+            "name": clip(part.name),
+            "arguments": clip(part.arguments),
+        }
     if isinstance(part, ToolResult):
         return {"type": "tool_call_response", "id": part.id, "response": clip(part.text)}
     return {"type": type(part).__name__.lower()}

@@ -25,8 +25,9 @@ from typing import Any, ClassVar, Literal
 from attrs import Factory, field, frozen
 
 from llmpipe.errors import ConfigError, LLMError
-from llmpipe.middleware.log.fields import operation_of
+from llmpipe.middleware.log.fields import operation_of, shown
 from llmpipe.middleware.metrics import Metrics
+from llmpipe.middleware.metrics.counted import Counted, lies_within
 from llmpipe.middleware.trace.genai import provider_name, server_of
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call, Ledger
@@ -96,9 +97,12 @@ class OTelMetrics:
         """Record the call when it is over."""
         desk = call.runtime.state("otel_metrics", self.name, _Desk)
         # In a chain inside a chain, the outer one records all of it.
-        counts = call.ledger not in desk.active
+        active, ledger = desk.active, call.ledger
+        counts = ledger not in active and (ledger.within is None or not lies_within(ledger, active))
         if counts:
-            desk.active.add(call.ledger)
+            active.add(ledger)
+            if ledger.attempts:
+                desk.counted.begin(ledger)
         try:
             reply = await call_next(call)
         except BaseException as error:  # recorded, whatever it is; it goes on
@@ -111,12 +115,12 @@ class OTelMetrics:
 
     def _record(self, desk: _Desk, call: Call, outcome: Outcome | None, error: BaseException | None) -> None:
         desk.active.discard(call.ledger)
+        attempts = desk.counted.attempts(call.ledger)
         if self.own is not None:
             self._expose(desk, call.runtime)
         tools = self._tools
         if tools is None:
             return
-        attempts = call.ledger.attempts
         provider, endpoint, model = call.target_key
         if attempts:
             provider, model = attempts[-1].provider, attempts[-1].asked_model
@@ -196,18 +200,20 @@ class _Desk:
 
     def __init__(self) -> None:
         self.active: set[Ledger] = set()
+        self.counted = Counted()
         self.exposed: set[str] = set()
         self.known: dict[str, int] = {}
-        self._models: set[tuple[str, str]] = set()
+        self._models: dict[tuple[str, str], str] = {}
 
     def bounded(self, provider: str, model: str, limit: int) -> str:
         """`model`, or what stands for all that come after `limit` others: names come from callers."""
-        if (provider, model) in self._models:
-            return model
+        known = self._models.get((provider, model))
+        if known is not None:
+            return known
         if len(self._models) >= limit:
             return _OTHER
-        self._models.add((provider, model))
-        return model
+        told = self._models[provider, model] = shown(model)
+        return told
 
 
 def _reader(observation: Any, runtime: Runtime, own: str, family: Any) -> Callable[[Any], Iterable[Any]]:

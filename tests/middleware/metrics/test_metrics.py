@@ -323,6 +323,19 @@ async def test_models_beyond_the_limit_are_counted_together():
     assert found == {"p m0 ok": 1, "p m1 ok": 1, f"{OTHER} {OTHER} ok": 48}
 
 
+async def test_reasons_that_a_provider_makes_up_fill_no_memory():
+    metrics = Metrics(max_targets=2)
+    script = [Completion(message=Message("assistant", "x"), finish_reason=f"r{n}") for n in range(100)]  # type: ignore[arg-type]  # as a provider may
+    chain = Chain(MockProvider(script, name="p", model="m"), metrics)
+    for _ in script:
+        await chain.complete("hi")
+    book = chain.runtime.states("metrics")["metrics"]
+    assert max(len(target.reasons) for target in book._targets.values()) <= 32
+    found = values(chain, "finish_reasons.total", metrics)
+    assert sum(found.values()) == 100
+    assert len(found) <= 41
+
+
 async def test_a_rebuilt_chain_on_the_same_runtime_goes_on_counting():
     chain = Chain(MockProvider(default="ok", name="p", model="m"), METRICS)
     await chain.complete("hi")

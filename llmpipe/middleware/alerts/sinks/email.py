@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -117,20 +118,18 @@ class _Mail:
         self._cfg = cfg
         self._message = message
         self._server: SMTP | None = None
-        self._over = False
+        self._over = self._taken = False
+        self._refused: Mapping[str, tuple[int, bytes]] = {}
 
     def run(self) -> None:
         """Send the message. Raises: Undelivered."""
         try:
             self._send()
-        except SMTPResponseException as error:
-            kept = error.smtp_code >= 500
-            raise Undelivered(f"the server said {error.smtp_code}", retryable=not kept) from None
-        except SMTPRecipientsRefused as error:
-            codes = sorted({code for code, _ in error.recipients.values()})
-            raise Undelivered(f"recipients refused: {codes}", retryable=min(codes) < 500) from None
-        except (OSError, SMTPException, ValueError) as error:  # their texts are the server's
-            raise Undelivered(f"it could not be sent: {type(error).__name__}") from None
+        except (OSError, SMTPException, ValueError) as error:
+            if not self._taken:  # else it is there, whatever the server's farewell was
+                raise _undelivered(error) from None
+        if self._refused:  # not by all: once more would be twice for the others
+            raise Undelivered(f"recipients refused: {_codes(self._refused)}", retryable=False)
 
     def _send(self) -> None:
         cfg = self._cfg
@@ -147,7 +146,8 @@ class _Mail:
                 server.starttls(context=self._context())
             if cfg.password is not None:
                 server.login(cfg.username, cfg.password.reveal())
-            server.send_message(self._message)
+            self._refused = server.send_message(self._message)
+            self._taken = True
 
     def _context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self._cfg.ca_file)
@@ -159,3 +159,17 @@ class _Mail:
         if sock is not None:
             with suppress(OSError):  # it is closed already
                 sock.shutdown(SHUT_RDWR)
+
+
+def _codes(recipients: Mapping[str, tuple[int, bytes]]) -> list[int]:
+    return sorted({code for code, _ in recipients.values()})
+
+
+def _undelivered(error: Exception) -> Undelivered:
+    """What went wrong, without the words of the server."""
+    if isinstance(error, SMTPResponseException):
+        return Undelivered(f"the server said {error.smtp_code}", retryable=error.smtp_code < 500)
+    if isinstance(error, SMTPRecipientsRefused):
+        codes = _codes(error.recipients)
+        return Undelivered(f"recipients refused: {codes}", retryable=min(codes) < 500)
+    return Undelivered(f"it could not be sent: {type(error).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from attrs import field, frozen
@@ -107,9 +108,10 @@ class PagerDuty:
         told: dict[str, Any] = {
             "routing_key": self.routing_key.reveal(),
             "event_action": "resolve" if alert.state == "resolved" else "trigger",
-            "dedup_key": f"{self.source}:{alert.id}"[:_MAX_KEY_CHARS],
+            "dedup_key": _key(f"{self.source}:{alert.id}"),
         }
         if alert.state == "firing":  # a resolve event takes no payload
+            measured = {"value": alert.value, "limit": alert.limit, "count": alert.count}
             told["payload"] = {
                 "summary": alert.summary[:_MAX_SUMMARY_CHARS],
                 "source": self.source,
@@ -117,14 +119,17 @@ class PagerDuty:
                 "timestamp": stamp(alert.at),
                 "component": alert.key,
                 "class": alert.rule,
-                "custom_details": {
-                    **alert.details,
-                    "value": alert.value,
-                    "limit": alert.limit,
-                    "count": alert.count,
-                },
+                "custom_details": {**{k: v for k, v in measured.items() if v is not None}, **alert.details},
             }
         return told
+
+
+def _key(whole: str) -> str:
+    """What tells troubles apart, short enough: two that begin alike are two all the same."""
+    if len(whole) <= _MAX_KEY_CHARS:
+        return whole
+    sign = sha256(whole.encode("utf-8", "replace")).hexdigest()[:16]
+    return f"{whole[: _MAX_KEY_CHARS - 17]}#{sign}"
 
 
 def _plain(text: str) -> str:

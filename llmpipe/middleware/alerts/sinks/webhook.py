@@ -16,17 +16,18 @@ from socket import SHUT_RDWR
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-import orjson
 from anyio import CapacityLimiter, to_thread
 from attrs import Factory, field, frozen
 
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.alerts.alert import Alert, Severity, check_severity
 from llmpipe.middleware.alerts.sinks.base import Undelivered
+from llmpipe.middleware.log.jsonlog import json_line
 from llmpipe.secret import Secret
 
 __all__ = ("Webhook", "address", "post", "secret")
 
+_PORTS = {"https": 443, "http": 80}  # said, for http.client would look for one in an IPv6 address
 _MAX_WAIT = 300.0  # seconds of a Retry-After that are believed
 
 
@@ -93,7 +94,9 @@ async def post(
     url: Secret, body: Any, headers: Mapping[str, str] | None = None, *, ca_file: str | None = None
 ) -> None:
     """Post `body` as JSON to `url`. Cancelled, it shuts the socket. Raises: Undelivered for all but 2xx."""
-    work = _Post(url, orjson.dumps(body), {"Content-Type": "application/json", **(headers or {})}, ca_file)
+    work = _Post(
+        url, json_line(body).encode(), {"Content-Type": "application/json", **(headers or {})}, ca_file
+    )
     try:
         status, wait = await to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=CapacityLimiter(1))
     finally:
@@ -118,12 +121,13 @@ class _Post:
         """The status, and the seconds to wait if it says so. Raises: Undelivered."""
         parts = self._parts
         host, path = parts.hostname or "", parts.path or "/"
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port
         try:
             if parts.scheme == "https":
                 context = ssl.create_default_context(cafile=self._ca_file)
-                made: HTTPConnection = HTTPSConnection(host, parts.port, timeout=10.0, context=context)
+                made: HTTPConnection = HTTPSConnection(host, port, timeout=10.0, context=context)
             else:
-                made = HTTPConnection(host, parts.port, timeout=10.0)
+                made = HTTPConnection(host, port, timeout=10.0)
             self._connection = made
             target = f"{path}?{parts.query}" if parts.query else path
             made.request("POST", target, self._body, {"Connection": "close", **self._headers})
