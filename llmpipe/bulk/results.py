@@ -18,6 +18,7 @@ from llmpipe.errors import ConfigError, StoreUnavailable
 
 __all__ = ("Again", "Results", "errors_of", "merge")
 
+_BEGIN = b'{"id":'  # of each line that is written here
 Again = Literal["retryable", "failed", "none"]
 """Which failures of an earlier run are tried again: those that may pass, all of them, or none."""
 
@@ -35,13 +36,14 @@ class Results:
         self._path = path
         self._again = again
         self._files: list[int] = []
+        self._lost: OSError | None = None
         self.known: set[str] = set()
 
     def __enter__(self) -> Results:
         try:
             self._files.append(_locked(self._path))
-            _cut(self._path, self._files[0])
-            self.known = {line["custom_id"] for line in _lines(self._path)}
+            self.known = {line["custom_id"] for line in _lines(self._path, torn=True)}
+            _cut(self._path, self._files[0], ours=bool(self.known))
             self._open_errors()
         except BaseException as error:  # whatever it is goes on; the files must not stay open
             self._close()
@@ -84,19 +86,27 @@ class Results:
 
     def _append(self, which: int, line: dict[str, Any]) -> None:
         view = memoryview(orjson.dumps(line) + b"\n")
+        self._check()  # half a line may stand there, which another must not run on
         try:
             while view:
                 view = view[os.write(self._files[which], view) :]
         except OSError as error:
+            self._lost = error
             raise _unavailable(self._path, error) from None
 
     def sync(self) -> None:
-        """Have all of it on the disk. Blocks."""
+        """Have all of it on the disk. Blocks. Raises: as `add`, and again each time after the first."""
+        self._check()  # what a disk has lost it tells once, and the next fsync is a success
         try:
             for file in self._files:
                 os.fsync(file)
         except OSError as error:
+            self._lost = error
             raise _unavailable(self._path, error) from None
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise _unavailable(self._path, self._lost)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -165,8 +175,11 @@ def _lines(path: Path, *, torn: bool = False) -> Iterator[dict[str, Any]]:
             raise ConfigError(f"{path}: line {number} is no answer of a bulk job; name another file")
 
 
-def _cut(path: Path, descriptor: int) -> None:
-    """Cut off what a crash has left of a last line."""
+def _cut(path: Path, descriptor: int, *, ours: bool) -> None:
+    """Cut off what a crash has left of a last line; `ours` says that there are whole ones.
+
+    Raises: ConfigError where there are none, and it is no beginning of one either.
+    """
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         whole = end
@@ -176,6 +189,10 @@ def _cut(path: Path, descriptor: int) -> None:
             whole = start + at + 1 if at >= 0 else start
             if at >= 0:
                 break
+        file.seek(whole)
+        begin = file.read(len(_BEGIN))
+    if whole < end and not ours and begin != _BEGIN[: len(begin)]:
+        raise ConfigError(f"{path}: line 1 is no answer of a bulk job; name another file")
     if whole < end:
         os.ftruncate(descriptor, whole)
 

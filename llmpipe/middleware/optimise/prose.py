@@ -16,6 +16,7 @@ _MIN_REPEAT = 40  # characters; a shorter paragraph that comes twice is more oft
 # Anything that `squeezed` could change, for a look before the work.
 _SPENDTHRIFT = re.compile(r"[ \t]\r?\n|\S {2}|\n[ \t\r]*\n[ \t\r]*\n")
 _FENCE = re.compile(r"[ \t>]*(?:[-*+]|\d{1,9}[.)])?[ \t]*(`{3,}|~{3,})")
+_FENCE_END = re.compile(r"([ \t>]*)(`{3,}|~{3,})[ \t\r]*")
 _INDENTED = re.compile(r"(?: {4}|\t| {1,3}\t)[ \t]*[^ \t\r]")
 _OPENS = re.compile(r"<(pre|code|script|style|textarea|svg|math)\b", re.IGNORECASE)
 _NOT_PROSE = re.compile(r"[`|\t{}\[\]\\]")
@@ -111,18 +112,18 @@ def _protected(lines: list[str]) -> list[bool]:
 class _Guard:
     """Goes through the lines of a text, and knows in what it is."""
 
-    __slots__ = ("_closes", "_depth", "_fence")
+    __slots__ = ("_closes", "_depth", "_fence", "_quotes", "_width")
 
     def __init__(self) -> None:
         self._fence = ""  # which closes the code we are in
+        self._quotes = self._width = 0  # of what stands before it: ``>`` and all characters
         self._closes = ""  # the tag that closes the preformatted text we are in
         self._depth = 0  # brackets open
 
     def keeps(self, line: str) -> bool:
         """Whether the next line may not be prose."""
         if self._fence:
-            told = line.strip(" \t\r>")
-            if len(told) >= len(self._fence) and not told.strip(self._fence[0]):
+            if self._ends(line):
                 self._fence = ""
             return True
         if self._closes:
@@ -134,13 +135,24 @@ class _Guard:
             return True
         return self._begins(line)
 
+    def _ends(self, line: str) -> bool:
+        """Whether the code ends with `line`. A fence further in than the first one's is part of the code."""
+        found = _FENCE_END.fullmatch(line)
+        return (
+            found is not None
+            and found[2].startswith(self._fence)
+            and found[1].count(">") == self._quotes
+            and len(found[1].expandtabs(4)) <= self._width + 3  # CommonMark 0.31, 4.5
+        )
+
     def _begins(self, line: str) -> bool:
         line = line.rstrip(" \t\r")
         if not line:
             return False
         fence = _FENCE.match(line)
         if fence is not None and not (fence[1][0] == "`" and "`" in line[fence.end() :]):
-            self._fence = fence[1]
+            self._fence, before = fence[1], line[: fence.start(1)]
+            self._quotes, self._width = before.count(">"), len(before.expandtabs(4))
             return True
         opened = _OPENS.search(line)
         if opened is not None:

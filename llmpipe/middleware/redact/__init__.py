@@ -44,7 +44,7 @@ from llmpipe.pipeline.linker import Handler
 from llmpipe.pipeline.outcome import Result
 from llmpipe.pipeline.pump import Stage
 from llmpipe.pipeline.reply import Reply
-from llmpipe.types import Completion
+from llmpipe.types import Completion, Request
 
 __all__ = ("Finder", "Finding", "KINDS", "Located", "Masker", "Mode", "Redact", "Scanner", "Vault", "mask")
 
@@ -149,7 +149,9 @@ class Redact:
             if not reply.streamed and masker.found:
                 tell(masker.found)
         if vault is not None:
-            await self._pipe(reply, vault.restorer())
+            form = call.request.response_format if isinstance(call.request, Request) else None
+            is_json = form is not None and form.type != "text"
+            await self._pipe(reply, vault.restorer(json=is_json))
         return reply
 
     async def _mask_causes(self, error: BaseException) -> None:

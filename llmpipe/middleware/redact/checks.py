@@ -143,7 +143,7 @@ _NO_SECRET = re.compile(
     rf"{NO_WORDS}\Z"
     r"|(?i:(?:your|my|the|some|an?)?[ _\-]?(?:api|access|secret)?[ _\-]?"
     r"(?:key|token|secret|password|passwd)s?)\Z"
-    r"|[*xX.…•]{3,400}\Z|\*\*|\$|\{|<|\[|%\("
+    r"|[*xX.…•]{3,4096}\Z|\*\*|\$|\{|<|\[|%\("
 )
 
 

@@ -70,7 +70,9 @@ def _token_sieve() -> str:
 
 _VALUE = (
     r"""[ \t]{0,4}+(?>"(?P<quoted>[^"\r\n]{4,400}+)"|'(?P<single>[^'\r\n]{4,400}+)'"""
-    r"""|["']?+(?P<scheme>(?i:(?>bearer|basic|token))[ ]{1,4}+)?+(?P<bare>[^\s"'&,;<>()\[\]{}]{4,400}+))"""
+    r"""|["']?+(?P<scheme>(?i:(?>bearer|basic|token))[ ]{1,4}+)?+(?P<bare>[^\s"'&,;<>()\[\]{}]{4,400}+"""
+    # A long one is no sentence of a script without spaces, but a private key in base64, for one.
+    r"""[A-Za-z0-9+/=_.~%\-]{0,3696}+))"""
 )
 _GLUE = r"""["'\]]{0,2}+[ \t]{0,3}+(?P<glue>(?>=>|:=|=|:))"""
 _KEY_OF = "|".join(
@@ -98,7 +100,7 @@ def _a_secret(ends: str) -> str:
     """Looks ahead at a value up to one of `ends`: no word, name, variable or mask that stands for one."""
     return (
         rf"(?!(?:{checks.NO_WORDS}|{_ITS_NAME})[{ends}])(?![*]{{2}}|[$]|[{{]|<|\[|%[(])"
-        rf"(?=[*xX.\u2026\u2022]{{0,399}}[^*xX.\u2026\u2022{ends}])"
+        rf"(?=[*xX.\u2026\u2022]{{0,4095}}[^*xX.\u2026\u2022{ends}])"
     )
 
 
@@ -108,9 +110,9 @@ _NAMED = (
     r"[A-Za-z]{3,13}[\"'\]]{0,2}[ \t]{0,3}(?:(?:=>|:=|=|:(?!=))(?:"
     rf"[ \t]{{0,4}}(?:\"{_IN_DOUBLE}[^\"\r\n]{{4}}|'{_IN_SINGLE}[^'\r\n]{{4}})"
     rf"|{_OPEN}(?:(?i:bearer|basic|token)[ ]{{1,4}}{_IN_BARE}{_BARE}{{4}}"
-    rf"|{_IN_BARE}(?={_BARE}{{4}}){_BARE}{{0,400}}[^A-Za-z_.{_ENDS_BARE}]"
-    rf"|(?=[.]{{0,399}}_)[_.]{{4,400}}(?![^{_ENDS_BARE}])))"
-    rf"|={_OPEN}{_IN_BARE}[A-Za-z_]{{4,400}}(?![A-Za-z_.]))"
+    rf"|{_IN_BARE}(?={_BARE}{{4}}){_BARE}{{0,4096}}[^A-Za-z_.{_ENDS_BARE}]"
+    rf"|(?=[.]{{0,4095}}_)[_.]{{4,4096}}(?![^{_ENDS_BARE}])))"
+    rf"|={_OPEN}{_IN_BARE}[A-Za-z_]{{4,4096}}(?![A-Za-z_.]))"
 )
 
 API_KEY = (

@@ -48,9 +48,11 @@ class TextStage:
     Args:
         rewriter: makes the rewriter of a part; its argument says whether the part is JSON.
         rewrite: what is done with the strings that come whole: in `extra` and in parts.
+        json: the text of the reply is JSON too, for that was asked for.
     """
 
-    def __init__(self, rewriter: Callable[[bool], Rewriter], rewrite: Rewrite) -> None:
+    def __init__(self, rewriter: Callable[[bool], Rewriter], rewrite: Rewrite, *, json: bool = False) -> None:
+        self._json = (ToolDelta, TextDelta) if json else (ToolDelta,)
         self._rewriter = rewriter
         self._rewrite = rewrite
         self._parts: dict[tuple[type, int], Rewriter] = {}
@@ -117,7 +119,7 @@ class TextStage:
     def _part(self, key: tuple[type, int]) -> Rewriter:
         found = self._parts.get(key)
         if found is None:
-            found = self._parts[key] = self._rewriter(key[0] is ToolDelta)
+            found = self._parts[key] = self._rewriter(key[0] in self._json)
         return found
 
     def _let_go(self, key: tuple[type, int] | None) -> list[Event]:

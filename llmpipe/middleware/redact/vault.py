@@ -64,13 +64,16 @@ class Vault:
         hide = partial(self._hide, known=dict(self._values))
         return cast("R", rewrite_request(mask_rows(self._scanner, request, self._place), hide))
 
-    def restorer(self) -> TextStage:
+    def restorer(self, *, json: bool = False) -> TextStage:
         """A stage that puts back what was hidden, in text and, escaped, in the arguments of tool calls.
 
+        `json`: in text it is escaped too, for that is JSON by the request.
         Placeholders this vault did not give out are text. What is held back is what can still become one.
         """
         beginnings = frozenset(p[:n] for p in self._values for n in range(1, len(p)))
-        return TextStage(lambda json: _Restoring(self._values, beginnings, json=json), self._restore)
+        return TextStage(
+            lambda json: _Restoring(self._values, beginnings, json=json), self._restore, json=json
+        )
 
     def restore(self, text: str, *, json: bool = False) -> str:
         """`text` with all placeholders of this vault put back."""

@@ -71,6 +71,10 @@ KEPT = [
     "- item\n  ```\n  a   b\n\n\n  ```",
     "> ```\n> a   b\n> ```",
     "1. ```\n   a   b\n   ```",
+    '```python\ndef f():\n    """\n    ```\n    """\nx  =  1   # one\n```',
+    "```yaml\nrun: |\n    ```\nkey:    value\n\n\n\nother:  v\n```",
+    "```\n>>> a  = 1\n> ```\nb  = 2\n```",
+    "  ```\n      ```\na   b\n  ```",
     "use `a   b` here",
     "| a   | b  |\n|-----|----|\n| 1   | 2  |",
     "PID   USER    CMD\n1     root    init\n200   alice   bash",
@@ -101,6 +105,8 @@ def test_what_is_never_closed_protects_the_rest(opening):
 
 def test_after_the_end_of_a_block_prose_is_prose_again():
     assert squeezed("```\na   b\n```\nc   d") == "```\na   b\n```\nc d"
+    assert squeezed("- x\n  ```\na   b\n ```\nc   d") == "- x\n  ```\na   b\n ```\nc d"
+    assert squeezed("> ```\n> a   b\n>```\nc   d") == "> ```\n> a   b\n>```\nc d"
     assert squeezed("```a   b```\nc   d") == "```a   b```\nc d"  # inline, and not a fence
     assert squeezed("[1] is a  note\nc   d") == "[1] is a  note\nc d"
     assert squeezed('5" wide {a  b}\nc   d') == '5" wide {a  b}\nc d'

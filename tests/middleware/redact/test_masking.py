@@ -149,6 +149,18 @@ def test_a_finding_longer_than_a_thousand_characters_is_masked_across_chunks():
     assert in_pieces(masking, f"token {token} end", [7]) == "token [API_KEY] end"
 
 
+@pytest.mark.parametrize("name", ["private_key=", '"private_key": "', "secret: ", "token = ", "api-key: "])
+@pytest.mark.parametrize("letters", [0, 600])
+def test_a_value_without_a_space_is_hidden_to_its_end(name, letters):
+    """A private key that is written in base64 without its header has 1,600 characters and more."""
+    value = "k" * letters + "".join(f"{number:x}Zq" for number in range(1000, 1600))
+    text, masked = f"it is {name}{value} here", f"it is {name}[API_KEY] here"
+    assert SCANNER.mask(text) == masked
+    assert in_pieces(Masking(SCANNER), text, [7]) == masked
+    assert in_pieces(Masking(SCANNER), text, [1000, 1]) == masked
+    assert SCANNER.mask("secret:" * 3000 + text).endswith(masked[6:])  # found by the sieve
+
+
 def test_what_was_let_out_early_is_not_taken_back_and_its_rest_is_masked():
     masking = Masking(SCANNER)
     out = masking.feed("ask john") + masking.release()

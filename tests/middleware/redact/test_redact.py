@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from typing import Any
 
@@ -25,6 +26,7 @@ from llmpipe.types import (
     Finish,
     Message,
     Request,
+    ResponseFormat,
     Start,
     Text,
     TextDelta,
@@ -137,6 +139,20 @@ async def test_a_clean_call_is_noted_nowhere_and_its_request_is_the_same_object(
 async def test_output_masks_what_the_model_says_of_itself_and_gives_back_what_was_asked(stream):
     chain = Chain(Echo("{} Or write to ann@example.org!"), Redact(output=True))
     assert await ask(chain, stream=stream) == PROMPT + " Or write to [EMAIL]!"
+
+
+PEM = f"-----BEGIN PRIVATE KEY-----\nMIIE{'vQ1b' * 20}\n-----END PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("form", [ResponseFormat("json"), ResponseFormat("json_schema", {"type": "object"})])
+async def test_in_a_reply_that_is_json_a_value_comes_back_escaped(stream, form):
+    echo = Echo('{"key": "{}", "n": 1}')
+    text = await ask(Chain(echo, Redact()), PEM, stream=stream, response_format=form)
+    assert "BEGIN" not in echo.requests[0].messages[0].text
+    assert json.loads(text) == {"key": PEM, "n": 1}
+    plain = await ask(Chain(Echo("{}"), Redact()), PEM, stream=stream, response_format=ResponseFormat())
+    assert plain == PEM
 
 
 async def test_without_output_the_models_words_are_its_own():
