@@ -24,8 +24,8 @@ from llmpipe.middleware.budget.advice import advise
 from llmpipe.middleware.budget.booking import Booked, book, plan
 from llmpipe.middleware.budget.corrections import Corrections
 from llmpipe.middleware.budget.invoice import FIELDS, read_invoice
-from llmpipe.middleware.budget.journal import read, scopes_of_line
-from llmpipe.middleware.budget.reconcile import Reconciliation, reconcile
+from llmpipe.middleware.budget.journal import read
+from llmpipe.middleware.budget.reconcile import Reconciliation, reconcile, tellings_of_line
 from llmpipe.middleware.budget.refusal import usd
 from llmpipe.runtime import Runtime
 from llmpipe.state import Spend
@@ -114,12 +114,20 @@ async def _standing(config: Budget, runtime: Runtime) -> list[dict[str, str]]:
     now = runtime.wall()
     since = min([now, *[rule.period_at(now).start for rule in config.rules]])
     rows = await read(config.desk(runtime).ledger, since=float(since))
-    seen: dict[tuple[str, ...], dict[str, str]] = {}
+    seen: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
-        scopes = scopes_of_line(row)
-        key = tuple([rule.account(scopes) for rule in config.rules if rule.stands(scopes, now)])
-        seen.setdefault(key, scopes)
-    return list(seen.values()) or [{}]
+        told = tellings_of_line(row)
+        key = tuple([rule.account(told[0]) for rule in config.rules if rule.stands(told[0], now)])
+        seen.setdefault(key, told)
+    return [await _asked(config, runtime, told) for told in seen.values()] or [{}]
+
+
+async def _asked(config: Budget, runtime: Runtime, told: list[dict[str, str]]) -> dict[str, str]:
+    """Of the scopes that calls may have been of, by the name their model was asked for by, those charged."""
+    if len(told) == 1:
+        return told[0]
+    spent = [sum(one.spent for one in await config.status(runtime, **scopes)) for scopes in told]
+    return told[spent.index(max(spent))]
 
 
 async def _status(options: argparse.Namespace, runtime: Runtime) -> int:

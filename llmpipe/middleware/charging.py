@@ -7,12 +7,12 @@ usage costs that; what was sent and never told costs an estimate of its input, m
 from __future__ import annotations
 
 from llmpipe.pipeline.call import Attempt
-from llmpipe.pricing import Price, PriceTable, cost_of
+from llmpipe.pricing import PriceTable, cost_of
 from llmpipe.tokens import estimate_request
 from llmpipe.types import AnyRequest, Usage
 from llmpipe.types import Cost as Charge
 
-__all__ = ("FREE", "charge_for", "price_for", "tier_of", "usage_of")
+__all__ = ("FREE", "charge_for", "tier_of", "usage_of")
 
 FREE = Charge()
 _TIERS = frozenset(("batch", "flex", "priority"))
@@ -27,9 +27,9 @@ def charge_for(table: PriceTable, attempt: Attempt, model: str, usage: Usage | N
         return FREE
     provider, request = attempt.provider, attempt.request
     tier = tier_of(request) if request.extra else ""
-    price = table.find(provider, model, tier=tier)
-    if price is None:
-        price = price_for(table, provider, attempt.sold_as, model, attempt.asked_model, tier=tier)
+    price = table.find(provider, model, tier=tier, sold_as=attempt.sold_as)
+    if price is None and model != attempt.asked_model:
+        price = table.find(provider, attempt.asked_model, tier=tier, sold_as=attempt.sold_as)
     share = attempt.share
     if share is None:
         return cost_of(usage, price)
@@ -42,18 +42,6 @@ def tier_of(request: AnyRequest) -> str:
     extra = request.extra
     told = extra.get("service_tier") if extra else None
     return told if isinstance(told, str) and told in _TIERS else ""
-
-
-def price_for(
-    table: PriceTable, provider: str, sold_as: str, model: str, asked: str, *, tier: str
-) -> Price | None:
-    """The price by the names there are: the model's that answered, that was asked; whoever sells it."""
-    found = table.find(provider, model, tier=tier)
-    if found is None and model != asked:
-        found = table.find(provider, asked, tier=tier)
-    if found is None and sold_as not in ("", provider):
-        found = table.find(sold_as, model, tier=tier) or table.find(sold_as, asked, tier=tier)
-    return found
 
 
 def usage_of(attempt: Attempt) -> Usage | None:

@@ -17,6 +17,7 @@ __all__ = (
     "OF_A_TARGET",
     "SCOPES",
     "Scopes",
+    "asked",
     "balance_key",
     "label",
     "matches",
@@ -30,6 +31,8 @@ SCOPES = ("global", "account", "project", "user", "key", "provider", "model")
 
 OF_A_TARGET = frozenset(("provider", "model"))
 """Those that may differ from one attempt of a call to the next."""
+
+_AS_TOLD = frozenset(("global", "account", "user", "provider", "model"))
 
 Scopes = Mapping[str, str]
 """Scope to its value in one call. Tags stand as ``tag:name``."""
@@ -53,16 +56,28 @@ def scopes_of(call: Call, provider: str, model: str) -> dict[str, str]:
     return found
 
 
-@lru_cache(4096)
 def label(value: Any) -> str:
     """A tag's value as stores may know it: of what looks like a credential only a digest.
 
     A key's tag is to be its id. Where somebody gives the key itself, it is counted all the same.
     """
-    text = str(value)
+    return _label(value if type(value) is str else str(value))
+
+
+@lru_cache(4096)
+def _label(text: str) -> str:
     if scrub(text, max_chars=len(text)) == text:
         return text
     return f"sha256:{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def asked(scopes: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The scopes that somebody asks about, as those of a call stand. Raises: as `scope`."""
+    found = {scope(name, where): value for name, value in scopes.items()}
+    return {
+        name: str(value) if name in _AS_TOLD else label(value)  # as `scopes_of` has them
+        for name, value in found.items()
+    }
 
 
 def scope(name: Any, where: str) -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 from typing import Any
 
 from llmpipe.pricing.table import Price, PriceTable, Rates, prices
 from llmpipe.tokens import estimate_request
-from llmpipe.types import Cost, EmbeddingRequest, Opaque, Request, RerankRequest, Usage
+from llmpipe.types import (
+    Cost,
+    EmbeddingRequest,
+    Opaque,
+    Part,
+    Request,
+    RerankRequest,
+    ToolResult,
+    Usage,
+)
 
 __all__ = ("answers_of", "cost_of", "counts_in", "worst_case", "worst_case_cost")
 
@@ -22,7 +31,8 @@ def cost_of(usage: Usage, price: Price | None) -> Cost | None:
 
     Cached input and cache writes have their own rates, and the input's where theirs is not known.
     Counts below zero count as zero, and parts of the input as no more than the input.
-    Returns None where the price, or a rate that is needed, is not known. Unknown is never zero.
+    Returns None where the price, or a rate that is needed, is not known, or a count is none. Unknown is never
+    zero.
     """
     if price is None:
         return None
@@ -38,7 +48,13 @@ def cost_of(usage: Usage, price: Price | None) -> Cost | None:
         nano += _cached(usage, total, rate, rates)
     paid = output * (rates.output or 0)
     # `_nano`, spelled out: every call comes this way.
-    return Cost(-(-nano // _MILLION), -(-paid // _MILLION), usage.source == "estimated")
+    nano, paid = -(-nano // _MILLION), -(-paid // _MILLION)
+    if type(nano) is not int or type(paid) is not int:
+        try:
+            nano, paid = ceil(nano), ceil(paid)
+        except (ValueError, OverflowError):  # NaN, infinity
+            return None
+    return Cost(nano, paid, usage.source == "estimated")
 
 
 def _cached(usage: Usage, total: int, rate: int, rates: Rates) -> int:
@@ -116,9 +132,17 @@ def _asks_for_an_hour(request: Request) -> bool:
     extras += [tool.extra for tool in request.tools]
     for message in request.messages:
         extras.append(message.extra)
-        extras += [part.extra for part in message.parts if not isinstance(part, Opaque)]
+        extras += _extras(message.parts)
     controls = [extra.get("cache_control") for extra in extras if extra]
     return any(isinstance(control, Mapping) and control.get("ttl") == "1h" for control in controls)
+
+
+def _extras(parts: Iterable[Part]) -> Iterator[Mapping[str, Any]]:
+    for part in parts:
+        if not isinstance(part, Opaque):
+            yield part.extra
+        if isinstance(part, ToolResult):
+            yield from _extras(part.content)
 
 
 def answers_of(extra: Mapping[str, Any]) -> int:

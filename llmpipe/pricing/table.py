@@ -105,7 +105,8 @@ class PriceTable:
     Args:
         overrides: prices that go before the file's. Keys: ``"provider/model"`` or ``"model"``, with
             a ``*`` at the end for all that begin so. Values: a `Price`, or USD per million tokens:
-            ``{"input": "0.15", "output": 0.6, "cached_input": "0.075", "cache_write": …}``.
+            ``{"input": "0.15", "output": 0.6, "cached_input": "0.075", "cache_write": …}``. What is said of a
+            model holds for its dated names too, where the file has no price of their own for them.
         data: a file of the same form instead of the packaged one.
 
     Raises: ConfigError for an override that is no price, and for a file that holds none.
@@ -120,9 +121,11 @@ class PriceTable:
             str(key).lower(): _override(str(key), value) for key, value in (overrides or {}).items()
         }
         self._loaded = None if data is None else _parsed(data)
-        self._found: dict[tuple[str, str], _Listing | None] = {}
+        self._found: dict[tuple[tuple[str, str], str], _Listing | None] = {}
 
-    def find(self, provider: str, model: str, *, tier: str = "", at: float | None = None) -> Price | None:
+    def find(
+        self, provider: str, model: str, *, tier: str = "", at: float | None = None, sold_as: str = ""
+    ) -> Price | None:
         """The price of `model` at `provider`, or None where it is not known. Unknown is never zero.
 
         A provider name the table does not have is taken for a label: the price of the model's maker
@@ -132,15 +135,18 @@ class PriceTable:
             tier: ``"batch"``, ``"flex"`` or ``"priority"``; where no price is listed for it, the
                 standard one applies.
             at: the time it is for, seconds since the epoch; now by default.
+            sold_as: the name that the table knows it by, where `provider` is what somebody calls his own.
         """
+        place = (provider, sold_as)
         try:
-            listing = self._found[provider, model]
+            listing = self._found[place, model]
         except KeyError:
             if len(model) > _LONGEST_NAME:
                 return None
             if len(self._found) >= _MAX_REMEMBERED:
                 self._found.clear()
-            listing = self._found[provider, model] = self._search(provider.lower(), model.lower())
+            listing = self._search(provider.lower(), sold_as.lower(), model.lower())
+            self._found[place, model] = listing
         return None if listing is None else listing.price(tier, at)
 
     @property
@@ -163,30 +169,40 @@ class PriceTable:
             self._loaded = _parsed(data)
         return self._loaded
 
-    def _search(self, provider: str, model: str) -> _Listing | None:
-        override = self._override_for(provider, model)
+    def _search(self, provider: str, sold_as: str, model: str) -> _Listing | None:
+        override = self._override_for(provider, sold_as, model)
         if override is not None:
             return _Listing(((None, override),), {})
-        if provider in _SELF_HOSTED or not model:
+        seller = _ALIASES.get(sold_as.replace("_", "-"), sold_as)
+        if provider in _SELF_HOSTED or seller in _SELF_HOSTED or not model:
             return None
         providers = self._load()["providers"]
-        provider = _ALIASES.get(provider.replace("_", "-"), provider)
+        label, provider = provider, _ALIASES.get(provider.replace("_", "-"), provider)
+        if seller in providers:  # whatever it is called here, that is who sends the bill
+            provider = seller
         for name in _spellings(model):
             for place, spelled in _places(providers, provider, name):
                 entry = _in_provider(providers[place], spelled)
                 if entry is not None:
+                    # One's own price of a model holds for the dated names that it answers by.
+                    override = self._override_for(label, sold_as, entry["id"].lower())
+                    if override is not None:
+                        return _Listing(((None, override),), {})
                     return _listing(provider if provider in providers else place, entry)
         return None
 
-    def _override_for(self, provider: str, model: str) -> Price | None:
+    def _override_for(self, provider: str, sold_as: str, model: str) -> Price | None:
         overrides = self._overrides
         if not overrides:
             return None
-        for key in (f"{provider}/{model}", model):
+        names = [f"{provider}/{model}", model]
+        if sold_as not in ("", provider):
+            names.insert(1, f"{sold_as}/{model}")
+        for key in names:
             if key in overrides:
                 return overrides[key]
         for key in sorted((k for k in overrides if k.endswith("*")), key=len, reverse=True):
-            if f"{provider}/{model}".startswith(key[:-1]) or model.startswith(key[:-1]):
+            if any(name.startswith(key[:-1]) for name in names):
                 return overrides[key]
         return None
 

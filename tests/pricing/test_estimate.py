@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmpipe.pricing import Price, Rates, cost_of, prices, worst_case, worst_case_cost
 from llmpipe.tokens import estimate_request
-from llmpipe.types import EmbeddingRequest, Request, RerankRequest, Text, Usage
+from llmpipe.types import EmbeddingRequest, Request, RerankRequest, Text, ToolResult, Usage
 
 USD = 1_000_000_000
 HAIKU = Price("anthropic", "haiku", Rates(USD, 5 * USD, USD // 10, 5 * USD // 4, 2 * USD))
@@ -169,8 +170,11 @@ def test_a_count_below_zero_reserves_no_less_than_nothing():
     assert cost.total_nano == 0
 
 
-def test_a_prompt_cached_for_an_hour_is_reserved_at_that_rate():
-    part = Text("long", {"cache_control": {"type": "ephemeral", "ttl": "1h"}})
+@pytest.mark.parametrize("within", [False, True])
+def test_a_prompt_cached_for_an_hour_is_reserved_at_that_rate(within: bool):
+    part: Any = Text("long", {"cache_control": {"type": "ephemeral", "ttl": "1h"}})
+    if within:  # what a tool has answered is kept too
+        part = ToolResult("call-1", (Text("short"), part))
     request = Request(messages=[{"role": "user", "content": [part]}], max_tokens=0)
     worst = worst_case(request, HAIKU, input_tokens=1000)
     usage = Usage(1000, 0, 0, 1000, extra={"cache_creation": {"ephemeral_1h_input_tokens": 1000}})

@@ -211,6 +211,47 @@ def test_overrides_go_before_the_file_most_exact_first():
     assert input_rate("openai", "gpt-4o-mini") == 150_000_000  # the file still holds the rest
 
 
+def test_ones_own_price_holds_for_the_dated_names_that_a_model_answers_by():
+    """What is asked for as gpt-4o is answered by gpt-4o-2024-08-06, and billed at the price agreed on."""
+    own = {"input": 1, "output": 4}
+    for key in ("gpt-4o", "openai/gpt-4o", "GPT-4o"):
+        table = PriceTable({key: own})
+        for name in ("gpt-4o", "gpt-4o-2024-08-06"):
+            found = table.find("openai", name)
+            assert found is not None
+            assert found.rates.output == 4 * USD, name
+        older = table.find("openai", "gpt-4o-2024-05-13")  # dearer, with a price of its own in the file
+        assert older is not None
+        assert older.rates.output == 15 * USD
+        mini = table.find("openai", "gpt-4o-mini-2024-07-18")
+        assert mini is not None
+        assert mini.rates.input == 150_000_000
+    exact = PriceTable({"gpt-4o": own, "gpt-4o-2024-08-06": {"input": 2, "output": 9}})
+    dated = exact.find("openai", "gpt-4o-2024-08-06")
+    assert dated is not None
+    assert dated.rates.output == 9 * USD
+
+
+def test_a_provider_under_a_name_of_ones_own_asks_what_it_is_sold_as():
+    """Not the maker's price: what a reseller takes for the same model may be five times that."""
+    table = PriceTable({"mine/deepseek/deepseek-r1": {"input": 3, "output": 3}})
+    for provider, sold_as, name in (
+        ("backup", "openrouter", "deepseek/deepseek-r1"),
+        ("fast", "groq", "llama-3.3-70b-versatile"),
+        ("eu", "azure", "gpt-4o"),
+        ("openai", "azure", "gpt-4o"),
+    ):
+        found = table.find(provider, name, sold_as=sold_as)
+        assert found is not None
+        assert found == table.find(sold_as, name)
+        assert found.provider == sold_as
+    mine = table.find("mine", "deepseek/deepseek-r1", sold_as="openrouter")
+    assert mine is not None
+    assert mine.rates.input == 3 * USD
+    assert table.find("my-box", "gpt-4o", sold_as="vllm") is None  # one's own machine
+    assert table.find("eu", "gpt-4o", sold_as="nobody-we-know") == table.find("eu", "gpt-4o")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -25,14 +25,15 @@ from attrs import Factory, field, frozen
 from llmpipe.errors import ConfigError
 from llmpipe.middleware.budget.desk import Desk
 from llmpipe.middleware.budget.forecast import Forecast, forecast
-from llmpipe.middleware.budget.journal import read, scopes_of_line
+from llmpipe.middleware.budget.journal import read
 from llmpipe.middleware.budget.meter import Meter
 from llmpipe.middleware.budget.periods import Period
 from llmpipe.middleware.budget.plan import Plans
 from llmpipe.middleware.budget.purse import Purse
+from llmpipe.middleware.budget.reconcile import tellings_of_line
 from llmpipe.middleware.budget.rule import Rule
 from llmpipe.middleware.numeric import check_numbers
-from llmpipe.middleware.scopes import scope
+from llmpipe.middleware.scopes import asked
 from llmpipe.middleware.tables import tables
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
@@ -169,9 +170,22 @@ class Budget:
         return _Durable(config=self, name=self.name, priority=self.priority)(call, call_next)
 
     def open(self, call: Call) -> Purse:
-        """The purse of `call`, which is to be asked before each of its attempts."""
+        """The purse of `call`, which is to be asked before each of its attempts.
+
+        Raises: ConfigError for a call with a store of its own.
+        """
         cfg = call.opt(self) if call.options else self
+        if cfg.store != self.store:  # which decides how the chain was linked
+            raise ConfigError(f"{self.name}: the store is that of all calls, and cannot be changed for one")
         return Purse(cfg, cfg.desk(call.runtime), call)
+
+    def pays(self, call: Call) -> bool:
+        """Whether `call` is paid from these budgets already, in a chain further out."""
+        for guard in call.guards:
+            purse = getattr(guard, "__self__", None)
+            if isinstance(purse, Purse) and purse.is_of(self):
+                return True
+        return False
 
     def desk(self, runtime: Runtime) -> Desk:
         """What all calls on `runtime` share."""
@@ -202,7 +216,10 @@ class Budget:
             mine = [
                 row
                 for row in rows
-                if rule.applies(told := scopes_of_line(row), row.at) and rule.account(told) == status.account
+                if any(
+                    rule.applies(told, row.at) and rule.account(told) == status.account
+                    for told in tellings_of_line(row)
+                )
             ]
             found[rule.name] = forecast(
                 spent=status.spent, limit=rule.nano, period=period, now=now, zone=rule.zone, history=mine
@@ -213,7 +230,7 @@ class Budget:
         self, runtime: Runtime, scopes: Mapping[str, str]
     ) -> list[tuple[Rule, Period, BudgetStatus]]:
         at = runtime.wall()
-        known = {scope(name, f"{self.name}: status"): str(value) for name, value in scopes.items()}
+        known = asked(scopes, f"{self.name}: status")
         rules = [rule for rule in self.rules if rule.stands(known, at)]
         periods = [rule.period_at(at) for rule in rules]
         keys = [(rule.account(known), period.start) for rule, period in zip(rules, periods, strict=True)]
@@ -248,6 +265,8 @@ class _Quick(_Ring):
     """Of a store in memory, which never waits: so neither does this when the reply is over."""
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        if call.guards and self.config.pays(call):
+            return await call_next(call)
         purse = self.config.open(call)
         try:
             reply = await call_next(purse.guarded())
@@ -264,6 +283,9 @@ class _Durable(_Ring):
     """Of any other: settled before the caller has the last of the reply."""
 
     async def __call__(self, call: Call, call_next: Handler) -> AsyncGenerator[Reply, Outcome]:
+        if call.guards and self.config.pays(call):
+            yield await call_next(call)
+            return
         purse = self.config.open(call)
         try:
             reply = await call_next(purse.guarded())

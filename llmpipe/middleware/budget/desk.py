@@ -115,8 +115,13 @@ class Desk:
             named = {(draw.account, draw.period) for draw in draws}
             draws = (*[draw for draw in held.draws if (draw.account, draw.period) not in named], *draws)
         self._held[hold] = _Held(draws, lease)
-        if self._timer is None or self._loop is not loop:  # a chain may be used in one loop after another
-            self._loop, self._timer = loop, loop.call_later(lease / 3, self._due, loop)
+        timer, due = self._timer, loop.time() + lease / 3
+        if self._loop is not loop:  # a chain may be used in one loop after another
+            self._loop, timer = loop, None
+        if timer is None or due < timer.when():
+            if timer is not None:
+                timer.cancel()
+            self._timer = loop.call_at(due, self._due, loop)
 
     def _due(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
@@ -185,7 +190,7 @@ class Desk:
         self._lent.pop(hold, None)
 
     def _lost(self, hold: str, error: Exception) -> None:
-        charges, rows = self._owed[hold]
+        charges, rows = self._owed.get(hold, ((), ()))  # of two who bring it, the other has said so
         self._paid(hold)
         spent = sum([row.nano or 0 for row in rows])
         self._runtime.report(

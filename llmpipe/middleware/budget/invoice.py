@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,9 @@ FIELDS = ("day", "input_tokens", "model", "output_tokens", "request_id", "usd")
 """What `columns` can name."""
 
 _MAX_BYTES = 200_000_000
+_MOST_USD, _MOST_TOKENS = 10**9, 10**15  # of a line; whoever bills more has not told a number
+# Dollars as these files write them. A comma parts thousands: "12,34" is no 1,234.
+_USD = re.compile(r"[-+]?\$?-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,3})?")
 _LAYOUTS: tuple[Mapping[str, str], ...] = (
     {name: name for name in FIELDS},
     {"day": "start_time_iso", "usd": "amount_value", "currency": "amount_currency", "model": "line_item"},
@@ -97,7 +102,8 @@ def read_invoice(path: str | Path, columns: Mapping[str, str] | None = None) -> 
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    # Not `splitlines`, which ends a line at U+2028 and others that may stand in a name.
+    reader = csv.DictReader(StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():
@@ -115,6 +121,8 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise ConfigError(f"{path}, line {error.lineno}: {error.msg}") from None
     except RecursionError:
         raise ConfigError(f"{path}: is nested too deep") from None
+    except ValueError:  # CPython refuses to read whole numbers of thousands of digits
+        raise ConfigError(f"{path}: has a number that is none") from None
     rows = data.get("data") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: has no list of lines, nor a field `data` with one")
@@ -169,12 +177,12 @@ def _lines(
             raise ConfigError(f"{path}, {where}: is in {currency}, and the ledger in USD")
         try:
             yield _line(where, row, layout)
-        except (InvalidOperation, ValueError, OverflowError, OSError) as error:
+        except (DecimalException, ValueError, OverflowError, OSError) as error:
             raise ConfigError(f"{path}, {where}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    return "a number is none" if isinstance(error, InvalidOperation) else str(error)
+    return "a number is none" if isinstance(error, DecimalException) else str(error)
 
 
 def _line(where: str, row: Mapping[str, Any], layout: Mapping[str, str]) -> InvoiceLine:
@@ -182,9 +190,7 @@ def _line(where: str, row: Mapping[str, Any], layout: Mapping[str, str]) -> Invo
         return row.get(layout[name]) if name in layout else None
 
     usd, day = cell("usd"), cell("day")
-    nano = None if "usd" not in layout else _nano(usd)
-    if nano is not None and row.get("cents"):
-        nano = _nano(Decimal(str(usd)) / 100)
+    nano = None if "usd" not in layout else _nano(usd, 7 if row.get("cents") else 9)
     input_tokens = _count(cell("input_tokens"))
     if input_tokens is not None:
         input_tokens += sum([_count(row.get(name)) or 0 for name in _MORE_INPUT])
@@ -199,18 +205,22 @@ def _line(where: str, row: Mapping[str, Any], layout: Mapping[str, str]) -> Invo
     )
 
 
-def _nano(value: Any) -> int:
-    usd = Decimal(str(value).strip().lstrip("$").replace(",", "") or "0")
-    if not usd.is_finite():
+def _nano(value: Any, digits: int) -> int:
+    """Nano-USD of an amount of which one nano-USD is the last of so many digits behind the point."""
+    told = str(value).strip()
+    if told and not _USD.fullmatch(told):
         raise ValueError(f"{value!r} is no amount")
-    return round(usd.scaleb(9))
+    amount = Decimal(told.replace("$", "").replace(",", "") or "0")
+    if abs(amount) > _MOST_USD:
+        raise ValueError(f"{value!r} is no amount")
+    return round(amount.scaleb(digits))
 
 
 def _count(value: Any) -> int | None:
     if value is None or value == "":
         return None
     count = Decimal(str(value))
-    if not count.is_finite() or count != int(count) or count < 0:
+    if not (count.is_finite() and 0 <= count <= _MOST_TOKENS) or count != int(count):
         raise ValueError(f"{value!r} is no number of tokens")
     return int(count)
 

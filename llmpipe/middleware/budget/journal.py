@@ -70,13 +70,14 @@ def line_of(  # noqa: PLR0917  made for every call, and keywords cost more
     elif attempt.error is not None:
         request_id = getattr(attempt.error, "request_id", "") or ""
     if tags := call.tags:
-        project, use_case = str(tags.get("project", "")), str(tags.get("use_case", ""))
+        # As the balances have them, and no credential where somebody gives one.
+        project, use_case = label(tags.get("project", "")), label(tags.get("use_case", ""))
         key = label(tags.get("key", ""))
     if digests:
         prompt, prefix = prompt_of(call, request), prefix_of(request)
     ended = attempt.ended_at
     if ended is None:
-        ended = call.runtime.now()
+        ended = _now(call, attempt)
     return (  # as the fields of Spend stand
         f"{hold}/{attempt.number}",
         call.runtime.wall(),
@@ -102,6 +103,13 @@ def line_of(  # noqa: PLR0917  made for every call, and keywords cost more
         prefix,
         request_id,
     )
+
+
+def _now(call: Call, attempt: Attempt) -> float:
+    try:
+        return call.runtime.now()
+    except RuntimeError:  # it is dropped when no loop runs any more: how long it took nobody knows
+        return attempt.started_at
 
 
 def nano_of(charge: Charge) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from llmpipe.errors import BudgetExceeded
 from llmpipe.tokens import estimate_tokens
-from llmpipe.types import Event, ReasoningDelta, RefusalDelta, TextDelta, ToolDelta, UsageUpdate
+from llmpipe.types import Event, Finish, ReasoningDelta, RefusalDelta, TextDelta, ToolDelta, UsageUpdate
 
 __all__ = ("FACTOR", "Meter", "SLACK")
 
@@ -22,18 +22,20 @@ class Meter:
     """A stage that counts what comes, by what the provider tells or else by estimate, and ends it.
 
     So a provider that ignores `max_tokens` costs at most the output of `FACTOR` times what was asked, of
-    `SLACK` tokens, of the `SLACK` characters between two looks, and of one event.
+    `SLACK` tokens, of the `SLACK` characters between two looks, and of one event. Behind its finish nothing
+    is cut any more: all of it has come, and is paid for.
 
     Args: allowed says how many tokens may come, of all attempts so far; it may grow.
     """
 
-    __slots__ = ("_allowed", "_chars", "_estimate", "_look_at", "_pieces", "_told")
+    __slots__ = ("_allowed", "_chars", "_estimate", "_finished", "_look_at", "_pieces", "_told")
 
     def __init__(self, allowed: Callable[[], int]) -> None:
         self._allowed = allowed
         self._pieces: list[str] = []
         self._chars = self._estimate = self._told = 0
         self._look_at = SLACK
+        self._finished = False
 
     def see(self, events: Sequence[Event]) -> None:
         """Count them. Raises: BudgetExceeded."""
@@ -42,7 +44,7 @@ class Meter:
             texts += [self._text(event) for event in events if type(event) is not TextDelta]
         self._chars += sum(map(len, texts))
         self._pieces += texts
-        if self._chars > self._look_at or self._told > self._look_at:
+        if (self._chars > self._look_at or self._told > self._look_at) and not self._finished:
             self._look()
 
     def feed(self, event: Event) -> Iterable[Event]:
@@ -61,6 +63,8 @@ class Meter:
             return event.arguments
         if isinstance(event, UsageUpdate):
             self._told = event.usage.output_tokens
+        if isinstance(event, Finish):
+            self._finished = True
         return ""
 
     def _look(self) -> None:

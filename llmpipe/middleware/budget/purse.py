@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from llmpipe.middleware.budget.journal import line_of, nano_of
 from llmpipe.middleware.budget.plan import Plan, most_of
 from llmpipe.middleware.budget.refusal import refusal, unknown_price
 from llmpipe.middleware.budget.worst import capped, output_cap, worst
-from llmpipe.middleware.charging import charge_for, price_for, tier_of, usage_of
+from llmpipe.middleware.charging import charge_for, tier_of, usage_of
 from llmpipe.pipeline.call import Attempt, Call
 from llmpipe.pricing.estimate import answers_of
 from llmpipe.runtime import at_once
@@ -35,15 +36,21 @@ _Cost = tuple[Plan, int]
 class _Pass:
     """An attempt that may be made: what it may cost at most and likely; once it is over, what it did.
 
-    The attempt has `mark` among its `holds`.
+    The attempt has `mark` among its `holds`. `asker` is the task that asks for it, until nobody behind us can
+    refuse it any more; None where nobody could.
     """
 
-    __slots__ = ("admitted", "known", "likely", "mark", "nano", "plan", "request")
+    __slots__ = ("admitted", "asker", "known", "likely", "mark", "nano", "plan", "request")
 
     def __init__(self, mark: str, plan: Plan, request: AnyRequest, nano: int, likely: int) -> None:
         self.mark, self.plan, self.request = mark, plan, request
         self.nano, self.likely = nano, likely
         self.admitted = self.known = False
+        self.asker: asyncio.Task[Any] | None = None
+
+    async def made(self, _call: Call) -> None:
+        """All guards have let it pass."""
+        self.asker = None
 
 
 class Purse:
@@ -73,6 +80,11 @@ class Purse:
         self._may_be_held = False
         self.over = False
 
+    def is_of(self, config: Budget) -> bool:
+        """Whether it pays from the budgets of `config`."""
+        own = self._config
+        return (own.name, own.store) == (config.name, config.store) and own.rules == config.rules
+
     def guarded(self) -> Call:
         """The call, with this purse asked before each of its attempts."""
         call = self._call
@@ -95,12 +107,13 @@ class Purse:
             plan = config.plans.of(self._call, target.name, model, self._at)
             price = self._price(target, model, request)
             limiter = plan.limiter
-            if limiter is not None:
-                if price is None and config.unknown_price == "refuse":
-                    raise unknown_price(target.name, model, limiter)
-                if isinstance(request, Request) and (request.max_tokens is None or request.max_tokens < 1):
-                    request = capped(request, config.output_tokens)
-                    call = call.evolve(request=request)
+            if (
+                limiter is not None
+                and isinstance(request, Request)
+                and (request.max_tokens is None or request.max_tokens < 1)
+            ):
+                request = capped(request, config.output_tokens)
+                call = call.evolve(request=request)
             nano = likely = 0
             if plan.lines:
                 tokens = (
@@ -108,18 +121,23 @@ class Purse:
                     if config.strict
                     else call.ledger.estimated_tokens(asked)
                 )
-                nano, likely = worst(request, price, tokens, config.output_tokens)
+                most = worst(request, price, tokens, config.output_tokens)
+                if most is not None:
+                    nano, likely = most
+                elif limiter is not None and config.unknown_price == "refuse":
+                    raise unknown_price(target.name, model, limiter)
             # The first has the call's own mark, which the call brings along anyway.
             first = not self._marks and not self.over
             self._marks += 1
             mark = self._id if first else f"{self._id}+{self._marks}"
             made = _Pass(mark, plan, request, nano, likely)
             if first and self._taken(made):
-                return call
+                return call if call.guards[-1] == self.admit else self._followed(call, made)
             short = await self._hold(made)
             if short is None:
                 made.admitted = True
-                return call if first else call.evolve(holds=(*call.holds, mark))
+                call = call if first else call.evolve(holds=(*call.holds, mark))
+                return call if call.guards[-1] == self.admit else self._followed(call, made)
             line = plan.lines[short.index]
             rule = line.rule
             if rule.action != "downgrade" or rule.name in followed or not isinstance(request, Request):
@@ -131,12 +149,21 @@ class Purse:
             call.note("budget.downgrade", rule=rule.name, model=model, to=rule.downgrade_to)
             call = call.evolve(request=replace(request, model=rule.downgrade_to))
 
+    def _followed(self, call: Call, made: _Pass) -> Call:
+        """The call, which others are still asked about; so that a pass is known that they made worthless."""
+        made.asker = asyncio.current_task()
+        return call.evolve(barriers=(*call.barriers, made.made))
+
+    def _drop_refused(self) -> None:
+        """Forget the passes of attempts that were never made: whoever asked for one asks for another now."""
+        asker = asyncio.current_task()
+        for one in [one for one in self._passes if one.asker is not None and one.asker is asker]:
+            self._passes.remove(one)
+
     def _price(self, target: Any, model: str, request: AnyRequest) -> Price | None:
         tier = tier_of(request) if request.extra else ""
-        found = self._config.table.find(target.name, model, tier=tier)
-        if found is None and (sold_as := getattr(target, "sold_as", "")):
-            found = price_for(self._config.table, target.name, sold_as, model, model, tier=tier)
-        return found
+        sold_as = getattr(target, "sold_as", "")
+        return self._config.table.find(target.name, model, tier=tier, sold_as=sold_as)
 
     def _taken(self, made: _Pass) -> bool:
         """Hold what the first attempt needs, in a store in memory that has room for it. Nearly all calls."""
@@ -156,6 +183,7 @@ class Purse:
         """
         passes, config = self._passes, self._config
         if passes:
+            self._drop_refused()
             self._learn()
         draws = self._draws(made)
         passes.append(made)

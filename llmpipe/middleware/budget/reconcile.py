@@ -11,6 +11,7 @@ from typing import Literal
 from attrs import define, field, frozen
 
 from llmpipe.middleware.budget.invoice import InvoiceLine
+from llmpipe.middleware.budget.journal import scopes_of_line
 from llmpipe.state import Spend
 
 __all__ = (
@@ -23,6 +24,7 @@ __all__ = (
     "match",
     "model_key",
     "reconcile",
+    "tellings_of_line",
     "undated",
 )
 
@@ -200,6 +202,15 @@ def model_key(model: str) -> str:
     """What names of one model have in common."""
     bare = undated(model.strip().lower().rpartition("/")[2])
     return "-".join(sorted(part for part in re.split(r"[^a-z0-9]+", bare) if part))
+
+
+def tellings_of_line(row: Spend) -> list[dict[str, str]]:
+    """The scopes that a line of the journal may be of: its model as it answered, and without its date.
+
+    Budgets go by the name that was asked for, which providers put a date behind.
+    """
+    told, bare = scopes_of_line(row), undated(row.model)
+    return [told] if bare == row.model else [told, {**told, "model": bare}]
 
 
 def undated(model: str) -> str:

@@ -26,13 +26,15 @@ def capped(request: Request, output_tokens: int) -> Request:
     return replace(request, max_tokens=output_tokens + max(0, thinking))
 
 
-def worst(request: AnyRequest, price: Price | None, tokens: int, output_tokens: int) -> tuple[int, int]:
+def worst(
+    request: AnyRequest, price: Price | None, tokens: int, output_tokens: int
+) -> tuple[int, int] | None:
     """Nano-USD: the most that `request` may cost, and what of it is likely if nobody ever hears of it again.
 
-    That is its input, which is of `tokens`. (0, 0) where the price is not known.
+    That is its input, which is of `tokens`. None where the price is not known, or a rate of it that counts.
     """
     if price is None:
-        return 0, 0
+        return None
     rates = price.rates_for(tokens) if price.above else price.rates
     if type(request) is not Request or request.extra or rates.cache_write_1h is not None:
         return _worst(request, price, tokens, output_tokens)
@@ -47,11 +49,11 @@ def worst(request: AnyRequest, price: Price | None, tokens: int, output_tokens: 
     return input_nano - (-(output_tokens if most is None else most) * got // 1_000_000), input_nano
 
 
-def _worst(request: AnyRequest, price: Price, tokens: int, output_tokens: int) -> tuple[int, int]:
+def _worst(request: AnyRequest, price: Price, tokens: int, output_tokens: int) -> tuple[int, int] | None:
     if isinstance(request, Request) and request.extra:
         request = replace(request, max_tokens=output_cap(request, output_tokens))
     cost = worst_case(request, price, input_tokens=tokens, default_output_tokens=output_tokens)
-    return (0, 0) if cost is None else (cost.input_nano + cost.output_nano, cost.input_nano)
+    return None if cost is None else (cost.input_nano + cost.output_nano, cost.input_nano)
 
 
 def output_cap(request: Request, output_tokens: int) -> int:

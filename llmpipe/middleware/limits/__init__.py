@@ -25,6 +25,7 @@ from llmpipe.middleware.limits.plan import Plans, plan_for
 from llmpipe.middleware.limits.rule import Limit
 from llmpipe.middleware.limits.visit import Visit
 from llmpipe.middleware.numeric import check_numbers
+from llmpipe.middleware.scopes import asked
 from llmpipe.middleware.tables import tables
 from llmpipe.pipeline import bands
 from llmpipe.pipeline.call import Call
@@ -72,7 +73,7 @@ class Limits:
         max_wait: seconds to wait for room; who would have to wait longer is refused at once.
         headers: put ``x-ratelimit-*`` into the headers of the reply; see `ratelimit_headers`.
         store: URL of the backend; see `llmpipe.state.open_state`.
-        lease: seconds after which a slot is free again if this process dies.
+        lease: seconds after which a slot is free again if this process dies; while it lives, it renews them.
         on_store_failure: ``share``, ``refuse`` or ``allow``; see `Desk`.
         nodes: processes that share the store; each goes on with that part of every limit, in ``share``.
 
@@ -91,6 +92,7 @@ class Limits:
     priority: int = bands.SPEND
     of_calls: Plans | None = field(init=False, repr=False, eq=False)
     of_targets: Plans | None = field(init=False, repr=False, eq=False)
+    _place: str = field(init=False, repr=False, eq=False)
 
     why: ClassVar[str] = (
         "inside the cache, for a hit costs nobody anything; outside the budget, which is dearer to ask"
@@ -113,9 +115,11 @@ class Limits:
             if limit.name in seen:
                 raise ConfigError(f"{self.name}: two limits are called {limit.name!r}; name one of them")
             seen.add(limit.name)
+        place = f"{self.name} {self.on_store_failure} {self.nodes} {self.store}"
+        object.__setattr__(self, "_place", place)  # frozen: part of the construction
         for setting, of_a_target in (("of_calls", False), ("of_targets", True)):
             limits = [limit for limit in self.limits if limit.of_a_target is of_a_target]
-            object.__setattr__(self, setting, Plans(limits) if limits else None)  # part of the construction
+            object.__setattr__(self, setting, Plans(limits) if limits else None)  # as above
 
     def rings(self) -> tuple[Middleware, ...]:
         """The middleware that a chain takes in place of this one, by how its store works."""
@@ -137,13 +141,15 @@ class Limits:
         await visit.leave()
 
     def visit(self, call: Call) -> Visit:
-        """What `call` takes and gives back."""
+        """What `call` takes and gives back. Raises: ConfigError for a call with a store of its own."""
         cfg = call.opt(self) if call.options else self
+        if cfg.store != self.store:  # which decides how the chain was linked
+            raise ConfigError(f"{self.name}: the store is that of all calls, and cannot be changed for one")
         return Visit(cfg, cfg.desk(call.runtime), call)
 
     def desk(self, runtime: Runtime) -> Desk | QuickDesk:
         """What all calls on `runtime` share."""
-        return runtime.state("limits", self.name, partial(self._open, runtime))
+        return runtime.state("limits", self._place, partial(self._open, runtime))
 
     def _open(self, runtime: Runtime) -> Desk | QuickDesk:
         if is_quick(self.store):
@@ -151,9 +157,12 @@ class Limits:
         return Desk(runtime, self.store, self.name, self.on_store_failure, self.nodes)
 
     async def status(self, runtime: Runtime, **scopes: str) -> list[LimitState]:
-        """How the limits stand of calls of these scopes: ``account="acme", model="gpt-4o"``."""
-        known = {"account": scopes.get("tenant", ""), **scopes}
-        plan = plan_for(self.limits, known)
+        """How the limits stand of calls of these scopes: ``account="acme", model="gpt-4o"``.
+
+        Tags are scopes called as in a limit: ``**{"tag:team": "search"}``.
+        Raises: ConfigError for a scope that there is not; StoreUnavailable.
+        """
+        plan = plan_for(self.limits, asked(scopes, f"{self.name}: status"))
         taken = await self.desk(runtime).levels(plan.asks)
         return [
             LimitState(
@@ -168,7 +177,7 @@ class Limits:
         ]
 
     async def reset(self, runtime: Runtime, **scopes: str) -> None:
-        """Give calls of these scopes all their room again."""
+        """Give calls of these scopes all their room again. Raises: as `status`."""
         keys = [state.key for state in await self.status(runtime, **scopes)]
         await self.desk(runtime).reset(keys)
 

@@ -52,6 +52,7 @@ _DIMENSIONS = (
     ("output_tokens_per_minute", OUTPUT, 60.0),
 )
 _ONE_REQUEST: Amounts = (1.0, 0.0, 0.0, 0.0)
+_MOST_TOKENS = 2**53
 _FRESH_SECONDS = 1.0  # what a header says is left, is left no longer than that
 
 
@@ -250,9 +251,13 @@ class RateLimit:
         now = outcome.ended_at
         if gate.counts_tokens:
             usage = outcome.usage
-            if outcome.ok and isinstance(outcome.completion, Completion):
-                gate.answered(usage.output_tokens)
-            permit.settle(now, usage.input_tokens, usage.output_tokens)
+            sent, got = usage.input_tokens, usage.output_tokens
+            if 0 <= sent <= _MOST_TOKENS and 0 <= got <= _MOST_TOKENS:
+                if outcome.ok and isinstance(outcome.completion, Completion):
+                    gate.answered(got)
+                permit.settle(now, sent, got)
+            else:  # nonsense of a provider's: what was expected stands
+                permit.settle(now)
         else:
             permit.settle(now)
         if self._learns and (headers := outcome.completion.headers):

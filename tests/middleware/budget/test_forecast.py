@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmpipe.middleware.budget import Rule
+from llmpipe.middleware.budget import Budget, Rule
 from llmpipe.middleware.budget.forecast import forecast
 from llmpipe.middleware.budget.periods import Period, period_at
 from llmpipe.pipeline.chain import Chain
+from llmpipe.runtime import Runtime
 from llmpipe.state import Spend
-from tests.middleware.budget.bank import budget, mock, runtime
+from llmpipe.types import Completion, Message, Usage
+from tests.middleware.budget.bank import NOON, budget, mock, runtime
 
 DAY, USD = 86_400.0, 10**9
 # A Monday, and the first of a month.
@@ -128,3 +131,20 @@ async def test_each_budget_is_forecast_from_its_own_part_of_the_journal():
     assert {name: one.spent for name, one in found.items()} == spent
     assert spent["all"] * 2 == spent["day:account"] * 3
     assert found["day:account"].projected == 2 * spent["day:account"]  # it is noon
+
+
+@pytest.mark.parametrize("scope", [{"per": "model"}, {"when": {"model": "gpt-x"}}])
+async def test_a_budget_by_model_is_forecast_from_the_dated_names_that_the_model_answers_by(scope: Any):
+    rule = Rule(usd=1, period="total", name="it", **scope)
+    answer = Completion(model="gpt-x-2026-08-06", message=Message("assistant", "fine"), usage=Usage(100, 50))
+    prices = {"gpt-x": {"input": 2, "output": 10}}
+    config = Budget(rules=rule, prices=prices)
+    moments = [NOON]
+    at = Runtime(seed=1, wall=lambda: moments[-1])
+    chain = Chain(mock(default=answer, model="gpt-x"), config, runtime=at)
+    await chain.complete("hi", max_tokens=60)
+    moments.append(NOON + 3600)
+    found = await config.forecast(chain.runtime, model="gpt-x")
+    assert found["it"].spent == 700_000
+    assert found["it"].per_hour == 700_000
+    assert found["it"].exhausted_at is not None

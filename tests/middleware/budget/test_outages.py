@@ -148,6 +148,29 @@ async def test_a_settlement_that_the_store_refuses_holds_up_no_other(caplog: pyt
     assert len(await ledger.spends()) == 1
 
 
+async def test_one_that_is_refused_to_two_who_bring_it_at_once_holds_up_no_other():
+    class Picky(Shaky):
+        async def settle(self, hold: str, charges: Any, rows: Any = ()) -> bool:
+            await asyncio.sleep(1.0)
+            if hold == "wrong":
+                raise ValueError("wrong")
+            return await super().settle(hold, charges, rows)
+
+    _, desk, _ = made()
+    ledger: Any = Picky()
+    desk.ledger = ledger
+    ledger.away = True
+    await desk.settle("right", [], [])
+    ledger.away = False
+    await asyncio.sleep(0.1)
+    late = asyncio.create_task(desk.settle("wrong", [], []))  # while what is owed is brought
+    await asyncio.sleep(0.1)
+    desk.owe("third", [], [])
+    await asyncio.sleep(10.0)
+    await late
+    assert (desk.owed, ledger.settled) == (0, ["right", "third"])
+
+
 async def test_holds_of_long_calls_are_renewed_all_of_them_and_then_no_timer_is_left():
     provider = mock(default=[Wait(1000.0), "late"])
     config = budget(RULE, Rule(usd=1, per="provider"), store="shaky://", lease=60.0)
@@ -243,3 +266,16 @@ async def _worst_of(chain: Chain, config: Budget) -> int:
         held = (await balance(chain, config))[1]
     await task
     return held
+
+
+async def test_a_call_with_a_shorter_lease_of_its_own_is_renewed_in_time_beside_one_with_a_longer():
+    provider = mock(default=[Wait(200.0), "late"])
+    chain, _, ledger = made(provider, lease=600.0)
+    long = asyncio.create_task(chain.complete(ASK))
+    await asyncio.sleep(1.0)
+    short = asyncio.create_task(chain.complete(ASK, options={Budget: {"lease": 30.0}}))
+    for _ in range(15):
+        await asyncio.sleep(10.0)
+        assert len(await ledger.holds()) == 2
+    await asyncio.gather(long, short)
+    assert await ledger.holds() == []

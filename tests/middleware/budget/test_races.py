@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,7 +18,9 @@ from llmpipe.middleware.continue_ import Continue
 from llmpipe.middleware.cost import Cost
 from llmpipe.middleware.fallback import Fallback
 from llmpipe.middleware.hedge import Hedge
+from llmpipe.middleware.limits import Limit, Limits
 from llmpipe.middleware.retry import Retry
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.provider import Capabilities
 from llmpipe.pricing import PriceTable, worst_case
@@ -148,6 +151,26 @@ async def test_all_members_of_an_ensemble_are_paid_from_one_budget():
     assert sorted(row.provider for row in rows) == ["a", "b", "c"]
     assert (await balance(chain, config)) == (sum(row.nano for row in rows), 0)
     assert [member.count for member in members] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kept", ["memory://", "sqlite:///{}/state.db"])
+async def test_a_budget_met_again_further_in_has_paid_already(tmp_path: Path, kept: str, stream: bool):
+    """A preset may be round a router and round each of its targets, too."""
+    config = room_for(3, store=kept.format(tmp_path))
+    other = budget(Rule(usd=1, period="day"), name="other", store=config.store)
+    members = [Chain(mock(default="same", name=name), config, other) for name in "ab"]
+    async with Chain(Ensemble(*members, combine="vote"), config, runtime=runtime()) as chain:
+        if stream:
+            async with chain.stream(ASK) as reply:
+                await reply.full()
+        else:
+            await chain.complete(ASK)
+        rows = await ledger_of(chain, config).spends()
+        assert sorted(row.provider for row in rows) == ["a", "b"]
+        assert await balance(chain, config) == (sum(row.nano for row in rows), 0)
+        rows = await ledger_of(chain, other).spends()
+        assert sorted(row.provider for row in rows) == ["a", "b"]
 
 
 async def test_members_with_budgets_of_their_own_pay_for_themselves_alone():
@@ -311,3 +334,49 @@ async def test_a_call_cancelled_at_every_single_step_leaves_nothing():
             break
         steps += 1
     assert steps > 20
+
+
+@pytest.mark.parametrize("store", ["memory://", "shaky://"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_others_refuse_behind_the_budget_is_no_room_lost_for_the_next_target(
+    stream: bool, store: str
+):
+    """The call holds the worst case of one attempt, for one is made."""
+    full = Limits(limits=Limit(per="provider", requests_per_day=1, burst=1))
+    first = Chain(mock(default="first", name="a"), full, runtime=runtime())
+    await first.complete(ASK)
+    spare = Counting(mock(default="fine", name="b"))
+    config = budget(Rule(usd=f"{1.5 * worst() / 1e9:.9f}", period="day"), store=store)
+    chain = Chain(Router(first, spare, strategy="priority", layers=()), config, runtime=first.runtime)
+    shaky(chain.runtime, pause=0.01)
+    if stream:
+        async with chain.stream(ASK) as reply:
+            await reply.full()
+    else:
+        await chain.complete(ASK)
+    assert spare.count == 1
+    rows = await config.desk(chain.runtime).ledger.spends()
+    assert [row.provider for row in rows] == ["b"]
+    assert await balance(chain, config) == (rows[0].nano, 0)
+
+
+async def test_an_attempt_that_others_are_still_asked_about_keeps_its_room():
+    """Beside it a hedge asks: that one was refused nothing, and may be made."""
+
+    class Slow:
+        name, priority = "slow", 999
+
+        async def __call__(self, call: Call, call_next: Any) -> Any:
+            return await call_next(call.evolve(guards=(*call.guards, self.guard)))
+
+        async def guard(self, call: Call) -> Call:
+            await asyncio.sleep(1.0)
+            return call
+
+    members = [Counting(mock(default=[Wait(5.0), "same"], name=name)) for name in "ab"]
+    config = budget(Rule(usd=f"{1.5 * worst() / 1e9:.9f}", period="day"))
+    slow: Any = Slow()
+    ensemble = Ensemble(*[Chain(one, slow) for one in members], combine="vote", quorum=1)
+    chain = Chain(ensemble, config, runtime=runtime())
+    await chain.complete(ASK)
+    assert sum(one.count for one in members) == 1

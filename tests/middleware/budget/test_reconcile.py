@@ -155,8 +155,42 @@ BAD: dict[str, tuple[str, str]] = {
         "start_time_iso,model,input_tokens,output_tokens\n2026-09-28,m,1.5,1\n",
         "line 2: '1.5' is no number of tokens",
     ),
+    "a decimal comma": (OPENAI_COSTS.replace("0.75", '"12,34"'), "line 3: '12,34' is no amount"),
+    "a point for thousands": (OPENAI_COSTS.replace("0.75", '"1.234,56"'), "line 3: '1.234,56' is no amount"),
+    "more than a number can be": (OPENAI_COSTS.replace("0.75", "9e999999"), "line 3"),
+    "more than there is": (OPENAI_COSTS.replace("0.75", "9e99"), "line 3: '9e99' is no amount"),
+    "a world of tokens": (
+        "start_time_iso,model,input_tokens,output_tokens\n2026-09-28,m,1e9999,1\n",
+        "line 2: '1e9999' is no number of tokens",
+    ),
+    "a number of thousands of digits": ('{"data": [' + "9" * 5000 + "]}", "a number that is none"),
     "an open quote": ('usage_date_utc,model,cost_usd\n2026-09-28,"x,1\n', "line"),
 }
+
+
+@pytest.mark.parametrize(
+    ("told", "nano"),
+    [
+        ("1,234.50", 1_234_500_000_000),
+        ("-$0.5", -500_000_000),
+        ("$1,000", 10**12),
+        ("1E-7", 100),
+        (".5", 500_000_000),
+        ("", 0),
+    ],
+)
+def test_amounts_are_what_they_say(told: str, nano: int):
+    (line,) = read_invoice_of([{"d": "2026-09-28", "m": "x", "usd": told}])
+    assert line.nano == nano
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_a_line_of_a_file_ends_at_its_end_alone(tmp_path: Path, sign: str):
+    text = f"usage_date_utc,model,cost_usd\n2026-09-28,a{sign}b,1\r\n2026-09-28,c,2\n"
+    assert [(one.model, one.nano) for one in read_invoice(file(tmp_path, text))] == [
+        (f"a{sign}b", 10**9),
+        ("c", 2 * 10**9),
+    ]
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -12,12 +12,13 @@ import pytest
 from llmpipe.config.load import load_chain
 from llmpipe.errors import BudgetExceeded, ConfigError
 from llmpipe.middleware.budget import Budget, Rule
+from llmpipe.middleware.budget.journal import scopes_of_line
 from llmpipe.middleware.scopes import scopes_of
 from llmpipe.pipeline.chain import Chain
 from llmpipe.pipeline.registry import build
 from llmpipe.runtime import Runtime
 from llmpipe.types import Request
-from tests.middleware.budget.bank import NOON, PRICES, balance, budget, ledger_of, mock, runtime
+from tests.middleware.budget.bank import NOON, PRICES, balance, budget, ledger_of, mock, runtime, shaky
 
 BAD_RULES: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"usd": 0}, "usd is dollars above 0"),
@@ -272,3 +273,27 @@ async def test_the_price_of_a_model_is_asked_for_where_a_budget_limits():
             with pytest.raises(BudgetExceeded, match="nobodys") as caught:
                 await chain.complete("hi")
             assert caught.value.code == ends
+
+
+@pytest.mark.parametrize(("own", "other"), [("memory://", "shaky://"), ("shaky://", "memory://")])
+async def test_the_store_cannot_be_changed_for_one_call(own: str, other: str):
+    """It decides how a chain is linked: what was held there would never be settled."""
+    config = budget(Rule(usd=1), store=own)
+    chain = Chain(mock(default="x"), config, runtime=runtime())
+    shaky(chain.runtime, pause=0.1)
+    with pytest.raises(ConfigError, match="store"):
+        await chain.complete("hi", options={Budget: {"store": other}})
+    await chain.complete("hi", options={Budget: {"store": own}})
+
+
+async def test_a_tag_that_is_a_credential_is_a_digest_in_the_journal_as_in_the_balances():
+    secret = "sk-proj-" + "abcdefghijklmnopqrstuvwxyz0123456789"
+    config = budget(Rule(usd=1, per="project"))
+    chain = Chain(mock(default="x"), config, runtime=runtime())
+    await chain.complete("hi", tags={"project": secret, "use_case": secret, "key": secret})
+    (row,) = await ledger_of(chain).spends()
+    assert secret not in repr(row)
+    assert await balance(chain, config, project=secret) == (row.nano, 0)
+    assert (await config.forecast(chain.runtime, project=secret))["month:project"].spent == row.nano
+    (status,) = await config.status(chain.runtime, project=secret)
+    assert config.rules[0].account(scopes_of_line(row)) == status.account

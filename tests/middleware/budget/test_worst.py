@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmpipe.errors import BudgetExceeded
-from llmpipe.middleware.budget import Rule
+from llmpipe.middleware.budget import Budget, Rule
 from llmpipe.middleware.budget.meter import FACTOR, SLACK, Meter
 from llmpipe.middleware.budget.worst import capped, worst
 from llmpipe.middleware.fallback import Fallback
+from llmpipe.pipeline.call import Call
 from llmpipe.pipeline.chain import Chain
+from llmpipe.pipeline.reply import Reply
 from llmpipe.pricing import Price, Rates, worst_case
 from llmpipe.tokens import estimate_request, estimate_tokens
 from llmpipe.types import (
@@ -79,7 +82,9 @@ PRICE = Price("p", "m", Rates(2_000_000_000, 10_000_000_000))
     ],
 )
 def test_what_is_asked_for_in_other_words_is_held_too(extra: dict[str, Any], answers: int, tokens: int):
-    nano, likely = worst(Request("m", "hi", max_tokens=10, extra=extra), PRICE, 38, 4096)
+    found = worst(Request("m", "hi", max_tokens=10, extra=extra), PRICE, 38, 4096)
+    assert found is not None
+    nano, likely = found
     assert nano - likely == answers * tokens * 10_000
 
 
@@ -276,6 +281,67 @@ def test_what_the_provider_tells_goes_before_the_estimate():
 )  # fmt: skip
 def test_all_that_comes_together_is_counted_whatever_its_kind(piece: Event):
     meter = Meter(lambda: 100)
-    meter.see([Start(), TextDelta("a"), Finish("stop")])
+    meter.see([Start(), TextDelta("a")])
     with pytest.raises(BudgetExceeded):
-        meter.see([TextDelta("a"), *[piece] * 20, Finish("stop")])
+        meter.see([TextDelta("a"), *[piece] * 20])
+
+
+class AtOnce:
+    """A provider whose whole stream comes in one read."""
+
+    name, endpoint, model = "p", "p", "m"
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+
+    async def __call__(self, _call: Call) -> Reply:
+        async def nothing() -> AsyncIterator[Event]:
+            for event in ():
+                yield event
+
+        return Reply.stream(nothing(), self.events)
+
+
+@pytest.mark.parametrize("after", [True, False])
+async def test_a_reply_that_has_come_to_its_end_is_not_cut_for_what_its_provider_tells_then(after: bool):
+    """OpenAI's usage comes behind the finish, Anthropic's with it: to cut there saves nothing."""
+    told, finish = UsageUpdate(Usage(10, 10**6)), Finish("stop")
+    last: list[Event] = [finish, told] if after else [told, finish]
+    config = budget(DAY)
+    chain = Chain(AtOnce([Start(model="m"), TextDelta("fine"), *last]), config, runtime=runtime())
+    async with chain.stream("hi", max_tokens=20) as reply:
+        done: Any = await reply.full()
+    assert (done.text, done.finish_reason) == ("fine", "stop")
+    row = (await ledger_of(chain).spends())[0]
+    assert (row.status, row.output_tokens) == ("ok", 10**6)
+    assert await balance(chain, config) == (row.nano, 0)
+
+
+# ------------------------------------------------------------ numbers that are none
+
+
+@pytest.mark.parametrize(
+    "usage", [Usage(10.5, 3.5), Usage(40.0, 2, 1.5), Usage(float("nan"), 1), Usage(1, float("inf"))]  # type: ignore[arg-type]  # as a provider of somebody else's may tell
+)  # fmt: skip
+async def test_a_provider_whose_counts_are_no_whole_numbers_keeps_no_hold(usage: Usage):
+    config = budget(DAY)
+    chain = Chain(mock(default="fine", usage=usage), config, runtime=runtime())
+    await chain.complete("hi")
+    row = (await ledger_of(chain).spends())[0]
+    assert row.nano is None or (type(row.nano) is int and row.nano > 0)
+    assert await balance(chain, config) == (row.nano or 0, 0)
+
+
+@pytest.mark.parametrize("rates", [{"input": 2}, {"output": 10}])
+async def test_a_price_that_lacks_a_rate_is_not_known_where_a_budget_limits(rates: dict[str, Any]):
+    """Held at nothing, and charged nothing, such a model would be without a budget."""
+    chain = Chain(mock(default="fine"), Budget(rules=DAY, prices={"m": rates}), runtime=runtime())
+    with pytest.raises(BudgetExceeded) as caught:
+        await chain.complete("hi")
+    assert caught.value.code == "unknown_price"
+    allowed = Budget(rules=DAY, prices={"m": rates}, unknown_price="allow")
+    await Chain(mock(default="fine"), allowed, runtime=runtime()).complete("hi")
+    told = Budget(rules=Rule(usd=1, action="alert"), prices={"m": rates})
+    await Chain(mock(default="fine"), told, runtime=runtime()).complete("hi")
+    if "input" in rates:  # all that embeddings need
+        await chain.embed(["one"])

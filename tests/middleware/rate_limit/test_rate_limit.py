@@ -487,6 +487,23 @@ async def test_a_negative_max_tokens_fills_no_bucket_and_empties_none(refused):
     assert remaining == pytest.approx(100 if refused else 80)
 
 
+@pytest.mark.parametrize(
+    "usage", [Usage(-(10**9), -(10**9)), Usage(2**60, 2), Usage(1, 2**60), Usage(float("nan"), 1)]
+)
+async def test_nonsense_of_a_provider_neither_fills_nor_empties_a_bucket_and_teaches_nothing(usage):
+    provider = MockProvider(default="hi", usage=Usage(300, 200))
+    chain = limited(provider, tokens_per_day=10_000, token_burst=10_000, output_tokens=100)
+    await chain.complete("hi")
+    before = status(chain).limits[0].remaining
+    asked = estimate_request(Request(messages="hi")) + 200
+    provider.usage = usage
+    await chain.complete("hi")
+    assert status(chain).limits[0].remaining == pytest.approx(before - asked, abs=1)
+    provider.usage = Usage(300, 200)
+    await chain.complete("hi")
+    assert status(chain).limits[0].remaining == pytest.approx(before - asked - 500, abs=1)
+
+
 async def test_embeddings_teach_nothing_about_how_long_replies_are():
     chain = limited(Timed(), tokens_per_minute=60_000, per="provider", output_tokens=500, token_burst=1000)
     for _ in range(3):
