@@ -88,6 +88,7 @@ class Pump:
         "_mark",
         "_tapes",
         "amends",
+        "draining",
         "exhausted",
         "reader",
         "ready",
@@ -101,6 +102,7 @@ class Pump:
         self.stages: list[Stage] = []
         self.amends: list[Callable[[Completion], Completion]] = []
         self.ready: deque[Event] = deque()
+        self.draining = False  # somebody closes it, and reads what follows the last content
         self.exhausted = False  # the source has come to its own end
         self.watch: Watch | None = None
         self.reader: asyncio.Task[object] | None = None
@@ -232,7 +234,7 @@ class Pump:
 
     async def drain(self) -> None:
         """Read what follows the last content, so that the usage is known; give up after a second."""
-        relay = self.relay
+        relay, self.draining = self.relay, True
         try:
             if relay is not None:  # which gives up by itself
                 batch = await relay.drain()
@@ -246,6 +248,8 @@ class Pump:
             self._flush()
         except (LLMError, TimeoutError):
             pass  # all content was delivered: the usage is estimated, the call stays a success
+        finally:
+            self.draining = False
 
 
 def _fed(stage: Stage, batch: Sequence[Event]) -> Sequence[Event]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from asyncio import get_running_loop
+from asyncio import _get_running_loop, get_running_loop
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,24 +39,9 @@ class Reply:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_attempt",
-        "_call",
-        "_cleaner",
-        "_committed_at",
-        "_ended",
-        "_ended_at",
-        "_error",
-        "_frames",
-        "_loop",
-        "_origin",
-        "_pump",
-        "_rest",
-        "_result",
-        "_status",
-        "adopted",
-        "over",
-    )
+        "__weakref__", "_attempt", "_call", "_cleaner", "_committed_at", "_ended", "_ended_at", "_error",
+        "_frames", "_loop", "_origin", "_pump", "_rest", "_result", "_status", "adopted", "over",
+    )  # fmt: skip
 
     def __init__(self, result: Result | None, pump: Pump | None) -> None:
         self._result = result
@@ -64,6 +49,7 @@ class Reply:
         self.over = False
         self._frames: list[Frame] = []
         self._call: Call | None = None
+        self._loop: Any = _get_running_loop()  # None where there is none
         self._attempt: Attempt | None = None
         self._origin: Any = None
         self._committed_at = 0.0
@@ -217,6 +203,9 @@ class Reply:
 
     async def _advance(self, pump: Pump) -> None:
         """Run the pump once, and end the reply where the stream ends or breaks."""
+        if pump.draining:  # all content was delivered, and another task closes it
+            await self.aclose()
+            return
         if pump.reader is not None:
             raise RuntimeError("a reply has one consumer; a second task is reading it")
         try:
@@ -262,9 +251,10 @@ class Reply:
         if pump is None:
             if self._rest is not None and not any(map(is_content, self._rest)):
                 status = "ok"
-        elif pump.reader is not None and pump.reader is not asyncio.current_task():
+        elif pump.draining or (pump.reader is not None and pump.reader is not asyncio.current_task()):
             self._ended = self._ended or get_running_loop().create_future()
-            pump.interrupt(ReplyClosed("the reply was closed while another task was reading it"))
+            if not pump.draining:  # else another task is closing it, and learns what was used
+                pump.interrupt(ReplyClosed("the reply was closed while another task was reading it"))
             await asyncio.shield(self._ended)
             return
         elif pump.delivered():
@@ -383,7 +373,7 @@ class Reply:
     def __del__(self) -> None:
         if self.over or (self._pump is None and not self._frames):
             return
-        if self._call is not None and not self._loop.is_closed():  # first: the warning may be an error
+        if self._loop is not None and not self._loop.is_closed():  # first: the warning may be an error
             self._loop.call_soon_threadsafe(_close_orphan, self)
         warnings.warn(
             "a reply was never closed: use `async with chain.stream(...)`",

@@ -28,6 +28,19 @@ class Handler(ResponseHandler):
         transport = self.transport
         return not (transport is None or transport.is_closing() or self._buffer or self._tail)
 
+    def rest(self) -> bool:
+        """Whether nothing has come behind the response that is over. What comes from now on is unasked.
+
+        A parser keeps the beginning of another response to itself, and the next request gets a new parser,
+        which would begin in the middle.
+        """
+        parser, self._parser = self._parser, None
+        try:
+            # The parser in C gives what it holds, the one in Python may have it there.
+            return parser is None or (parser.feed_eof() is None and not getattr(parser, "_lines", None))
+        except Exception:  # noqa: BLE001  whatever it cannot read there, nobody has asked for it
+            return False
+
     def close(self) -> None:
         """Close the connection; at once where something of a request is still unsent.
 
@@ -80,6 +93,17 @@ def _rehearse() -> None:
     content._buffer.clear()
     _insist(content.at_eof())
     _insist(protocol.is_connected())
+    _insist(protocol.rest() and protocol.rest() and protocol.is_connected())
+
+    protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+    protocol.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 4")
+    _at_once(protocol.read())
+    _insist(not protocol.should_close and not protocol.rest())
+    protocol.data_received(b"08 Request Time-out\r\n")
+    _insist(protocol.should_close and not protocol.is_connected())
+    protocol._tail = b""
+
+    protocol.set_response_params(read_until_eof=True, auto_decompress=False)
     protocol.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     _insist(protocol.should_close and not protocol.is_connected())  # for nobody has asked
     _at_once(protocol.read())

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
+
+    from llmpipe.providers.inner import Handler
 
 __all__ = ("Line", "Lines")
 
@@ -30,7 +31,7 @@ class Line:
 
     __slots__ = ("_idle", "connection", "protocol", "since")
 
-    def __init__(self, connection: Connection, protocol: ResponseHandler, idle: Lines) -> None:
+    def __init__(self, connection: Connection, protocol: Handler, idle: Lines) -> None:
         self.connection = connection
         self.protocol = protocol
         self._idle = idle
@@ -38,7 +39,8 @@ class Line:
 
     def release(self) -> None:
         """Keep it for the next exchange, unless the framing of this one is in doubt."""
-        if self.protocol.should_close:
+        protocol = self.protocol
+        if protocol.should_close or not protocol.rest():
             self.connection.close()
         else:
             self._idle.keep(self)

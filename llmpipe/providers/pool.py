@@ -147,10 +147,10 @@ class Pool:
     async def _connect(self, limits: aiohttp.ClientTimeout) -> Line:
         for _ in range(_MAX_FRESH):
             connection = await self._connector.connect(self._request, [], limits)
-            assert connection.protocol is not None
+            protocol: Any = connection.protocol  # made by the factory that we gave to the connector
             # What a connection says unasked is no answer to the next request.
-            if not connection.protocol.should_close:
-                return Line(connection, connection.protocol, self._lines)
+            if not protocol.should_close and protocol.rest():
+                return Line(connection, protocol, self._lines)
             connection.close()
         raise aiohttp.ClientConnectionError("the server talks, or hangs up, before it is asked")
 
@@ -223,10 +223,12 @@ class Pool:
             if protocol.transport is not None:
                 # Whoever reads from it hears of this, and would not of `connector.close`.
                 protocol.transport.abort()
-        await asyncio.sleep(0)  # in which they hear of it
-        if self._session is not None:
-            await self._session.close()
-        await self._connector.close()
+        try:
+            await asyncio.sleep(0)  # in which they hear of it
+        finally:  # nobody else has the connector
+            if self._session is not None:
+                await self._session.close()
+            await self._connector.close()
 
 
 async def _past_informational(

@@ -13,7 +13,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from llmpipe.dialects.headers import headers_of_interest, lower_case
 from llmpipe.dialects.openai_chat import OpenAIChat, reply, usage
 from llmpipe.errors import LLMError
-from llmpipe.types import Completion, Event
+from llmpipe.types import Completion, Event, TextDelta
 from tests.dialects.test_wire import REPLIES
 
 DIALECT = OpenAIChat()
@@ -274,6 +274,41 @@ def test_a_run_comes_after_the_event_that_is_held_before_it():
     good = chunk(b'"first"', None)
     pieces = [good * 2 + chunk(b'"held"', None)[:-1], good * 3 + b"data: [DONE]\n\n"]
     assert outcome(pieces, 64) == outcome(pieces, 0)
+
+
+def beside(text: str, **more: Any) -> bytes:
+    """A chunk whose delta says something beside a text."""
+    delta = {name: text if value is ... else value for name, value in more.items()}
+    return b"data: %b\n\n" % orjson.dumps({"id": "i", "choices": [{"index": 0, "delta": delta}]})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"content": ..., "audio": {"id": "a", "data": "AAAA"}},  # silence: the same sound in each chunk
+        {"reasoning_content": ..., "reasoning": "same"},
+        {"reasoning_content": ..., "thinking": "same"},
+        {
+            "reasoning_content": ...,
+            "reasoning_details": [{"type": "reasoning.text", "text": "same", "index": 0}],
+        },
+    ],
+    ids=lambda more: "+".join(more),
+)
+@pytest.mark.parametrize("texts", [["same", "same", "same", "b", "c"], ["a", "same", "same", "b", "", "c"]])
+def test_what_stays_the_same_beside_a_text_is_read_in_each_chunk(more, texts):
+    body = b"".join(beside(text, **more) for text in texts) + b"data: [DONE]\n\n"
+    long = outcome([body], 0)
+    assert repr(outcome([body], 64)) == repr(long)
+    assert repr(outcome([body[place : place + 1] for place in range(len(body))], 64)) == repr(long)
+
+
+def test_of_a_text_that_is_there_twice_the_last_one_counts_in_each_chunk():
+    twice = [(b'"a"', b'"b"'), (b'"c"', b'"\\u0000"'), (b'"d"', b'"\\u0000"'), (b'"e"', b'"\\u0000"')]
+    body = b"".join(chunk(b'%b,"content":%b' % pair, None) for pair in twice) + b"data: [DONE]\n\n"
+    long = outcome([body], 0)
+    assert [event.text for event in long[0] if isinstance(event, TextDelta)] == ["b", "\0", "\0", "\0"]
+    assert outcome([body], 64) == long
 
 
 def test_runs_are_what_is_read_there(monkeypatch):

@@ -274,3 +274,63 @@ async def test_a_broken_reply_stays_broken_to_a_relay():
         with pytest.raises(StreamBroken):
             while await batch(reply):
                 pass
+
+
+@pytest.mark.parametrize("relays", [False, True])
+async def test_closed_by_two_tasks_after_its_content_it_tells_the_usage_to_both(relays: bool):
+    ends, runtime = Ends(), Remembering()
+    layers = (relaying,) if relays else ()
+    feed = Feed("b", STOP, 0.5, (USED,))
+    core = chain(streaming(feed, (TextDelta("a"),)), ends.yielder(waits=0.1), *layers, runtime=runtime)
+    reply = await core(core.new_call(Request(messages="x", stream=True)))
+    async for event in reply:
+        if type(event) is Finish:
+            break
+    told: list[list[str]] = []
+
+    async def close() -> None:
+        await reply.aclose()
+        told.append([*ends.statuses])
+
+    await asyncio.gather(close(), close(), close())
+    assert told == [["ok"]] * 3  # nobody returns before the clean-up is done
+    assert ends[0][1].usage == USED.usage
+    assert feed.steps == []
+    assert runtime.reports == []
+
+
+@pytest.mark.parametrize("relays", [False, True])
+async def test_read_on_while_another_task_closes_it_after_its_content_it_ends_well(relays: bool):
+    ends = Ends()
+    layers = (relaying,) if relays else ()
+    feed = Feed("b", STOP, 0.5, (USED,))
+    core = chain(streaming(feed, (TextDelta("a"),)), ends.yielder(waits=0.1), *layers)
+    reply = await core(core.new_call(Request(messages="x", stream=True)))
+    async for event in reply:
+        if type(event) is Finish:
+            break
+    closing = asyncio.create_task(reply.aclose())
+    await asyncio.sleep(0.1)
+    assert [event async for event in reply if not isinstance(event, UsageUpdate)] == []
+    assert ends.statuses == ["ok"]  # the reader too waits for the clean-up
+    assert ends[0][1].usage == USED.usage
+    await closing
+
+
+@pytest.mark.parametrize("relays", [False, True])
+async def test_where_whoever_closes_it_is_dropped_another_can_close_it(relays: bool):
+    ends = Ends()
+    layers = (relaying,) if relays else ()
+    feed = Feed("b", STOP, 0.5, (USED,))
+    core = chain(streaming(feed, (TextDelta("a"),)), ends.yielder(), *layers)
+    reply = await core(core.new_call(Request(messages="x", stream=True)))
+    async for event in reply:
+        if type(event) is Finish:
+            break
+    dropped = reply.aclose()
+    dropped.send(None)
+    dropped.close()
+    assert ends == []
+    async with asyncio.timeout(5):
+        await reply.aclose()
+    assert ends.statuses == ["ok"]

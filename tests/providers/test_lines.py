@@ -13,12 +13,17 @@ from typing import Any
 import aiohttp
 import pytest
 
+from llmpipe.pipeline.chain import Chain
 from llmpipe.providers import lines
 from llmpipe.providers.transport import Transport
+from llmpipe.types import Request
 from tests.providers.kit import (
     BODY,
+    EVENTS,
+    STREAM_HEAD,
     Peer,
     Server,
+    chunked,
     complete,
     nothing_left,
     open_sockets,
@@ -197,6 +202,47 @@ async def test_a_whole_reply_counts_where_the_connection_breaks_right_behind_it(
         await transport.aclose()
 
 
+@pytest.mark.parametrize("behind", [b"H", b"HTTP/1.1 408 Time-out\r\nConnect", b"HTTP/1.1 200 OK\r\n"])
+@pytest.mark.parametrize("pause", [0.0, 0.03])
+async def test_a_connection_on_which_another_response_has_begun_unasked_is_not_used_again(behind, pause):
+    """Its parser would keep what came to itself, and the next one begin in the middle."""
+
+    async def script(peer: Peer, number: int) -> None:
+        if number == 1:
+            await peer.request()
+            await peer.send(response() + (b"" if pause else behind))
+            await asyncio.sleep(pause)
+            await peer.send(behind if pause else b"")
+        await saying(response())(peer, number)
+
+    async with serving(script) as server:
+        core = openai(server.url)
+        assert (await complete(core)).text == "Hello there."
+        await asyncio.sleep(2 * pause)
+        assert (await complete(core)).text == "Hello there."
+        assert server.connections == 2
+        await _until(lambda: server.open == 1)
+        assert (await complete(core)).text == "Hello there."
+        assert server.connections == 2
+        await nothing_left(core, server)
+
+
+async def test_a_connection_that_the_long_road_left_with_another_response_begun_is_not_used_either():
+    async def script(peer: Peer, number: int) -> None:
+        if number == 1:
+            await peer.request()
+            await peer.send(response() + b"HTTP/1.1 4")
+        await saying(response())(peer, number)
+
+    async with serving(script) as server:
+        core = openai(server.url)
+        async with _watched():
+            await complete(core)
+        assert (await complete(core)).text == "Hello there."
+        assert server.connections == 2
+        await nothing_left(core, server)
+
+
 async def _used(server: Server) -> Any:
     core = openai(server.url)
     await asyncio.gather(*(complete(core) for _ in range(4)))
@@ -231,4 +277,30 @@ async def test_a_reply_that_ends_after_its_provider_was_closed_keeps_no_connecti
         line.release()
         assert kept.take() is None
         await _until(lambda: server.open == server.connections - 1)  # the connector has the others
+        await nothing_left(core, server)
+
+
+async def test_closing_a_provider_is_done_also_where_whoever_closes_it_is_cancelled():
+    async with serving(saying(response())) as server:
+        core = await _used(server)
+        pool = core._at.transport._pool
+        closing = asyncio.create_task(core.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert pool._connector.closed
+        await _until(lambda: server.open == 0)
+
+
+@pytest.mark.filterwarnings("ignore:a reply was never closed:ResourceWarning")
+async def test_a_stream_that_is_dropped_gives_its_connection_back_also_where_no_chain_stands_round_it():
+    async with serving(saying(STREAM_HEAD + chunked(b"".join(EVENTS[:2])), then="hang")) as server:
+        core = openai(server.url)
+        call = Chain(core).new_call(Request("m", "Say hello", stream=True))
+        reply = await core(call)
+        assert core.connections_in_use == 1
+        del reply
+        await _until(lambda: core.connections_in_use == 0)
+        await _until(lambda: server.open == 0)
         await nothing_left(core, server)
