@@ -617,3 +617,18 @@ async def test_streams_that_go_on_breaking_are_ridden_a_few_times_only():
         await ask(chain)
     assert now() < 10
     task.cancel()
+
+
+@pytest.mark.real_time
+def test_calls_on_another_loop_do_not_wait_for_one_that_is_not_theirs():
+    """Whoever leads there may tell those on board, and would not wake the loop they wait on."""
+    chain = Chain(MockProvider([["a", Wait(30), "b"]], default="ok"), Coalesce(when="always"))
+    here, there = asyncio.new_event_loop(), asyncio.new_event_loop()
+    leader = here.create_task(chain.complete("hi"))
+    here.run_until_complete(asyncio.sleep(0.01))  # and stands still from now on
+    assert there.run_until_complete(asyncio.wait_for(chain.complete("hi"), 5)).text == "ok"
+    leader.cancel()
+    here.run_until_complete(asyncio.wait([leader]))
+    assert chain.runtime.state("coalesce", "coalesce", dict) == {}
+    here.close()
+    there.close()

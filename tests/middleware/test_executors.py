@@ -185,6 +185,16 @@ async def test_who_is_cancelled_while_waiting_has_paid_nothing():
     assert (it.stats.spent, it.stats.attempts) == (0, 0)
 
 
+def test_who_is_interrupted_while_waiting_has_paid_nothing():
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    it = executor(sleep=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        it.execute(Flaky(ConnectionError()))
+    assert (it.stats.spent, it.stats.attempts) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("way", "interrupt"),
     [
@@ -353,6 +363,25 @@ def test_an_interrupt_counts_as_nothing():
     with pytest.raises(KeyboardInterrupt):
         it.call(Flaky(KeyboardInterrupt()))
     assert (it.state, it.stats().ignored) == ("closed", 1)
+
+
+@both
+async def test_a_predicate_that_fails_itself_takes_no_probe_with_it(way: str):
+    def broken(error: Exception) -> bool:
+        if isinstance(error, KeyError):
+            raise LookupError("a bug in the predicate")
+        return True
+
+    clock = Clock()
+    it = CircuitBreaker("it", failure_threshold=1, timeout=10.0, on=broken, clock=clock, random=Random(1))
+    with pytest.raises(ConnectionError):
+        await run(it, way, Flaky(ConnectionError()))
+    clock.now += 12
+    with pytest.raises(LookupError):
+        await run(it, way, Flaky(KeyError()))
+    assert it.state == "half_open"
+    assert it.stats().ignored == 1
+    await run(it, way, Flaky())  # the probe of the next is there
 
 
 def test_it_can_be_held_open_and_reset():

@@ -23,6 +23,7 @@ note                    detail
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import frozen
@@ -93,6 +94,8 @@ class Batch:
             return await call_next(call)
         flights: dict[bytes, Flight] = call.runtime.state("batch", self.name, dict)
         flight = flights.get(key)
+        if flight is not None and flight.loop is not asyncio.get_running_loop():
+            flight = None  # the chain is used in several threads: it goes its own way
         if flight is not None and (
             flight.inputs + count > cfg.max_inputs or flight.tokens + tokens > cfg.max_tokens
         ):

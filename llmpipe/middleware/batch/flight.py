@@ -27,6 +27,10 @@ class Flight:
     it goes on as several requests, side by side.
 
     Args: window is seconds from the first call to departure.
+
+    Attributes:
+        inputs, tokens: on board.
+        loop: whose it is. Only calls on that loop may ride: another would not wake for the answer.
     """
 
     __slots__ = (
@@ -36,20 +40,18 @@ class Flight:
         "_table",
         "_task",
         "_timer",
-        "_waiting",
         "inputs",
-        "over",
+        "loop",
         "tokens",
     )
 
     def __init__(self, key: bytes, table: dict[bytes, Flight], call_next: Handler, window: float) -> None:
         self._key, self._table, self._next = key, table, call_next
         self._members: list[Member] = []  # all that ever boarded and were on board at departure
-        self._waiting = 0
         self._task: asyncio.Task[None] | None = None
         self.inputs = self.tokens = 0
-        self.over = False
-        self._timer = asyncio.get_running_loop().call_later(window, self.depart)
+        self.loop = asyncio.get_running_loop()
+        self._timer = self.loop.call_later(window, self.depart)
         table[key] = self
 
     # ------------------------------------------------------------ on board
@@ -57,11 +59,10 @@ class Flight:
     async def ride(self, call: Call, tokens: int) -> Embeddings:
         """The part of the answer that is the call's. Raises DeadlineExceeded at the call's own deadline."""
         request = cast("EmbeddingRequest", call.request)
-        member = Member(call, max(1, tokens), asyncio.get_running_loop().create_future())
+        member = Member(call, max(1, tokens), self.loop.create_future())
         self._members.append(member)
         self.inputs += len(request.inputs)
         self.tokens += member.weight
-        self._waiting += 1
         try:
             deadline = call.deadline
             with nullcontext() if deadline is None else Alarm(deadline, partial(_late, member)):
@@ -70,7 +71,6 @@ class Flight:
             _copy(member, error)
             await self._leave(member)
             raise
-        self._waiting -= 1
         _copy(member, None)
         if member.error is not None:
             raise fresh(member.error)
@@ -78,18 +78,20 @@ class Flight:
         return member.part
 
     async def _leave(self, member: Member) -> None:
-        """One less who waits. The last one ends the flight, and waits until it has cleaned up."""
-        self._waiting -= 1
+        """One less who waits. The last one of a request ends it, and waits until it has cleaned up."""
         if self._task is None:  # not departed yet: as if it had never come
             self._members.remove(member)
             self.inputs -= len(member.request.inputs)
             self.tokens -= member.weight
-            if not self._waiting:
+            if not self._members:
                 self._timer.cancel()
                 self._leave_table()
-        elif not self._waiting and not self.over:
-            self._task.cancel()
-            await shielded(self._down(self._task), member.call.runtime, "ending a batch nobody waits for")
+            return
+        _ = member.done.cancel()
+        task = member.legs[-1].task
+        if not task.done() and all(other.done.done() for other in member.legs[-1].members):
+            task.cancel()
+            await shielded(self._down(task), member.call.runtime, "ending a batch nobody waits for")
 
     async def _down(self, task: asyncio.Task[None]) -> None:
         await asyncio.wait((task,))
@@ -106,17 +108,14 @@ class Flight:
         if len(calls) > 1:
             for call in calls:
                 call.note("batch.sent", calls=len(calls), inputs=self.inputs, leader=calls[0].id)
-        self._task = calls[0].runtime.spawn(self._fly(), "batch")
+        leg = Leg(self._members)
+        self._task = leg.task = calls[0].runtime.spawn(self._send(leg), "batch")
         # Not in a `finally` of the work: a task that is cancelled before its first step runs none.
         self._task.add_done_callback(self._landed)
 
     def _leave_table(self) -> None:
         if self._table.get(self._key) is self:
             del self._table[self._key]
-
-    async def _fly(self) -> None:
-        await self._send(Leg(self._members))
-        self.over = True
 
     async def _send(self, leg: Leg) -> None:
         """Make one request, or as many as it has to become; its members have their parts, or errors."""
@@ -129,8 +128,8 @@ class Flight:
                 member.part = part
         except Parted as parted:
             async with asyncio.TaskGroup() as tasks:
-                for group in parted.groups:
-                    _ = tasks.create_task(self._send(Leg(group)))
+                for one in map(Leg, parted.groups):
+                    one.task = tasks.create_task(self._send(one))
             return
         except Exception as error:  # noqa: BLE001  whatever it is, those on board raise it
             for member in leg.members:
@@ -138,12 +137,10 @@ class Flight:
         _tell(leg.members)
 
     def _landed(self, task: asyncio.Task[None]) -> None:
-        if not self.over:
-            self.over = True
-            left = [member for member in self._members if not member.done.done()]
-            for member in left:
-                member.error = ReplyClosed("the runtime was closed while the batch was under way")
-            _tell(left)
+        left = [member for member in self._members if not member.done.done()]
+        for member in left:
+            member.error = ReplyClosed("the runtime was closed while the batch was under way")
+        _tell(left)
 
 
 def _tell(members: list[Member]) -> None:

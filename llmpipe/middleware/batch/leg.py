@@ -61,7 +61,12 @@ class Parted(Exception):
 
 
 class Leg:
-    """One request for `members`. Its ledger is its own; each member gets its attempts copied, in part."""
+    """One request for `members`. Its ledger is its own; each member gets its attempts copied, in part.
+
+    Attributes: task is the one that makes the request.
+    """
+
+    task: asyncio.Task[None]
 
     def __init__(self, members: list[Member]) -> None:
         self.members = members

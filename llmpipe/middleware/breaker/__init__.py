@@ -255,7 +255,12 @@ class CircuitBreaker:
             permit.success(self._clock())
 
     def _failed(self, permit: Permit, error: BaseException) -> None:
-        health: str = "failure" if isinstance(error, Exception) and self._counts(error) else "ignore"
+        try:
+            health: str = "failure" if isinstance(error, Exception) and self._counts(error) else "ignore"
+        except BaseException:  # of the predicate; goes on when the permit is given back
+            with self._lock:
+                permit.release()
+            raise
         if isinstance(error, LLMError) and self._on is Exception:
             health = error.health
         with self._lock:

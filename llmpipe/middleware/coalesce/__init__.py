@@ -24,6 +24,7 @@ note                    detail
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import field, frozen
@@ -90,7 +91,7 @@ class Coalesce:
         flights: dict[bytes, Flight] = call.runtime.state("coalesce", self.name, dict)
         for _ in range(_MAX_FLIGHTS):
             flight = flights.get(key)
-            if flight is None:
+            if flight is None or flight.loop is not asyncio.get_running_loop():
                 flight = Flight(call, key, flights)
                 flight.start(call_next)
                 return await flight.ride(call)

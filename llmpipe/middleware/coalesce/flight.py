@@ -28,6 +28,8 @@ class Flight:
     """One request, flown in a task of the runtime's for all who ask the same meanwhile.
 
     It stands in `table` under `key` from its start until it is over or empty.
+
+    Attributes: loop is whose it is. Only calls on that loop may ride: another would not wake for the news.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class Flight:
         "_task",
         "_waiting",
         "call",
+        "loop",
         "over",
         "priority",
         "streamed",
@@ -48,6 +51,7 @@ class Flight:
 
     def __init__(self, call: Call, key: bytes, table: dict[bytes, Flight]) -> None:
         self.call = call if call.deadline is None else call.evolve(deadline=None)
+        self.loop = asyncio.get_running_loop()
         self.priority = call.priority
         self.streamed = False  # the reply has begun, as a stream
         self.over = False

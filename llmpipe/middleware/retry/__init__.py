@@ -215,7 +215,11 @@ class RetryExecutor:
             else:
                 run.succeeded()
                 return value
-            self._sleep(plan.seconds)
+            try:
+                self._sleep(plan.seconds)
+            except BaseException:  # goes on; interrupted, it has not tried again
+                run.give(plan.cost)
+                raise
             run.waited(plan)
 
     async def execute_async(
@@ -235,7 +239,7 @@ class RetryExecutor:
                 return value
             try:
                 await asyncio.sleep(plan.seconds)
-            except asyncio.CancelledError:
+            except BaseException:  # goes on; cancelled or dropped, it has not tried again
                 run.give(plan.cost)
                 raise
             run.waited(plan)

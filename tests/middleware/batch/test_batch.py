@@ -31,6 +31,7 @@ from llmpipe.testing import run
 from llmpipe.testing.conform import conform
 from llmpipe.types import Cost as Charge
 from llmpipe.types import EmbeddingRequest, Embeddings, Request, Usage
+from llmpipe.types.copying import replace
 
 PRICES = {"mock-1": {"input": 0.02, "output": 0.0}}
 
@@ -385,6 +386,100 @@ async def test_the_last_to_leave_ends_the_request():
         await asyncio.gather(task, return_exceptions=True)
     assert settled(chain)
     assert now() == 0.5
+
+
+class Parting:
+    """A guard that has every user's requests be of another kind, so that each goes on by itself."""
+
+    name, priority = "parting", 450
+
+    async def __call__(self, call, call_next):
+        async def guard(attempt):
+            return attempt.evolve(request=replace(attempt.request, dimensions=len(call.user)))
+
+        return await call_next(call.evolve(guards=(guard,)))
+
+
+def parted(told: asyncio.Event) -> Any:
+    """A chain in which ada's part of a batch is answered when it is `told`, and bob's never."""
+
+    class Both(MockProvider):
+        busy = 0
+
+        async def __call__(self, call):
+            self.busy += 1
+            try:
+                await (told.wait() if call.request.inputs == ("ada's",) else asyncio.sleep(1000))
+                return await super().__call__(call)
+            finally:
+                self.busy -= 1
+
+    return Chain(Both(default="ok"), Parting(), Batch(across_users=True))
+
+
+async def test_a_part_of_a_batch_ends_when_all_have_left_it_whoever_waits_for_another():
+    told = asyncio.Event()
+    chain = parted(told)
+    ada, bob = (asyncio.create_task(chain.embed([f"{user}'s"], user=user)) for user in ("ada", "bobby"))
+    await asyncio.sleep(1)
+    assert chain.provider.busy == 2
+    bob.cancel()
+    await asyncio.wait([bob])
+    assert chain.provider.busy == 1
+    told.set()
+    assert (await ada).vectors == await alone("ada's", dimensions=3)
+    await asyncio.sleep(1)
+    assert settled(chain)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_the_last_to_leave_ends_what_is_under_way_also_as_another_is_just_being_told(turns):
+    told = asyncio.Event()
+    chain = parted(told)
+    ada, bob = (asyncio.create_task(chain.embed([f"{user}'s"], user=user)) for user in ("ada", "bobby"))
+    await asyncio.sleep(1)
+    told.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    bob.cancel()
+    await ada
+    await asyncio.sleep(1)
+    assert settled(chain)
+
+
+async def test_a_part_of_a_batch_that_is_cancelled_from_within_leaves_nobody_waiting():
+    class Cancelled(MockProvider):
+        async def __call__(self, call):
+            if call.request.inputs == ("b",):
+                raise asyncio.CancelledError  # as a library does that has lost what it waited for
+            return await super().__call__(call)
+
+    chain = Chain(Cancelled(default="ok"), Parting(), Batch(across_users=True))
+    async with asyncio.timeout(10):
+        good, bad = await asyncio.gather(
+            chain.embed(["a"], user="a"), chain.embed(["b"], user="bb"), return_exceptions=True
+        )
+    assert good.vectors == await alone("a", dimensions=1)
+    assert isinstance(bad, ReplyClosed)
+
+
+@pytest.mark.real_time
+def test_calls_in_another_thread_do_not_wait_for_a_loop_that_is_not_theirs():
+    chain = Chain(MockProvider(default="ok"), Batch(window=30.0))
+    waiting = asyncio.new_event_loop()
+    task = waiting.create_task(chain.embed(["a"]))
+    waiting.run_until_complete(asyncio.sleep(0.01))  # and stands still from now on
+    flights = chain.runtime.state("batch", "batch", dict)
+    (open_one,) = flights.values()
+    other = asyncio.new_event_loop()
+    second = other.create_task(chain.embed(["b"]))
+    other.run_until_complete(asyncio.sleep(0.01))
+    assert open_one.inputs == 1
+    for loop, one in ((other, second), (waiting, task)):
+        one.cancel()
+        loop.run_until_complete(asyncio.wait([one]))
+        loop.close()
+    assert flights == {}
 
 
 async def test_who_left_takes_no_room():
