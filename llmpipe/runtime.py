@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
+import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -94,7 +96,7 @@ class Runtime:
     """The surroundings of one or more chains.
 
     Args:
-        seed: makes randomness and ids reproducible.
+        seed: makes randomness and ids reproducible. Without one, a process that is forked draws its own.
         wall: the wall clock, seconds since the epoch; for timestamps and calendars only.
         cleanup_seconds: how long clean-up may take, at most, after a call has ended.
     """
@@ -107,6 +109,8 @@ class Runtime:
         cleanup_seconds: float = 5.0,
     ) -> None:
         self.random = random.Random(seed)  # noqa: S311  jitter and ids, nothing secret
+        if seed is None:
+            _unseeded.add(self)
         self.wall = wall
         self.cleanup_seconds = cleanup_seconds
         self._state: dict[tuple[str, str], Any] = {}
@@ -163,6 +167,17 @@ class Runtime:
 
         Tasks of another loop that runs are cancelled too, and not waited for.
         """
+        try:
+            await self._end_tasks()
+        finally:
+            async with AsyncExitStack() as stack:  # one that fails to close keeps no other from closing
+                for state in [*self._state.values()]:  # what rests on a store is younger than it
+                    if isinstance(state, Closing):
+                        stack.push_async_callback(state.aclose)
+                    if isinstance(state, Resting):
+                        stack.callback(state.rest)
+
+    async def _end_tasks(self) -> None:
         expires = self.now() + self.cleanup_seconds
         elsewhere = self._cancel_elsewhere()
         cancelled: set[asyncio.Task[Any]] = set()
@@ -177,11 +192,6 @@ class Runtime:
                 names = ", ".join(sorted(task.get_name() for task in late))
                 self.report("closing the runtime", TimeoutError(f"still running: {names}"))
                 break
-        for state in reversed([*self._state.values()]):  # what rests on a store is younger than the store
-            if isinstance(state, Resting):
-                state.rest()
-            if isinstance(state, Closing):
-                await state.aclose()
 
     def _cancel_elsewhere(self) -> set[asyncio.Task[Any]]:
         """Cancel the tasks that belong to other loops, from which they are; forget those of closed ones."""
@@ -194,6 +204,19 @@ class Runtime:
             else:
                 loop.call_soon_threadsafe(task.cancel)
         return others
+
+
+_unseeded: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Draw other ids than the parent and its other children: holds and trails go by them."""
+    for runtime in list(_unseeded):
+        runtime.random.seed()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,6 +273,34 @@ async def test_work_that_ignores_being_cut_is_left_to_the_runtime(cancelled: boo
 
 # ------------------------------------------------------------ the runtime
 
+FORKS = """
+import os
+from llmpipe.runtime import Runtime
+
+random, seeded = Runtime(), Runtime(seed=1)
+ids = [os.pipe() for _ in range(2)]
+for _, to in ids:
+    if (pid := os.fork()) == 0:
+        os.write(to, f"{random.new_id()} {seeded.new_id()}".encode())
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+print(random.new_id(), seeded.new_id(), *[os.read(of, 100).decode() for of, _ in ids])
+"""
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_that_were_forked_draw_ids_of_their_own_unless_they_are_seeded():
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", FORKS],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    ids = run.stdout.split()
+    assert len(set(ids[::2])) == 3
+    assert len(set(ids[1::2])) == 1
+
 
 async def test_a_task_of_the_runtime_outlives_its_call_and_ends_with_the_runtime():
     runtime = Remembering()
@@ -316,6 +348,46 @@ async def test_a_task_of_the_runtime_may_close_it():
     other = runtime.spawn(asyncio.sleep(100), "other")
     await runtime.spawn(runtime.aclose(), "closing")
     assert other.cancelled()
+
+
+class Store:
+    """State that holds something, and may fail to let go."""
+
+    def __init__(self, name: str, closed: list[str], error: BaseException | None = None) -> None:
+        self.name, self.closed, self.error = name, closed, error
+
+    async def aclose(self) -> None:
+        self.closed.append(self.name)
+        if self.error is not None:
+            raise self.error
+
+
+async def test_a_store_that_fails_to_close_keeps_no_other_from_closing():
+    runtime, closed = Remembering(), list[str]()
+    for name, error in (("old", None), ("failing", Boom("no")), ("young", None)):
+        runtime.state("store", name, partial(Store, name, closed, error))
+    with pytest.raises(Boom, match="no"):
+        await runtime.aclose()
+    assert closed == ["young", "failing", "old"]
+
+
+async def test_stores_are_closed_also_where_whoever_closes_the_runtime_is_cancelled():
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(1)
+
+    runtime, closed = Remembering(), list[str]()
+    runtime.state("store", "the one", partial(Store, "the one", closed))
+    runtime.spawn(slow_to_end(), "slow to end")
+    await turns()
+    closing = asyncio.create_task(runtime.aclose())
+    await turns()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert closed == ["the one"]
 
 
 def test_closing_leaves_the_tasks_of_a_loop_that_is_gone_to_themselves():
