@@ -3,30 +3,16 @@
 # region middleware
 import asyncio
 
-from llmpipe import (
-    Call,
-    Chain,
-    Fallback,
-    Handler,
-    InvalidRequest,
-    MockProvider,
-    Overloaded,
-    Reply,
-    bands,
-    layer,
-)
-
-ABROAD = {"us-east"}
+from llmpipe import Call, Chain, Fallback, Handler, InvalidRequest, MockProvider, Overloaded, Reply, layer
 
 
 async def stays_here(call: Call) -> Call:
-    target = call.target or call.provider
-    if target is not None and target.name in ABROAD and call.tags.get("residency") == "eu":
-        raise InvalidRequest(f"this data may not go to {target.name}", sent=False)
+    if call.tags.get("residency") == "eu" and call.target_key[0] != "eu-west":
+        raise InvalidRequest("this data may not leave the EU", sent=False)
     return call
 
 
-@layer(priority=bands.GUARD)
+@layer(priority=310)
 async def residency(call: Call, call_next: Handler) -> Reply:
     return await call_next(call.evolve(guards=(*call.guards, stays_here)))
 
