@@ -8,7 +8,6 @@ nano-dollar before that, question by question.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -41,7 +40,7 @@ from tests.integration.storm import Storm, listening
 from tests.integration.test_many_streams import Remembering, compare_books, connections, misbehaving
 from tests.middleware.budget.bank import NOON
 
-STREAMS = 10_000 if os.environ.get("LLMPIPE_LONG") else 2000
+STREAMS = 10_000
 TWO_DAYS = 2 * 86_400.0
 RULES = (
     Rule(usd=1000, period="day", per="account"),
