@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
 
 import pytest
 
@@ -53,25 +52,35 @@ Listen = Callable[..., Awaitable[int]]
 @pytest.fixture
 async def listen() -> AsyncIterator[Listen]:
     """Serves connections on a free port, each by the function that is given, until the test is over."""
-    async with AsyncExitStack() as stack:
+    servers: list[asyncio.Server] = []
+    serving: set[asyncio.Task[None]] = set()
 
-        async def start(answer: Answer, context: ssl.SSLContext | None = None) -> int:
-            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                try:
-                    await answer(reader, writer)
-                except (OSError, asyncio.IncompleteReadError):
-                    pass  # the client cut the connection, which is what it is here for
-                except asyncio.CancelledError:
-                    pass  # the test is over; the server would log it
-                finally:
-                    writer.transport.abort()
+    async def start(answer: Answer, context: ssl.SSLContext | None = None) -> int:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            serving.add(task)
+            try:
+                await answer(reader, writer)
+            except (OSError, asyncio.IncompleteReadError):
+                pass  # the client cut the connection, which is what it is here for
+            except asyncio.CancelledError:
+                pass  # the test is over; the server would log it
+            finally:
+                serving.discard(task)
+                writer.transport.abort()
 
-            running = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-            await stack.enter_async_context(running)
-            port: int = running.sockets[0].getsockname()[1]
-            return port
+        servers.append(await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
+        port: int = servers[-1].sockets[0].getsockname()[1]
+        return port
 
-        yield start
+    yield start
+    for server in servers:
+        server.close()
+    for task in [*serving]:  # from Python 3.12 on a server waits for them, and some answer never
+        task.cancel()
+    for server in servers:
+        await server.wait_closed()
 
 
 @pytest.fixture
