@@ -112,7 +112,7 @@ async def test_two_processes_that_write_the_log_back_all_the_time_lose_nothing(u
             if word == "ready\n":
                 child.stdin.write("\n")
                 child.stdin.flush()
-    state = open_sqlite(url)
+    state = open_sqlite(url + "?timeout=600")  # a million lines at once are much to read
     await state.check()
     assert (await state.ledger("l").balances([("a", 0)]))[0].spent == 2 * count
     assert len(await state.ledger("l").spends(limit=10**9)) == 2 * count
